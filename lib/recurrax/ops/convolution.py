@@ -1,0 +1,66 @@
+"""The short causal convolution that most published blocks put before their recurrence."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.types import ArrayLike, Reset
+
+
+def causal_conv1d(
+    x: Float[ArrayLike, "B T D"],
+    kernel: Float[ArrayLike, "W D"],
+    bias: Float[ArrayLike, " D"] | None = None,
+    state: Float[ArrayLike, "B W-1 D"] | None = None,
+    *,
+    reset: Reset | None = None,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B W-1 D"]]:
+    """y_t = bias + sum_i kernel_i * x_{t-(W-1)+i}, depthwise; kernel's last row meets the present input.
+
+    Args:
+      x: inputs.
+      kernel: one filter of width W per channel.
+      bias: added to every output; None is zero.
+      state: the last W-1 inputs before x; None is zeros.
+      reset: True where a document starts: no filter reaches over that border, into the state neither.
+
+    Returns:
+      y in x's dtype (sums are float32 at least), and the last W-1 inputs of the present document (float32 at least).
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    width, dim = kernel.shape
+    batch, length, _ = x.shape
+    if x.shape[2] != dim or (bias is not None and bias.shape != (dim,)):
+        raise ValueError(f"kernel {kernel.shape} needs x (B, T, {dim}) and bias ({dim},), got {x.shape} and {bias}")
+    if state is not None and state.shape != (batch, width - 1, dim):
+        raise ValueError(f"state must be (B, W-1, D) = {(batch, width - 1, dim)}, got {state.shape}")
+    dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
+    kernel = kernel.astype(dtype)
+    past = jnp.zeros((batch, width - 1, dim), dtype) if state is None else state.astype(dtype)
+    inputs = jnp.concatenate([past, x.astype(dtype)], axis=1)
+
+    # inside: no document starts in the last `back` steps, so that the tap reaching so far back stays inside one.
+    inside, borders = None, []
+    if reset is not None:
+        padded_reset = jnp.pad(reset, ((0, 0), (width - 1, 0)))
+        inside = jnp.ones_like(reset)
+
+    # Widths are single digits: one fused multiply-add per tap beats a convolution call, on every backend.
+    y = jnp.zeros((batch, length, dim), dtype)
+    for back in range(width):
+        tap = inputs[:, width - 1 - back : width - 1 - back + length] * kernel[None, None, width - 1 - back]
+        if inside is not None:
+            if back > 0:
+                inside = inside & ~padded_reset[:, width - back : width - back + length]
+            tap = jnp.where(inside[..., None], tap, 0)
+            borders.append(inside[:, -1])
+        y = y + tap
+    if bias is not None:
+        y = y + bias.astype(dtype)[None, None]
+
+    state = inputs[:, length:]
+    if reset is not None and width > 1:
+        # Row i of the state is the input W-2-i steps before the last one.
+        state = jnp.where(jnp.stack(borders[width - 2 :: -1], axis=1)[..., None], state, 0)
+    return y.astype(x.dtype), state

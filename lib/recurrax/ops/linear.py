@@ -1,0 +1,12 @@
+"""The position-wise matrix product."""
+
+from jaxtyping import Array, Float
+
+
+def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Array, "*batch E"]:
+    """x @ kernel in x's dtype.
+
+    Batch and time are merged first: the kernel's gradient is then one matrix product. XLA's CPU back end takes three
+    times as long for the same sum written over two axes.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
