@@ -1,0 +1,104 @@
+"""LRU, the linear recurrent unit (Orvieto et al., 2023, arXiv 2303.06349).
+
+    h_t = lambda * h_{t-1} + gamma * (B x_t)          lambda = exp(-exp(nu_log) + i exp(theta_log))
+    y_t = Re(C h_t) + D * x_t                         gamma  = sqrt(1 - |lambda|^2) at initialisation
+
+A complex diagonal state of size N whose eigenvalues start on a ring r_min <= |lambda| <= r_max and, by their
+parametrisation, never leave the unit disk. The nonlinearity is the projection that follows it.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float
+
+from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.ops import diagonal_scan, linear
+from recurrax.types import Params, Reset
+
+
+@dataclasses.dataclass(frozen=True)
+class LRU(MixerConfig):
+    """An LRU layer."""
+
+    state_dim: int = 256
+    """N, the number of complex states."""
+    r_min: float = 0.9
+    """Smallest modulus of an eigenvalue at initialisation."""
+    r_max: float = 0.999
+    """Largest modulus of an eigenvalue at initialisation."""
+    max_phase: float = 2 * math.pi
+    """Largest phase of an eigenvalue at initialisation, in radians."""
+
+    def __post_init__(self):
+        if self.state_dim < 1:
+            raise ValueError(f"state_dim must be at least 1, got {self.state_dim}")
+        if not 0 <= self.r_min < self.r_max < 1:
+            raise ValueError(f"the ring needs 0 <= r_min < r_max < 1, got r_min={self.r_min}, r_max={self.r_max}")
+        if not 0 < self.max_phase <= 2 * math.pi:
+            raise ValueError(f"max_phase must be in (0, 2 pi], got {self.max_phase}")
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return LRULayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return jnp.zeros((batch_size, self.state_dim), jnp.complex64)
+
+
+def eigenvalues(params: Params) -> Complex[Array, " N"]:
+    """lambda = exp(-exp(nu_log) + i exp(theta_log))."""
+    return jnp.exp(jax.lax.complex(-jnp.exp(params["nu_log"]), jnp.exp(params["theta_log"])))
+
+
+def lru(
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: Complex[Array, "B N"] | None,
+    config: LRU,
+    *,
+    reset: Reset | None = None,
+) -> tuple[Float[Array, "B T D"], Complex[Array, "B N"]]:
+    """y_t = Re(C h_t) + D x_t with h_t = lambda h_{t-1} + gamma B x_t; the state is h, complex64."""
+    del config
+    dtype = x.dtype
+    gamma = jnp.exp(params["gamma_log"])[None, None]
+    real, imag = (gamma * linear(x, params[name]).astype(jnp.float32) for name in ("in_real", "in_imag"))
+    h, state = diagonal_scan(eigenvalues(params), jax.lax.complex(real, imag), state, reset=reset)
+    y = linear(h.real.astype(dtype), params["out_real"]) - linear(h.imag.astype(dtype), params["out_imag"])
+    return y + params["skip"].astype(dtype)[None, None] * x, state
+
+
+class LRULayer(Mixer):
+    """Parameters of `lru`: N (4 D + 3) + D of them."""
+
+    @nn.compact
+    def __call__(self, x, state=None, *, reset=None):
+        n, d, config = self.config.state_dim, self.dim, self.config
+        nu_log = self.param("nu_log", _ring, (n,), config.r_min, config.r_max)
+        params = {
+            "nu_log": nu_log,
+            "theta_log": self.param("theta_log", _log_phases, (n,), config.max_phase),
+            # |lambda|^2 = exp(-2 exp(nu_log)); expm1 keeps the digits of 1 - |lambda|^2 near the unit circle.
+            "gamma_log": self.param("gamma_log", lambda key: 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log)))),
+            "in_real": self.param("in_real", nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
+            "in_imag": self.param("in_imag", nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
+            "out_real": self.param("out_real", nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
+            "out_imag": self.param("out_imag", nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
+            "skip": self.param("skip", nn.initializers.normal(1.0), (d,)),
+        }
+        return lru(params, x, state, config, reset=reset)
+
+
+def _ring(key, shape, r_min, r_max):
+    """nu_log such that |lambda|^2 is uniform in [r_min^2, r_max^2]: eigenvalues uniform on the ring's area."""
+    # uniform() is in [0, 1): taken from the outer edge, |lambda| is never 0, whose logarithm has no gradient.
+    squared = r_max**2 - jax.random.uniform(key, shape) * (r_max**2 - r_min**2)
+    return jnp.log(-0.5 * jnp.log(squared))
+
+
+def _log_phases(key, shape, max_phase):
+    """theta_log such that the phase is uniform in (0, max_phase]."""
+    return jnp.log(max_phase * (1 - jax.random.uniform(key, shape)))

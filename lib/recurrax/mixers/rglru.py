@@ -1,0 +1,129 @@
+"""RG-LRU in Griffin's recurrent block (De et al., 2024, arXiv 2402.19427).
+
+    block:   y = W_out ( GELU(W_gate x) * rglru(conv(W_in x)) )
+
+    rglru:   r_t = sigmoid(W_a u_t + b_a)              recurrence gate
+             i_t = sigmoid(W_i u_t + b_i)              input gate
+             log a_t = -c softplus(Lambda) r_t         c = 8
+             h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i_t * u_t)
+
+A real diagonal state whose decay looks at the input. conv is a causal depthwise convolution of width 4; W_a and W_i
+are block-diagonal with one block per head.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.ops import causal_conv1d, diagonal_scan, linear
+from recurrax.types import Params, Reset, State
+
+
+@dataclasses.dataclass(frozen=True)
+class RGLRU(MixerConfig):
+    """Griffin's recurrent block."""
+
+    width: int | None = None
+    """E, the width of the recurrence; None is the model's dimension."""
+    num_heads: int = 4
+    """Blocks of the block-diagonal gates."""
+    conv_width: int = 4
+    """Taps of the causal convolution."""
+    c: float = 8.0
+    """Scale of log a: how fast an open gate forgets."""
+    a_min: float = 0.9
+    """Smallest a at initialisation where the recurrence gate is fully open (a^c in the paper's words)."""
+    a_max: float = 0.999
+    """Largest such a."""
+
+    def __post_init__(self):
+        for name in ("num_heads", "conv_width", "c"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.a_min < self.a_max < 1:
+            raise ValueError(f"initial decays need 0 < a_min < a_max < 1, got a_min={self.a_min}, a_max={self.a_max}")
+        if self.width is not None and (self.width < 1 or self.width % self.num_heads):
+            raise ValueError(f"width {self.width} is not divisible by num_heads {self.num_heads}")
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        if (self.width or dim) % self.num_heads:
+            raise ValueError(f"width {self.width or dim} is not divisible by num_heads {self.num_heads}")
+        return RGLRULayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        width = self.width or dim
+        conv = jnp.zeros((batch_size, self.conv_width - 1, width), jnp.float32)
+        return {"conv": conv, "h": jnp.zeros((batch_size, width), jnp.float32)}
+
+
+def rglru(
+    params: Params, x: Float[Array, "B T D"], state: State | None, config: RGLRU, *, reset: Reset | None = None
+) -> tuple[Float[Array, "B T D"], State]:
+    """Griffin's recurrent block; the state is {"conv": the last inputs of the convolution, "h": (B, E) float32}."""
+    dtype = x.dtype
+    state = state or {"conv": None, "h": None}
+    gate = jax.nn.gelu(linear(x, params["in_gate"]))
+    u, conv = causal_conv1d(
+        linear(x, params["in_kernel"]), params["conv_kernel"], params["conv_bias"], state["conv"], reset=reset
+    )
+    # From here to the state in float32: 1 - a^2 has no digits left in bfloat16 where a is near 1.
+    recurrence_gate = jax.nn.sigmoid(_heads(u, params["recurrence_gate_kernel"], params["recurrence_gate_bias"]))
+    input_gate = jax.nn.sigmoid(_heads(u, params["input_gate_kernel"], params["input_gate_bias"]))
+    log_a = -config.c * jax.nn.softplus(params["decay"])[None, None] * recurrence_gate
+    drive = _sqrt(-jnp.expm1(2 * log_a)) * input_gate * u.astype(jnp.float32)
+    h, h_last = diagonal_scan(jnp.exp(log_a), drive, state["h"], reset=reset)
+    return linear(gate * h.astype(dtype), params["out_kernel"]), {"conv": conv, "h": h_last}
+
+
+def _heads(u, kernel, bias):
+    """u @ block-diagonal kernel (H, E/H, E/H) + bias, in float32."""
+    # Widened first: XLA's CPU backend has no batched product of bfloat16 blocks that adds up in float32.
+    blocks = u.astype(jnp.float32).reshape(*u.shape[:-1], kernel.shape[0], kernel.shape[1])
+    out = jnp.einsum("bthi,hij->bthj", blocks, kernel)
+    return out.reshape(u.shape) + bias[None, None]
+
+
+def _sqrt(v):
+    """sqrt with the derivative 0 at 0.
+
+    v = 1 - a^2 is 0 only where the gate has underflowed, and there the gate's own derivative, which comes next in the
+    chain, goes to 0 faster than 1 / sqrt(v) grows.
+    """
+    positive = v > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)
+
+
+class RGLRULayer(Mixer):
+    """Parameters of `rglru`: 3 D E + 2 E^2 / H + (W + 4) E of them."""
+
+    @nn.compact
+    def __call__(self, x, state=None, *, reset=None):
+        d, h, w = self.dim, self.config.num_heads, self.config.conv_width
+        e = self.config.width or d
+        fan_in = nn.initializers.lecun_normal()
+        blocks = nn.initializers.lecun_normal(batch_axis=0)
+        zeros = nn.initializers.zeros
+        params = {
+            "in_kernel": self.param("in_kernel", fan_in, (d, e)),
+            "in_gate": self.param("in_gate", fan_in, (d, e)),
+            "conv_kernel": self.param("conv_kernel", nn.initializers.normal(w**-0.5), (w, e)),
+            "conv_bias": self.param("conv_bias", zeros, (e,)),
+            "recurrence_gate_kernel": self.param("recurrence_gate_kernel", blocks, (h, e // h, e // h)),
+            "recurrence_gate_bias": self.param("recurrence_gate_bias", zeros, (e,)),
+            "input_gate_kernel": self.param("input_gate_kernel", blocks, (h, e // h, e // h)),
+            "input_gate_bias": self.param("input_gate_bias", zeros, (e,)),
+            "decay": self.param("decay", _decays, (e,), self.config),
+            "out_kernel": self.param("out_kernel", fan_in, (e, d)),
+        }
+        return rglru(params, x, state, self.config, reset=reset)
+
+
+def _decays(key, shape, config):
+    """Lambda such that a = exp(-c softplus(Lambda)) has a^2 uniform in [a_min^2, a_max^2]."""
+    squared = jax.random.uniform(key, shape, minval=config.a_min**2, maxval=config.a_max**2)
+    softplus = -0.5 * jnp.log(squared) / config.c
+    return jnp.log(jnp.expm1(softplus))

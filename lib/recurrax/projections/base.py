@@ -1,0 +1,61 @@
+"""What every projection is: a position-wise nonlinear network; config, pure function and Linen shell, no state."""
+
+import dataclasses
+import difflib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def relu_squared(x):
+    """max(x, 0)^2 (So et al., 2021, arXiv 2109.08668)."""
+    return jnp.square(jax.nn.relu(x))
+
+
+ACTIVATIONS = {
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "relu_squared": relu_squared,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jax.nn.tanh,
+    "identity": jax.nn.identity,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionConfig:
+    """Hyperparameters of a projection."""
+
+    expansion: float = 4.0
+    """Width of the hidden layer over the model's dimension."""
+    activation: str = "gelu"
+    """Name of the activation, as in jax.nn: gelu, silu, relu, relu_squared, sigmoid, tanh or identity."""
+
+    def __post_init__(self):
+        if self.expansion <= 0:
+            raise ValueError(f"expansion must be positive, got {self.expansion}")
+        if self.activation not in ACTIVATIONS:
+            close = difflib.get_close_matches(self.activation, ACTIVATIONS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"unknown activation {self.activation!r}{hint}; choose one of {', '.join(ACTIVATIONS)}")
+
+    def width(self, dim: int) -> int:
+        """E = expansion * D, to the nearest multiple of 8 (the smallest lane that matrix units like)."""
+        return max(8, 8 * round(self.expansion * dim / 8))
+
+    def layer(self, dim: int, name: str | None = None) -> "Projection":
+        """The Linen shell for inputs (B, T, dim)."""
+        raise NotImplementedError
+
+
+class Projection(nn.Module):
+    """Declares a projection's parameters and calls its function. Computes in x's dtype; parameters are float32."""
+
+    config: ProjectionConfig
+    dim: int
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        raise NotImplementedError

@@ -1,0 +1,38 @@
+"""The two-layer perceptron: y = act(x W_in + b) W_out."""
+
+import dataclasses
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from recurrax.ops import linear
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
+from recurrax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class MLP(ProjectionConfig):
+    """act(x W_in + b) W_out."""
+
+    def layer(self, dim, name=None):
+        return MLPLayer(self, dim, name=name)
+
+
+def mlp(params: Params, x: Float[Array, "B T D"], config: MLP) -> Float[Array, "B T D"]:
+    """act(x W_in + b) W_out."""
+    hidden = linear(x, params["in_kernel"]) + params["bias"].astype(x.dtype)[None, None]
+    return linear(ACTIVATIONS[config.activation](hidden), params["out_kernel"])
+
+
+class MLPLayer(Projection):
+    """Parameters of `mlp`: 2 D E + E of them."""
+
+    @nn.compact
+    def __call__(self, x):
+        d, e, fan_in = self.dim, self.config.width(self.dim), nn.initializers.lecun_normal()
+        params = {
+            "in_kernel": self.param("in_kernel", fan_in, (d, e)),
+            "bias": self.param("bias", nn.initializers.zeros, (e,)),
+            "out_kernel": self.param("out_kernel", fan_in, (e, d)),
+        }
+        return mlp(params, x, self.config)

@@ -1,0 +1,464 @@
+"""Every mixer under the same laws. A new one is one line of MIXERS, and its step-by-step form in oracles.py."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import oracles
+from recurrax import mixers
+from recurrax.mixers import LRU, RGLRU, Attention
+
+DIM = 8
+BATCH = 2
+LENGTH = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    config: mixers.MixerConfig
+    oracle: Callable
+    parameters: int
+    """How many there are at D = 8, by the formula in the layer's docstring."""
+
+
+MIXERS = {
+    "LRU": Case(LRU(state_dim=6), oracles.lru, 6 * (4 * 8 + 3) + 8),
+    "RG-LRU": Case(RGLRU(num_heads=2), oracles.rglru, 3 * 8 * 8 + 2 * 8**2 // 2 + (4 + 4) * 8),
+    "RG-LRU wide": Case(
+        RGLRU(width=12, num_heads=3, conv_width=2), oracles.rglru, 3 * 8 * 12 + 2 * 12**2 // 3 + (2 + 4) * 12
+    ),
+    "attention": Case(Attention(num_heads=2, max_length=LENGTH), oracles.attention, 2 * 8 * 4 * (2 + 2)),
+    "attention in a window": Case(Attention(num_heads=2, window=7), oracles.attention, 2 * 8 * 4 * (2 + 2)),
+    "attention of grouped heads": Case(
+        Attention(num_heads=4, num_kv_heads=2, head_dim=6, window=16, rotary_base=100.0),
+        oracles.attention,
+        2 * 8 * 6 * (4 + 2),
+    ),
+}
+# Programs here run a few times on 640 numbers: most of what LLVM would do to them is not worth its while.
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+every_mixer = pytest.mark.parametrize("name", MIXERS)
+
+# Float32 rounds at 6e-8; sums over some 10 terms and 40 steps that roughly average out stay below this.
+FLOAT32 = 1e-5
+# Bfloat16 rounds at 2^-9 and a layer rounds three or four times in a row: input, mixed state, output.
+BFLOAT16 = 8 * 2**-9
+
+
+def error(got, want):
+    """Largest error over the largest value."""
+    got, want = (np.asarray(v if v.dtype != jnp.bfloat16 else v.astype(jnp.float32)) for v in (got, want))
+    assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
+    assert np.isfinite(got).all()
+    if got.dtype == bool:
+        return float((got != want).any())
+    return np.abs(got - want).max(initial=0) / max(np.abs(want).max(initial=0), 1e-30)
+
+
+def assert_close(got, want, bound=FLOAT32, label=""):
+    """All leaves of two pytrees, one by one, under their names."""
+    got_leaves, want_leaves = (jax.tree_util.tree_leaves_with_path(tree) for tree in (got, want))
+    for (path, a), (other, b) in zip(got_leaves, want_leaves, strict=True):
+        assert path == other
+        if a.dtype != jax.dtypes.float0:
+            assert error(a, b) <= bound, f"{label}{jax.tree_util.keystr(path)} is off by {error(a, b):.1e} of its size"
+
+
+def assert_zero(tree, label):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if leaf.dtype != jax.dtypes.float0:
+            assert not np.asarray(leaf).any(), f"{label}{jax.tree_util.keystr(path)} should be exactly 0"
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def resets(*borders):
+    """True at these steps of the first sequence and, one step later, of the second."""
+    reset = np.zeros((BATCH, LENGTH), bool)
+    for t in borders:
+        reset[0, t] = reset[1, t + 1] = True
+    return reset
+
+
+NOWHERE = np.zeros((BATCH, LENGTH), bool)
+
+
+class Compiled:
+    """A layer with parameters, its initial state with random numbers in it, and its programs, each compiled once."""
+
+    def __init__(self, name):
+        self.config = MIXERS[name].config
+        self.layer = layer = self.config.layer(DIM)
+        x = draw(BATCH, LENGTH, DIM)
+        params = jit(layer.init)(jax.random.key(0), x)["params"]
+        # Biases start at 0, where a forgotten one would not show.
+        self.params = {name: value if value.any() else 0.3 * draw(*value.shape) for name, value in params.items()}
+        self.initial = layer.init_state(BATCH)
+        self.start = jax.tree.map(
+            lambda leaf: jnp.ones_like(leaf) if leaf.dtype == bool else jnp.asarray(draw(*leaf.shape), leaf.dtype),
+            self.initial,
+        )
+        self.apply = jit(self.call)
+        self.whole = self.differentiate(self.call)
+        self.steps = self.differentiate(self.scan, states=True)
+        self.halves = self.differentiate(functools.partial(self.pieces, 17))
+
+    def call(self, params, x, state=None, reset=None):
+        return self.layer.apply({"params": params}, x, state, reset=reset)
+
+    def pieces(self, t, params, x, state, reset):
+        """Two calls."""
+        first, state = self.call(params, x[:, :t], state, reset[:, :t])
+        second, state = self.call(params, x[:, t:], state, reset[:, t:])
+        return jnp.concatenate([first, second], 1), state
+
+    def scan(self, params, x, state, reset):
+        """One call per token; returns all states, time leading."""
+
+        def step(state, inputs):
+            x, reset = inputs
+            y, state = self.call(params, x[:, None], state, reset[:, None])
+            return state, (y[:, 0], state)
+
+        _, (y, states) = jax.lax.scan(step, state, (x.swapaxes(0, 1), reset.swapaxes(0, 1)))
+        return y.swapaxes(0, 1), states
+
+    @staticmethod
+    def differentiate(function, states=False):
+        """(y, state), gradients by (params, x, state) of sum(g * y) + weight * (all entries of the last state)."""
+
+        def loss(params, x, state, reset, g, weight):
+            y, after = function(params, x, state, reset)
+            last = jax.tree.map(lambda leaf: leaf[-1], after) if states else after
+            numbers = [leaf for leaf in jax.tree.leaves(last) if leaf.dtype != bool]
+            waves = [(leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)).sum() for leaf in numbers]
+            # The imaginary part counts too, and differently from the real one.
+            return (g * y).sum() + weight * sum(wave.real + 2 * wave.imag for wave in waves), (y, after)
+
+        transformed = jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True, allow_int=True))
+
+        def evaluate(params, x, state, reset=NOWHERE, g=None, weight=1.0):
+            g = draw(*x.shape, seed=1) if g is None else g
+            (_, outputs), gradients = transformed(params, x, state, reset, g, weight)
+            return outputs, gradients
+
+        return evaluate
+
+
+@functools.cache
+def compiled(name):
+    return Compiled(name)
+
+
+@every_mixer
+def test_equals_its_definition_step_by_step(name):
+    m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 13, 29)
+    want = MIXERS[name].oracle(m.params, x, None, m.config)
+    assert error(m.apply(m.params, x)[0], want) <= FLOAT32
+    want = MIXERS[name].oracle(m.params, x, reset, m.config)
+    assert error(m.apply(m.params, x, None, reset)[0], want) <= FLOAT32
+    # A reset at the first step forgets whatever state came in.
+    reset[:, 0] = True
+    want = MIXERS[name].oracle(m.params, x, reset, m.config)
+    assert error(m.whole(m.params, x, m.start, reset)[0][0], want) <= FLOAT32
+
+
+@every_mixer
+def test_the_initial_state_is_what_none_means_and_looks_like_every_later_state(name):
+    m, x = compiled(name), draw(BATCH, LENGTH, DIM)
+    assert_zero(m.initial, "initial state")
+    for dtype in (jnp.float32, jnp.bfloat16):
+        layer = m.config.layer(DIM, dtype)
+        want = jax.eval_shape(lambda layer=layer: layer.init_state(BATCH))
+        for state in (None, layer.init_state(BATCH)):
+            for length in (1, 3, LENGTH):
+                inputs = jnp.zeros((BATCH, length, DIM), dtype)
+                y, after = jax.eval_shape(layer.apply, {"params": m.params}, inputs, state)
+                assert after == want, f"T={length}: {after} instead of {want}"
+                assert y == jax.ShapeDtypeStruct(inputs.shape, dtype)
+        for leaf in jax.tree.leaves(want):
+            assert leaf.shape[0] == BATCH
+    y, after = m.apply(m.params, x)
+    (want, want_after), _ = m.whole(m.params, x, m.initial)
+    assert_close((y, after), (want, want_after))
+
+
+@every_mixer
+def test_token_by_token_is_the_whole_sequence_in_values_and_gradients(name):
+    m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 29)
+    reset[1] = False  # here the incoming state matters to the end
+    (y, after), gradients = m.whole(m.params, x, m.start, reset)
+    (steps, states), step_gradients = m.steps(m.params, x, m.start, reset)
+    assert_close(steps, y, label="y")
+    assert_close(jax.tree.map(lambda leaf: leaf[-1], states), after, label="state")
+    # Gradients pass through forty calls: rounding adds up, still far below any wrong term.
+    assert_close(step_gradients, gradients, 4 * FLOAT32, label="gradient")
+
+
+@every_mixer
+def test_a_call_that_starts_after_any_token_goes_on_as_if_there_had_been_no_border(name):
+    m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 29)
+    reset[1] = False
+    (y, _), _ = m.whole(m.params, x, m.start, reset)
+    (_, states), _ = m.steps(m.params, x, m.start, reset)
+    # Row t-1 goes on after t tokens. All rows in one call: what is missing at their end is padding that y cannot see.
+    cuts = range(1, LENGTH)
+    rest, rest_reset = (
+        np.stack([np.pad(v[:, t:], ((0, 0), (0, t), *((0, 0) for _ in v.shape[2:]))) for t in cuts]) for v in (x, reset)
+    )
+    states = jax.tree.map(lambda leaf: leaf[:-1], states)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (rest, states, rest_reset))
+    got = np.asarray(m.apply(m.params, *flat)[0]).reshape(rest.shape)
+    for t in cuts:
+        assert error(got[t - 1, :, : LENGTH - t], y[:, t:]) <= FLOAT32, f"cut after {t} tokens"
+
+
+@every_mixer
+def test_two_calls_are_one_in_values_and_gradients(name):
+    m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 29)
+    reset[1] = False
+    outputs, gradients = m.whole(m.params, x, m.start, reset)
+    halves, half_gradients = m.halves(m.params, x, m.start, reset)
+    assert_close(halves, outputs, label="values of 17 + 23 tokens")
+    assert_close(half_gradients, gradients, label="gradient of 17 + 23 tokens")
+    # A first call shorter than any convolution or window, against two calls of one token.
+    short = m.apply(m.params, x[:, :2], m.start, reset[:, :2])
+    (y, states), _ = m.steps(m.params, x, m.start, reset)
+    assert_close(short, (y[:, :2], jax.tree.map(lambda leaf: leaf[1], states)), label="2 tokens")
+
+
+@every_mixer
+def test_no_output_depends_on_a_later_input_or_another_document(name):
+    m, x, border = compiled(name), draw(BATCH, LENGTH, DIM), 22
+    reset = NOWHERE.copy()
+    reset[:, border] = True
+    direction = draw(BATCH, DIM, seed=2)
+    for s in range(LENGTH):
+        g = np.zeros_like(x)
+        g[:, s] = direction
+        _, (_, dx, dstate) = m.whole(m.params, x, m.start, reset, g, 0.0)
+        first = border if s >= border else 0
+        dx = np.asarray(dx)
+        assert not dx[:, s + 1 :].any(), f"y at {s} depends on later inputs"
+        assert not dx[:, :first].any(), f"y at {s} depends on inputs of the document before"
+        assert dx[:, s].any(axis=1).all(), f"y at {s} does not depend on its own input"
+        assert s == first or dx[:, s - 1].any(axis=1).all(), f"y at {s} does not depend on the input before"
+        if s >= border:
+            assert_zero(dstate, f"gradient of y at {s}, after a reset, by the incoming state")
+    # The final state of the second document knows nothing of the first either.
+    _, (_, dx, dstate) = m.whole(m.params, x, m.start, reset, np.zeros_like(x), 1.0)
+    assert np.asarray(dx)[:, border:].any()
+    y_after = functools.partial(m.whole, m.params, draw(BATCH, LENGTH, DIM, seed=3))
+    (_, state), _ = m.whole(m.params, x, m.start, reset)
+    (_, other), _ = m.whole(m.params, np.where(np.arange(LENGTH)[None, :, None] < border, -x, x), m.initial, reset)
+    np.testing.assert_array_equal(y_after(state)[0][0], y_after(other)[0][0])
+
+
+@every_mixer
+def test_reset_documents_are_separate_sequences(name):
+    m, x, size = compiled(name), draw(BATCH, LENGTH, DIM), 10
+    reset = NOWHERE.copy()
+    reset[:, ::size] = True
+    (y, state), _ = m.whole(m.params, x, m.start, reset)
+    separate, states = m.apply(m.params, x.reshape(-1, size, DIM))
+    assert_close(np.asarray(y).reshape(separate.shape), separate, label="y")
+    # States are the same if what follows is: what a cache holds of a forgotten document is nobody's concern.
+    last = jax.tree.map(lambda leaf: leaf.reshape(BATCH, -1, *leaf.shape[1:])[:, -1], states)
+    following = draw(BATCH, LENGTH, DIM, seed=3)
+    got, gradients = m.whole(m.params, following, state)
+    want, want_gradients = m.whole(m.params, following, last)
+    assert_close(got[0], want[0], label="what follows")
+    assert_close(gradients[:2], want_gradients[:2], label="gradient of what follows")
+
+
+@every_mixer
+def test_bfloat16_keeps_the_laws_to_its_rounding(name):
+    m, x = compiled(name), draw(BATCH, LENGTH, DIM)
+    layer = m.config.layer(DIM, jnp.bfloat16)
+    half = jnp.asarray(x, jnp.bfloat16)
+
+    @jit
+    def both(params, x, reset):
+        call = functools.partial(layer.apply, {"params": params})
+
+        def step(state, inputs):
+            y, state = call(inputs[0][:, None], state, reset=inputs[1][:, None])
+            return state, y[:, 0]
+
+        last, y = jax.lax.scan(step, layer.init_state(BATCH), (x.swapaxes(0, 1), reset.swapaxes(0, 1)))
+        return call(x, None, reset=reset), (y.swapaxes(0, 1), last)
+
+    reset = resets(3, 29)
+    whole, steps = both(m.params, half, reset)
+    assert whole[0].dtype == steps[0].dtype == jnp.bfloat16
+    assert_close(steps, whole, BFLOAT16)
+    # As far from the truth as the rounding of inputs, weights and outputs, and no farther.
+    want = MIXERS[name].oracle(m.params, x, reset, m.config)
+    assert error(whole[0].astype(jnp.float32), want) <= 2 * BFLOAT16
+
+
+@every_mixer
+def test_parameters_are_as_many_as_the_docstring_says_and_float32(name):
+    m = compiled(name)
+    assert sum(value.size for value in m.params.values()) == MIXERS[name].parameters
+    assert "Parameters of" in type(m.layer).__doc__
+    assert {value.dtype for value in m.params.values()} == {jnp.dtype("float32")}
+    inputs = jnp.zeros((1, 1, DIM), jnp.bfloat16)
+    half = jax.eval_shape(m.config.layer(DIM, jnp.bfloat16).init, jax.random.key(0), inputs)
+    assert {value.dtype for value in jax.tree.leaves(half)} == {jnp.dtype("float32")}
+
+
+@every_mixer
+def test_gradients_stay_finite_at_huge_and_at_zero_inputs(name):
+    m, x = compiled(name), draw(BATCH, LENGTH, DIM)
+    for scale in (1e4, 0.0):
+        for state in (m.initial, m.start):
+            outputs, gradients = m.whole(m.params, scale * x, state, resets(5))
+            for path, leaf in jax.tree_util.tree_leaves_with_path((outputs, gradients)):
+                if leaf.dtype != jax.dtypes.float0:
+                    assert np.isfinite(leaf).all(), f"{jax.tree_util.keystr(path)} at inputs times {scale}"
+
+
+@every_mixer
+def test_vmap_and_checkpoint_change_nothing(name):
+    m, reset = compiled(name), resets(5)
+    xs = draw(3, BATCH, LENGTH, DIM)
+    g = draw(BATCH, LENGTH, DIM, seed=1)
+
+    @jit
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def gradients(params, x):
+        def loss(params, x):
+            y, _ = jax.checkpoint(m.call)(params, x, m.start, reset)
+            return (g * y).sum(), y
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+
+    (_, ys), (dparams, dxs) = gradients(m.params, xs)
+    for i, x in enumerate(xs):
+        (y, _), (dparam, dx, _) = m.whole(m.params, x, m.start, reset, g, 0.0)
+        assert_close(ys[i], y, label="y")
+        got = ({name: value[i] for name, value in dparams.items()}, dxs[i])
+        assert_close(got, (dparam, dx), label="gradient")
+
+
+@every_mixer
+def test_the_layer_is_its_pure_function(name):
+    m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(5)
+    function = getattr(mixers, MIXERS[name].oracle.__name__)
+    pure = jax.make_jaxpr(lambda *v: function(v[0], v[1], v[2], m.config, reset=v[3]))(m.params, x, m.start, reset)
+    layer = jax.make_jaxpr(m.call)(m.params, x, m.start, reset)
+    assert str(pure) == str(layer)
+
+
+def test_every_mixer_of_the_library_is_in_the_table():
+    configs = {v for v in vars(mixers).values() if isinstance(v, type) and issubclass(v, mixers.MixerConfig)}
+    assert configs - {mixers.MixerConfig} == {type(case.config) for case in MIXERS.values()}
+
+
+def test_lru_starts_on_its_ring_with_unit_gain():
+    config = LRU(state_dim=4096, r_min=0.5, r_max=0.9, max_phase=1.0)
+    params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
+    modulus, phase = np.abs(mixers.eigenvalues(params)), np.exp(oracles.wide(params["theta_log"]))
+    assert 0.5 <= modulus.min() < 0.51
+    assert 0.89 < modulus.max() <= 0.9 + 1e-6
+    assert 0 < phase.min() < 0.01
+    assert 0.99 < phase.max() <= 1 + 1e-6
+    # Uniform on the area: the squared modulus is uniform. 4096 draws of width 0.56 average to 0.0025.
+    assert abs((modulus**2).mean() - (0.25 + 0.81) / 2) < 0.01
+    np.testing.assert_allclose(np.exp(params["gamma_log"]), np.sqrt(1 - modulus.astype(float) ** 2), rtol=1e-5)
+
+
+def test_lru_gain_keeps_its_digits_next_to_the_unit_circle():
+    config = LRU(state_dim=64, r_min=1 - 2e-6, r_max=1 - 1e-6)
+    params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
+    want = np.sqrt(-np.expm1(-2 * np.exp(oracles.wide(params["nu_log"]))))
+    np.testing.assert_allclose(np.exp(oracles.wide(params["gamma_log"])), want, rtol=1e-5)
+
+
+def test_rglru_starts_with_decays_in_their_range():
+    config = RGLRU(width=1024, num_heads=512, a_min=0.5, a_max=0.9)
+    params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
+    a = np.exp(-config.c * oracles.softplus(oracles.wide(params["decay"])))  # the gate fully open
+    assert 0.5 - 1e-5 <= a.min() < 0.51
+    assert 0.89 < a.max() <= 0.9 + 1e-5
+
+
+def test_rglru_with_a_closed_recurrence_gate_still_takes_input_in():
+    # log a is about -1e-8: a rounds to 1, and 1 - a^2 computed from a would shut the input off.
+    m, x = compiled("RG-LRU"), draw(BATCH, LENGTH, DIM)
+    params = {**m.params, "recurrence_gate_bias": np.full(DIM, -16.0, np.float32)}
+    params["recurrence_gate_kernel"] = 0 * params["recurrence_gate_kernel"]
+    (y, _), gradients = m.whole(params, x, m.initial)
+    want = MIXERS["RG-LRU"].oracle(params, x, None, m.config)
+    assert np.abs(want).max() > 1e-5
+    assert error(y, want) <= FLOAT32
+    assert error(m.apply(params, jnp.asarray(x, jnp.bfloat16))[0], want) <= 2 * BFLOAT16
+    for value in jax.tree.leaves(gradients):
+        assert np.isfinite(value).all()
+
+
+def test_rglru_whose_gate_underflows_to_zero_has_finite_gradients():
+    m, x = compiled("RG-LRU"), draw(BATCH, LENGTH, DIM)
+    params = {**m.params, "recurrence_gate_bias": np.full(DIM, -200.0, np.float32)}
+    (y, _), gradients = m.whole(params, x, m.initial)
+    assert_zero(y, "y")
+    for value in jax.tree.leaves(gradients):
+        assert np.isfinite(value).all()
+
+
+def test_attention_without_a_window_refuses_a_call_longer_than_its_cache_and_slides_over_longer_streams():
+    config = Attention(num_heads=2, max_length=6)
+    layer, x = config.layer(DIM), draw(BATCH, 12, DIM)
+    params = jit(layer.init)(jax.random.key(0), x[:, :6])
+    with pytest.raises(ValueError, match="12 tokens in one call, but max_length is 6"):
+        layer.apply(params, jnp.asarray(x))
+    _, state = jit(layer.apply)(params, x[:, :6])
+    second, _ = jit(layer.apply)(params, x[:, 6:], state)
+    want, _ = jit(Attention(num_heads=2, window=6).layer(DIM).apply)(params, x)
+    assert error(second, want[:, 6:]) <= FLOAT32
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: LRU(state_dim=0), "state_dim must be at least 1, got 0"),
+        (lambda: LRU(r_min=0.9, r_max=0.8), "0 <= r_min < r_max < 1, got r_min=0.9, r_max=0.8"),
+        (lambda: LRU(r_min=-0.1), "0 <= r_min < r_max < 1, got r_min=-0.1"),
+        (lambda: LRU(r_max=1.0), "0 <= r_min < r_max < 1, got r_min=0.9, r_max=1.0"),
+        (lambda: LRU(max_phase=7.0), r"max_phase must be in \(0, 2 pi\], got 7.0"),
+        (lambda: LRU(max_phase=0.0), r"max_phase must be in \(0, 2 pi\], got 0.0"),
+        (lambda: RGLRU(num_heads=0), "num_heads must be positive, got 0"),
+        (lambda: RGLRU(conv_width=0), "conv_width must be positive, got 0"),
+        (lambda: RGLRU(c=-8.0), "c must be positive, got -8.0"),
+        (lambda: RGLRU(a_min=0.0), "0 < a_min < a_max < 1, got a_min=0.0, a_max=0.999"),
+        (lambda: RGLRU(a_min=0.9, a_max=0.9), "0 < a_min < a_max < 1, got a_min=0.9, a_max=0.9"),
+        (lambda: RGLRU(a_max=1.0), "0 < a_min < a_max < 1, got a_min=0.9, a_max=1.0"),
+        (lambda: RGLRU(width=6), "width 6 is not divisible by num_heads 4"),
+        (lambda: RGLRU(width=0), "width 0 is not divisible by num_heads 4"),
+        (lambda: RGLRU(num_heads=3).layer(8), "width 8 is not divisible by num_heads 3"),
+        (lambda: Attention(num_heads=0), "num_heads must be positive, got 0"),
+        (lambda: Attention(num_kv_heads=0), "num_kv_heads must be positive, got 0"),
+        (lambda: Attention(window=0), "window must be positive, got 0"),
+        (lambda: Attention(max_length=-1), "max_length must be positive, got -1"),
+        (lambda: Attention(rotary_base=0.0), "rotary_base must be positive, got 0.0"),
+        (lambda: Attention(head_dim=-2), "head_dim must be positive, got -2"),
+        (lambda: Attention(num_heads=4, num_kv_heads=3), "num_heads 4 is not divisible by num_kv_heads 3"),
+        (lambda: Attention(num_heads=2, num_kv_heads=4), "num_heads 2 is not divisible by num_kv_heads 4"),
+        (lambda: Attention(head_dim=5), "head_dim must be even, got 5"),
+        (lambda: Attention(num_heads=3).layer(8), "dim 8 is not divisible by num_heads 3"),
+        (lambda: Attention(num_heads=4).layer(12), "dim 12 is not divisible by num_heads 4 into heads of even size"),
+    ],
+)
+def test_bad_configs_are_refused_with_the_value_and_the_rule(config, message):
+    with pytest.raises(ValueError, match=message):
+        config()
