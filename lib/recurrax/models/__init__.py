@@ -1,0 +1,23 @@
+"""Models: mixers and projections composed."""
+
+from recurrax.models.backbone import Backbone, BackboneConfig, Block
+from recurrax.models.describe import describe
+from recurrax.models.language_model import LanguageModel, LanguageModelConfig
+from recurrax.models.readout import Classifier, ClassifierConfig, Regressor, RegressorConfig
+from recurrax.models.sampling import generate, prefill, sample
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "Block",
+    "Classifier",
+    "ClassifierConfig",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "Regressor",
+    "RegressorConfig",
+    "describe",
+    "generate",
+    "prefill",
+    "sample",
+]

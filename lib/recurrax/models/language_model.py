@@ -1,0 +1,58 @@
+"""A language model: token embedding, backbone, and a head that may share the embedding's table."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from recurrax.models.backbone import Backbone, BackboneConfig
+from recurrax.types import ArrayLike, Reset, State
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelConfig(BackboneConfig):
+    """A language model's shape."""
+
+    vocab_size: int = 288
+    """Tokens that can be read and predicted."""
+    tied_head: bool = True
+    """Predict with the embedding's own table."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
+
+
+class LanguageModel(nn.Module):
+    """logits_t = head(backbone(embedding(tokens))_t), the prediction of token t + 1.
+
+    `LanguageModel(config).apply(params, tokens, state, reset=reset) -> (logits, state)`: whole sequences, chunks and
+    single tokens alike.
+    """
+
+    config: LanguageModelConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[ArrayLike, "B T"], state: State | None = None, *, reset: Reset | None = None
+    ) -> tuple[Float[Array, "B T vocab_size"], State]:
+        """Float32 logits and the state after the last token; state=None starts a sequence."""
+        config = self.config
+        # Rows of norm 1, scaled to entries of variance 1 where they enter the residual stream: as a tied head they
+        # then give logits of order 1.
+        table = self.param("embedding", nn.initializers.normal(config.dim**-0.5), (config.vocab_size, config.dim))
+        x = jnp.take(table, tokens, axis=0).astype(config.dtype) * math.sqrt(config.dim)
+        x, state = Backbone(config, name="backbone")(x, state, reset=reset)
+        if config.tied_head:
+            head = table.T
+        else:
+            head = self.param("out_kernel", nn.initializers.lecun_normal(), (config.dim, config.vocab_size))
+        logits = jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
+        return logits, state
+
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token of `batch_size` sequences."""
+        return Backbone(self.config, parent=None).init_state(batch_size)

@@ -1,0 +1,102 @@
+"""Classifier and regressor: one vector (or one per step) read out of the backbone."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int
+
+from recurrax.models.backbone import Backbone, BackboneConfig, _choice
+from recurrax.types import ArrayLike, Reset, State
+
+POOLINGS = ("mean", "last", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadoutConfig(BackboneConfig):
+    """What the heads share."""
+
+    vocab_size: int | None = None
+    """Inputs are tokens below this; None: inputs are vectors (B, T, F)."""
+    pooling: str = "mean"
+    """mean: average over time; last: the last step; none: one output per step."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _choice("pooling", self.pooling, POOLINGS)
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
+        if self.num_outputs < 1:
+            raise ValueError(f"{self._outputs_name} must be at least 1, got {self.num_outputs}")
+
+    @property
+    def num_outputs(self) -> int:
+        return getattr(self, self._outputs_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig(ReadoutConfig):
+    """A classifier's shape."""
+
+    num_classes: int = 10
+    """Classes to tell apart."""
+
+    _outputs_name = "num_classes"
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressorConfig(ReadoutConfig):
+    """A regressor's shape."""
+
+    num_targets: int = 1
+    """Numbers to predict."""
+
+    _outputs_name = "num_targets"
+
+
+class _Readout(nn.Module):
+    """out = head(pool(backbone(embed(inputs)))); returns (out, state) like every model."""
+
+    config: ReadoutConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Inexact[ArrayLike, "B T F"] | Int[ArrayLike, "B T"],
+        state: State | None = None,
+        *,
+        reset: Reset | None = None,
+        mask: Float[ArrayLike, "B T"] | None = None,
+    ) -> tuple[Float[Array, "..."], State]:
+        """(B, outputs), or (B, T, outputs) with pooling "none". `mask` weighs the steps of a mean; 0 leaves one out."""
+        config = self.config
+        if mask is not None and config.pooling != "mean":
+            raise ValueError(f"mask weighs the steps of a mean; with pooling {config.pooling!r} there is none")
+        if config.vocab_size is None:
+            x = nn.Dense(config.dim, name="in_embedding", dtype=jnp.dtype(config.dtype))(inputs)
+        else:
+            x = nn.Embed(config.vocab_size, config.dim, name="embedding", dtype=jnp.dtype(config.dtype))(inputs)
+        x, state = Backbone(config, name="backbone")(x, state, reset=reset)
+        x = x.astype(jnp.float32)
+        if config.pooling == "last":
+            x = x[:, -1]
+        elif config.pooling == "mean":
+            weights = jnp.ones(x.shape[:2]) if mask is None else jnp.asarray(mask, jnp.float32)
+            x = (x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
+        return nn.Dense(config.num_outputs, name="out_head")(x), state
+
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first step of `batch_size` sequences."""
+        return Backbone(self.config, parent=None).init_state(batch_size)
+
+
+class Classifier(_Readout):
+    """Logits of `num_classes` classes from a sequence of tokens or vectors."""
+
+    config: ClassifierConfig
+
+
+class Regressor(_Readout):
+    """`num_targets` real numbers from a sequence of tokens or vectors."""
+
+    config: RegressorConfig

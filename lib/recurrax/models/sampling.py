@@ -1,0 +1,65 @@
+"""Generation: the prompt as one chunk, then `lax.scan` over single tokens with a state of constant size."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from recurrax.models.language_model import LanguageModel
+from recurrax.types import Params, State
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def prefill(
+    model: LanguageModel, params: Params, prompt: Int[Array, "B T"]
+) -> tuple[Float[Array, "B vocab_size"], State]:
+    """The logits of the token after the prompt, and the state to go on from."""
+    logits, state = model.apply(params, prompt)
+    return logits[:, -1], state
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("num_tokens",))
+def generate(
+    model: LanguageModel,
+    params: Params,
+    logits: Float[Array, "B vocab_size"],
+    state: State,
+    key: PRNGKeyArray,
+    num_tokens: int,
+    temperature: Float[Array, ""] | float = 1.0,
+    top_p: Float[Array, ""] | float = 1.0,
+    allowed: Int[Array, ""] | int | None = None,
+) -> tuple[Int[Array, "B num_tokens"], Float[Array, "B vocab_size"], State, PRNGKeyArray]:
+    """Draws tokens one after the other from `logits` on; returns them and the (logits, state, key) to go on from.
+
+    Args:
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_p: draws from the smallest set of tokens whose probability reaches this (Holtzman et al., arXiv 1904.09751).
+      allowed: only tokens below this are drawn; None is all.
+    """
+
+    def step(carry, _):
+        logits, state, key = carry
+        key, draw = jax.random.split(key)
+        token = sample(draw, logits, temperature, top_p, allowed)
+        logits, state = model.apply(params, token[:, None], state)
+        return (logits[:, 0], state, key), token
+
+    (logits, state, key), tokens = jax.lax.scan(step, (logits, state, key), length=num_tokens)
+    return tokens.T, logits, state, key
+
+
+def sample(key, logits, temperature=1.0, top_p=1.0, allowed=None) -> Int[Array, " B"]:
+    """One token per row of logits (B, vocab_size)."""
+    if allowed is not None:
+        logits = jnp.where((jnp.arange(logits.shape[-1]) < allowed)[None], logits, -jnp.inf)
+    likeliest = jnp.argmax(logits, axis=-1)
+    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
+    descending = jnp.sort(scaled, axis=-1, descending=True)
+    before = jnp.cumsum(jax.nn.softmax(descending, axis=-1), axis=-1) - jax.nn.softmax(descending, axis=-1)
+    # The least likely token of the set: the last one with less than top_p of probability before it.
+    # However small top_p is, the likeliest token stays.
+    threshold = jnp.min(jnp.where(before < top_p, descending, descending[..., :1]), axis=-1, keepdims=True)
+    drawn = jax.random.categorical(key, jnp.where(scaled >= threshold, scaled, -jnp.inf), axis=-1)
+    return jnp.where(temperature > 0, drawn, likeliest)

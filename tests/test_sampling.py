@@ -1,0 +1,159 @@
+"""Generation: one token at a time is the whole sequence, and draws follow the distribution they claim."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recurrax.mixers import LRU, RGLRU, Attention
+from recurrax.models import LanguageModel, LanguageModelConfig, generate, prefill, sample
+
+VOCAB = 32
+
+
+@functools.cache
+def model_and_parameters():
+    """A hybrid of every kind of state. Logits are ten times the usual size: flat ones are easy to get right."""
+    config = LanguageModelConfig(
+        dim=16,
+        num_layers=3,
+        pattern=(RGLRU(num_heads=2), LRU(state_dim=8), Attention(num_heads=2, window=16)),
+        vocab_size=VOCAB,
+        tied_head=False,
+    )
+    model = LanguageModel(config)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    params["params"]["out_kernel"] = 10 * params["params"]["out_kernel"]
+    return model, params
+
+
+def start(batch=2):
+    model, params = model_and_parameters()
+    prompt = jax.random.randint(jax.random.key(1), (batch, 7), 0, VOCAB)
+    return model, params, prompt, *prefill(model, params, prompt)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_two_thousand_tokens_are_those_of_the_whole_sequence_and_the_state_does_not_grow():
+    model, params, prompt, logits, state = start()
+    key = jax.random.key(2)
+    tokens, last, after, _ = generate(model, params, logits, state, key, 2000, 0.0)
+    assert tokens.shape == (2, 2000)
+    assert shapes(after) == shapes(state) == shapes(model.init_state(2))
+    whole, end = jax.jit(model.apply)(params, jnp.concatenate([prompt, tokens], axis=1))
+    assert len(np.unique(tokens)) > 4  # no constant sequence, which any model would continue
+    # Where the best two logits are closer than rounding either is right; nowhere else may a token differ.
+    best, second = np.sort(whole[:, 6:-1], axis=-1)[..., :-3:-1].transpose(2, 0, 1)
+    differ = np.argmax(whole[:, 6:-1], axis=-1) != tokens
+    assert not (differ & (best - second > 1e-4)).any(), np.argwhere(differ)
+    assert differ.sum() <= 2
+    np.testing.assert_allclose(last, whole[:, -1], atol=1e-4)
+    for (path, got), want in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(end), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+
+
+def test_generating_ten_then_ten_is_generating_twenty():
+    model, params, _, logits, state = start()
+    for temperature, top_p in ((0.0, 1.0), (1.0, 0.9)):
+        begin = (logits, state, jax.random.key(3))
+        twenty, *end = generate(model, params, *begin, 20, temperature, top_p)
+        first, *middle = generate(model, params, *begin, 10, temperature, top_p)
+        second, *later = generate(model, params, *middle, 10, temperature, top_p)
+        np.testing.assert_array_equal(np.concatenate([first, second], axis=1), twenty)
+        np.testing.assert_array_equal(jax.random.key_data(later[2]), jax.random.key_data(end[2]))
+        np.testing.assert_allclose(later[0], end[0], atol=1e-5)
+
+
+def test_the_same_key_gives_the_same_tokens_and_another_key_others():
+    model, params, _, logits, state = start()
+
+    def tokens(seed):
+        return np.asarray(generate(model, params, logits, state, jax.random.key(seed), 20)[0])
+
+    np.testing.assert_array_equal(tokens(4), tokens(4))
+    assert (tokens(4) != tokens(5)).any()
+
+
+def test_every_step_draws_with_a_key_of_its_own():
+    # Flat logits at every step: what tells steps apart is the key alone.
+    model, params, _, logits, state = start(1)
+    flat = {"params": {**params["params"], "out_kernel": 0 * params["params"]["out_kernel"]}}
+    tokens, *_ = generate(model, flat, 0 * logits, state, jax.random.key(10), 300)
+    counts = np.bincount(tokens[0], minlength=VOCAB)
+    # 300 draws from 32 equally likely tokens: 9.4 of each, with a standard deviation of 3.
+    assert counts.max() <= 9.4 + 5 * 3
+    assert (counts > 0).sum() > 28
+
+
+def test_generation_draws_no_forbidden_token():
+    model, params, _, logits, state = start()
+    for temperature in (0.0, 1.0, 5.0):
+        tokens, *_ = generate(model, params, logits, state, jax.random.key(6), 20, temperature, 1.0, 3)
+        assert np.asarray(tokens).max() < 3
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def nucleus(logits, temperature, top_p, allowed=None):
+    """Probabilities that `sample` claims, token by token."""
+    logits = np.array(logits, np.float64)
+    if allowed is not None:
+        logits[allowed:] = -np.inf
+    if temperature == 0:
+        return np.eye(len(logits))[np.argmax(logits)]
+    p = softmax(logits / temperature)
+    kept, total = np.zeros(len(p), bool), 0.0
+    for token in np.argsort(-p):
+        if total >= top_p:
+            break
+        kept[token] = True
+        total += p[token]
+    return np.where(kept, p, 0) / p[kept].sum()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "allowed"),
+    [
+        (1.0, 1.0, None),
+        (0.5, 1.0, None),
+        (2.0, 1.0, None),
+        (1.0, 0.8, None),
+        (0.7, 0.5, None),
+        (1.0, 1e-6, None),
+        (1.0, 1.0, 5),
+        (1.3, 0.7, 5),
+        (0.0, 1.0, None),
+        (0.0, 0.5, 5),
+    ],
+)
+def test_draws_have_the_frequencies_of_the_tempered_truncated_distribution(temperature, top_p, allowed):
+    logits, draws = 1.5 * np.random.default_rng(7).standard_normal(10).astype(np.float32), 50_000
+    rows = jnp.broadcast_to(logits, (draws, 10))
+    tokens = jax.jit(sample)(jax.random.key(8), rows, temperature, top_p, allowed)
+    assert tokens.dtype == jnp.int32
+    want = nucleus(logits, temperature, top_p, allowed)
+    got = np.bincount(tokens, minlength=10) / draws
+    assert not got[want == 0].any(), "tokens outside of the set were drawn"
+    # Five standard deviations of a frequency.
+    assert (np.abs(got - want) <= 5 * np.sqrt(want * (1 - want) / draws) + 1e-12).all(), (got, want)
+
+
+def test_rows_are_drawn_independently_and_each_from_its_own_logits():
+    rows = jnp.where(jnp.eye(10, dtype=bool), 50.0, 0.0)
+    np.testing.assert_array_equal(sample(jax.random.key(9), rows), np.arange(10))
+    np.testing.assert_array_equal(sample(jax.random.key(9), rows, 1.0, 0.5), np.arange(10))
+    assert len(np.unique(sample(jax.random.key(9), jnp.zeros((100, 1000))))) > 80
+
+
+def test_the_smallest_top_p_leaves_the_likeliest_token():
+    logits = jax.random.normal(jax.random.key(0), (64, 20))
+    drawn = sample(jax.random.key(1), logits, temperature=1.0, top_p=0.0)
+    np.testing.assert_array_equal(drawn, logits.argmax(-1))
