@@ -1,0 +1,28 @@
+"""Text as batches of byte tokens: a function of (seed, step), the same for any number of hosts.
+
+    config = DataConfig(dataset="python_stdlib")
+    rows = Rows(open_documents(config, "train"), config.sequence_length)
+    for batch in train_batches(rows, config, seed=0): ...
+
+`config` says what is read; `documents` opens it (`local_text`, or `tfds_text` and `prepare`; `python_stdlib` is this
+repository's own TFDS builder); `rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split
+once.
+"""
+
+from train.data.batches import batch_at, train_batches
+from train.data.config import DataConfig
+from train.data.documents import Documents, open_documents
+from train.data.evaluation import evaluation_batches
+from train.data.rows import DOCUMENT_START, VOCAB_SIZE, Rows
+
+__all__ = [
+    "DOCUMENT_START",
+    "VOCAB_SIZE",
+    "DataConfig",
+    "Documents",
+    "Rows",
+    "batch_at",
+    "evaluation_batches",
+    "open_documents",
+    "train_batches",
+]

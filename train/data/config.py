@@ -1,0 +1,35 @@
+"""What is read, and in what portions."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The text to read and how it is cut into batches.
+
+    Raises:
+        ValueError: a size is not positive, or `validation_fraction` is not between 0 and 1.
+    """
+
+    dataset: str = "python_stdlib"
+    """TFDS name of a text data set (python_stdlib, tiny_shakespeare, lm1b, ...); used when `path` is None."""
+    path: str | None = None
+    """A local text file or a folder of text files, instead of `dataset`."""
+    data_dir: str | None = None
+    """Where TFDS keeps prepared data (None: ~/tensorflow_datasets)."""
+    sequence_length: int = 256
+    """Tokens per row (T); a token is a byte."""
+    batch_size: int = 32
+    """Rows per step over all hosts (B)."""
+    validation_fraction: float = 0.05
+    """Part held out of a local text, or of a data set that has neither a validation nor a test split."""
+
+    def __post_init__(self) -> None:
+        for field in ("sequence_length", "batch_size"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field}={value!r}: expected a positive integer")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction={self.validation_fraction!r}: expected a number between 0 and 1")
+        if not self.dataset and self.path is None:
+            raise ValueError(f"dataset={self.dataset!r}: expected a TFDS name, for example 'python_stdlib', or a path")

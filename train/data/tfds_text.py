@@ -1,0 +1,174 @@
+"""The text of a prepared TFDS data set as documents, by random access and without TensorFlow."""
+
+import collections
+import difflib
+import importlib
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from train.data import python_stdlib  # noqa: F401  registers the builder
+from train.data.prepare import prepare
+from train.data.single_document import SingleDocument, part_of_document, validation_count
+
+CACHE_BYTES = 1 << 30  # texts kept decoded: a corpus smaller than this is decoded once
+CACHE_ENTRY_BYTES = 256  # what an entry costs besides its text
+KEEP_LENGTHS_FROM = 100_000  # documents; fewer are measured in about a second, again each time
+RECORDS_PER_READ = 4096
+
+
+class TfdsText:
+    """Documents `start` to `stop` of a TFDS split, from its ArrayRecord files."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, tfds_split: str, start: int, stop: int, feature: str):
+        self.name = f"{builder.info.full_name}:{tfds_split}[{start}:{stop}]"
+        # The records are read raw and only the text is parsed: decoding every feature would cost more than the rest.
+        self._records = builder.as_data_source(
+            tfds_split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format="array_record"
+        )
+        self._feature = feature
+        self._start, self._stop = start, stop
+        self._lengths_file = Path(builder.data_dir) / f"lengths-{tfds_split}-{feature}.npy"
+        self._cache = collections.OrderedDict()
+        self._cache_bytes = 0
+        self._lock = threading.Lock()  # a prefetch thread reads beside the main thread
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        return self._keep(index, self._records[self._start + int(index)])
+
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Decodes these documents together: reading one record alone costs ten times its share of a hundred."""
+        with self._lock:
+            missing = [int(index) for index in indices if index not in self._cache]
+        if missing:
+            records = self._records.__getitems__([self._start + index for index in missing])
+            for index, record in zip(missing, records, strict=True):
+                self._keep(index, record)
+
+    def _keep(self, index: int, record: bytes) -> np.ndarray:
+        text = np.frombuffer(self._text(record), dtype=np.uint8)
+        with self._lock:
+            if index not in self._cache:
+                self._cache[index] = text
+                self._cache_bytes += len(text) + CACHE_ENTRY_BYTES
+            while self._cache_bytes > CACHE_BYTES:
+                _, oldest = self._cache.popitem(last=False)
+                self._cache_bytes -= len(oldest) + CACHE_ENTRY_BYTES
+        return text
+
+    def lengths(self) -> np.ndarray:
+        """The number of bytes of every document; measured in one pass, whose result large data sets keep on disk."""
+        total = len(self._records)
+        lengths = self._kept_lengths(total)
+        if lengths is None:
+            lengths = np.empty(total, dtype=np.int64)
+            if total >= KEEP_LENGTHS_FROM:
+                print(f"Measuring {total:,} documents of {self.name}, once ...", flush=True)
+            for begin in range(0, total, RECORDS_PER_READ):
+                keys = range(begin, min(begin + RECORDS_PER_READ, total))
+                records = self._records.__getitems__(keys)
+                lengths[keys.start : keys.stop] = [len(self._text(record)) for record in records]
+            if total >= KEEP_LENGTHS_FROM:
+                self._keep_lengths(lengths)
+        return lengths[self._start : self._stop]
+
+    def _text(self, record: bytes) -> bytes:
+        return tf_example_pb2.Example.FromString(record).features.feature[self._feature].bytes_list.value[0]
+
+    def _kept_lengths(self, total: int) -> np.ndarray | None:
+        if not self._lengths_file.exists():
+            return None
+        lengths = np.load(self._lengths_file)
+        return lengths if lengths.shape == (total,) else None
+
+    def _keep_lengths(self, lengths: np.ndarray) -> None:
+        folder = self._lengths_file.parent
+        if not os.access(folder, os.W_OK):
+            return  # data prepared by another user: measured again each time
+        # Renamed into place when complete: a kill leaves a temporary file, never half an answer.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="lengths-", suffix=".incomplete", delete=False) as file:
+            np.save(file, lengths)
+        os.chmod(file.name, 0o644)  # as readable as the data beside it
+        os.replace(file.name, self._lengths_file)
+
+
+def open_tfds_text(
+    name: str, data_dir: str | None, validation_fraction: float, split: str
+) -> TfdsText | SingleDocument:
+    """The documents of one split of the TFDS data set `name`, prepared (and downloaded) first where that is needed.
+
+    "validation" is the data set's validation split, or else its test split, or else the last `validation_fraction` of
+    its train split's documents, which "train" then leaves out (of its bytes, where there is one document).
+
+    Raises:
+        ValueError: no data set has this name, or it has no text feature, no train split, or no documents.
+    """
+    builder = find_builder(name, data_dir)
+    feature = text_feature(name, builder.info.features)
+    prepare(builder)
+    builder = find_builder(name, data_dir)  # made again, to know the files, whichever process has just written them
+    counts = {key: info.num_examples for key, info in builder.info.splits.items()}
+    if "train" not in counts:
+        raise ValueError(f"dataset={name!r} has no train split; it has {', '.join(counts)}")
+    held_out = next((key for key in ("validation", "test") if key in counts), None)
+    if held_out is not None:
+        tfds_split = "train" if split == "train" else held_out
+        return TfdsText(builder, tfds_split, 0, counts[tfds_split], feature)
+    total = counts["train"]
+    if total < 2:
+        whole = TfdsText(builder, "train", 0, total, feature)
+        if not total:
+            raise ValueError(f"an empty data set: {whole.name} has no documents")
+        return part_of_document(whole.name, whole[0], validation_fraction, split)
+    cut = total - validation_count(total, validation_fraction)
+    start, stop = (0, cut) if split == "train" else (cut, total)
+    return TfdsText(builder, "train", start, stop, feature)
+
+
+def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of `name` ("name", "name/config" or "name:version").
+
+    Raises:
+        ValueError: no data set has this name; the message lists the closest ones.
+    """
+    # TFDS stops registering its older data sets at the first whose packages are missing, often before it comes to text.
+    importlib.import_module("tensorflow_datasets.text")
+    try:
+        return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        base = name.split("/")[0].split(":")[0]
+        close = difflib.get_close_matches(base, known, n=5, cutoff=0.4) or ["python_stdlib"]
+        raise ValueError(f"dataset={name!r}: no TFDS data set has this name; closest: {', '.join(close)}") from error
+
+
+def text_feature(name: str, features: tfds.features.FeatureConnector) -> str:
+    """The key of the one `Text` feature, or of the one called "text".
+
+    Raises:
+        ValueError: there is none, or there are several; the message names all features.
+    """
+    keys = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    texts = [key for key, feature in keys.items() if isinstance(feature, tfds.features.Text)]
+    if "text" in texts:
+        return "text"
+    if len(texts) == 1:
+        return texts[0]
+    listed = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in keys.items()) or repr(features)
+    expected = 'expected one Text feature, or one called "text"'
+    raise ValueError(f"dataset={name!r} is no text data set: {expected}; its features: {listed}")
