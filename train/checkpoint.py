@@ -1,0 +1,291 @@
+"""Checkpoints: written while training goes on, verified before use, never half there.
+
+    checkpoints/200/           complete: orbax's files, record.json (the leaves, the validation loss), SHA256SUMS
+    checkpoints/writing-400*   being written; without value if no run is writing it
+    checkpoints/deleting-100   on its way out
+    checkpoints/corrupt-300-1  found damaged at a restart and moved out of the way; never deleted by us
+
+A checkpoint comes into being by one rename, made after its last byte is on the disk, and goes by another. So a folder
+that is named by a number is complete, whenever and however the process died. That is also why orbax's own manager of
+checkpoints is not used: a kill between its commit and our checksums would leave a checkpoint that nobody can verify,
+and it deletes in place, so that a kill leaves half a checkpoint under a good name.
+
+Every method is called by all processes. Process 0 alone judges, renames and deletes; the others follow.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import operator
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from train import checkpoint_check
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which of them stay."""
+
+    every: int = 200
+    """Steps between checkpoints."""
+    keep: int = 3
+    """How many of the newest checkpoints stay."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the lowest validation loss."""
+
+    def __post_init__(self):
+        for name in ("every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"checkpoint.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class DamagedCheckpointError(RuntimeError):
+    """No checkpoint could be read, or the one that was asked for could not."""
+
+
+class Checkpointer:
+    """Saves and restores the training state in one directory; a context manager that ends with `close`.
+
+    Nothing is touched until the first `save` or a `restore` that finds damage, so a `Checkpointer` can look into the
+    directory of a run that is going on. Only one that holds the lock of the working directory may save or `restore`.
+    """
+
+    def __init__(self, directory: str | os.PathLike, config: CheckpointConfig, log: Callable[[str], object] = print):
+        self._directory = pathlib.Path(os.path.abspath(directory))  # orbax fails late on a relative path
+        self._config = config
+        self._log = log
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: tuple[int, concurrent.futures.Future] | None = None
+        self._current: int | None = None  # the step this object saved or restored last
+        self.restored_step: int | None = None  # the step that the last `restore` or `restore_params` has read
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The complete checkpoints on disk, in ascending order."""
+        if not self._directory.is_dir():
+            return ()
+        return tuple(sorted(int(entry.name) for entry in self._directory.iterdir() if entry.name.isdecimal()))
+
+    def save(self, step: int, state, *, validation_loss: float | None = None, wait: bool = False) -> None:
+        """Writes `state`, a pytree of jax arrays, as the checkpoint of `step`.
+
+        Returns as soon as the arrays are copied, so that the caller may donate them; the rest happens behind the
+        training loop, and an error there is raised by the next `save`, `wait`, `restore` or `close`. With `wait`,
+        returns when the checkpoint is on the disk. Saving the step that was just saved or restored does nothing (the
+        loop's last save may meet its regular one).
+
+        Raises:
+          ValueError: the directory has a checkpoint of this or a later step, which a restart would prefer to this one.
+          RuntimeError: an earlier save failed.
+        """
+        self.wait()
+        step = operator.index(step)
+        if step == self._current:
+            return
+        newest = max(self.steps, default=-1)
+        if step <= newest:
+            raise ValueError(
+                f"cannot save step {step}: {self._directory} has checkpoints up to step {newest}, and a restart would "
+                "continue from there. Move the later ones away to train on from an earlier step."
+            )
+        self._as_process_0(self._remove_leftovers)
+        loss = None  # also if it is not a number: such a checkpoint is never the best
+        if validation_loss is not None and math.isfinite(validation_loss):
+            loss = float(validation_loss)
+        record = {"step": step, "validation_loss": loss, "leaves": checkpoint_check.describe(state)}
+        response = ocp.save_async(self._writing(step), state)
+        self._pending = step, self._thread.submit(self._commit, response, record)
+        self._current = step
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the save that is under way, if any, is on the disk; raises RuntimeError if it failed."""
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        error = future.exception()
+        if _on_any_process(error is not None):
+            self._current = None
+            there = ", ".join(map(str, self.steps)) or "none"
+            raise RuntimeError(
+                f"the checkpoint of step {step} could not be written to {self._directory}: "
+                f"{error or 'another process failed'}. Complete checkpoints there: {there}"
+            ) from error
+
+    def close(self) -> None:
+        """Waits for the save that is under way; raises RuntimeError if it failed."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def restore(self, abstract_state, *, step: int | None = None):
+        """The state of `step`, or of the newest undamaged checkpoint; None if there is no checkpoint at all.
+
+        `abstract_state` is a pytree of `jax.ShapeDtypeStruct` with shardings. The result has its structure, and each
+        array has the sharding asked for, whatever mesh it was written on. Damaged checkpoints newer than the one
+        returned are reported through `log` and moved aside.
+
+        Raises:
+          ValueError: `step` is not there, or the checkpoint does not fit (one line per leaf); the disk is as before.
+          DamagedCheckpointError: no checkpoint is undamaged, or `step` is not; the disk is as before.
+        """
+        return self._restore(step, abstract_state, self._load_state, move_aside=True)
+
+    def restore_params(self, abstract_params=None, *, step: int | None = None):
+        """As `restore`, for the parameters alone, and without changing anything on disk.
+
+        Without `abstract_params` they come as nested dicts of arrays on this process's first device, with the shapes
+        and dtypes that were saved.
+        """
+        return self._restore(step, abstract_params, self._load_params, move_aside=False)
+
+    def _restore(self, step: int | None, abstract, load: Callable, *, move_aside: bool):
+        self.wait()
+        chosen, damaged = self._choose(step)
+        if chosen is None:
+            return None
+        restored = load(self._directory / str(chosen), abstract)
+        if move_aside:
+            self._as_process_0(lambda: self._move_aside(damaged))
+        self._current = self.restored_step = chosen
+        return restored
+
+    def _choose(self, step: int | None) -> tuple[int | None, list[int]]:
+        """The checkpoint to read, and the damaged ones that were passed over on the way to it."""
+        steps = self.steps
+        if step is not None and step not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise ValueError(f"no checkpoint of step {step} in {self._directory}; there are: {there}")
+        damaged = {}
+        for candidate in reversed(steps) if step is None else (step,):
+            path = self._directory / str(candidate)
+            problems = checkpoint_check.damage(path) if jax.process_index() == 0 else []
+            if not _on_any_process(bool(problems)):
+                return candidate, list(damaged)
+            damaged[candidate] = "; ".join(problems) or "see the message of process 0"
+            self._log(f"The checkpoint of step {candidate} is damaged and cannot be used: {damaged[candidate]}")
+        if damaged:
+            listing = "\n".join(f"  {self._directory / str(step)}: {why}" for step, why in damaged.items())
+            raise DamagedCheckpointError(f"no usable checkpoint; nothing was changed on disk. Damaged:\n{listing}")
+        return None, []
+
+    def _load_state(self, path: pathlib.Path, abstract_state):
+        _check_shardings(abstract_state)
+        _check_fit(path, checkpoint_check.read_record(path)["leaves"], checkpoint_check.describe(abstract_state))
+        return ocp.load(path, abstract_state)
+
+    def _load_params(self, path: pathlib.Path, abstract_params):
+        if abstract_params is None:
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            abstract_params = jax.tree.map(
+                lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
+                ocp.metadata(path).metadata["params"],
+            )
+        abstract = {"params": abstract_params}
+        _check_shardings(abstract)
+        leaves = checkpoint_check.read_record(path)["leaves"]
+        params = {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
+        _check_fit(path, params, checkpoint_check.describe(abstract))
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            return ocp.load(path, abstract)["params"]
+
+    def _commit(self, response, record: dict) -> None:
+        """The end of a save, in the background: when all processes have written, process 0 makes it a checkpoint."""
+        response.result()
+        if jax.process_index() != 0:
+            return
+        written = self._writing(record["step"])
+        checkpoint_check.seal(written, record)
+        os.rename(written, self._directory / str(record["step"]))
+        checkpoint_check.sync_directory(self._directory)
+        self._prune()
+
+    def _prune(self) -> None:
+        losses = {}
+        for step in self.steps:
+            record = checkpoint_check.read_record(self._directory / str(step))
+            if record is None:
+                self._log(f"The checkpoint of step {step} is damaged; it is left alone and not counted")
+            else:
+                losses[step] = record["validation_loss"]
+        for step in losses.keys() - steps_to_keep(losses, self._config):
+            leaving = self._directory / f"deleting-{step}"
+            os.rename(self._directory / str(step), leaving)
+            shutil.rmtree(leaving)
+
+    def _remove_leftovers(self) -> None:
+        """Removes what a killed or failed save or deletion has left; to be called while none is under way."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for pattern in ("writing-*", "deleting-*"):
+            for path in self._directory.glob(pattern):
+                shutil.rmtree(path)
+
+    def _move_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            number = 1
+            while (target := self._directory / f"corrupt-{step}-{number}").exists():
+                number += 1
+            os.rename(self._directory / str(step), target)
+            self._log(f"Moved the damaged checkpoint of step {step} to {target}")
+        checkpoint_check.sync_directory(self._directory)
+
+    def _writing(self, step: int) -> pathlib.Path:
+        return self._directory / f"writing-{step}"
+
+    def _as_process_0(self, action: Callable[[], None]) -> None:
+        """Runs `action` on process 0, while the others wait; if it fails there, all raise."""
+        error = None
+        if jax.process_index() == 0:
+            try:
+                action()
+            except OSError as problem:
+                error = problem
+        if _on_any_process(error is not None):
+            raise error or RuntimeError(f"process 0 could not prepare {self._directory}; see its message")
+
+
+def steps_to_keep(losses: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
+    """The newest `keep` steps and, with `keep_best`, the one of lowest validation loss (None: not a candidate)."""
+    newest = set(sorted(losses)[-config.keep :])
+    measured = [(loss, -step) for step, loss in losses.items() if loss is not None]
+    if config.keep_best and measured:
+        newest.add(-min(measured)[1])  # of equal losses the newest
+    return newest
+
+
+def _check_fit(path: pathlib.Path, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    lines = checkpoint_check.misfits(stored, expected)
+    if lines:
+        raise ValueError(f"the checkpoint {path} does not fit this run:\n  " + "\n  ".join(lines))
+
+
+def _check_shardings(abstract) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]:
+        if leaf.sharding is None:  # orbax would then ask for the devices of the run that wrote it
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name}: {leaf} has no sharding; a jax.ShapeDtypeStruct with one is needed")
+
+
+def _on_any_process(condition: bool) -> bool:
+    """Whether `condition` holds on any process. Also a barrier: no process returns before all have called."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))

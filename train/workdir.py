@@ -1,0 +1,142 @@
+"""The working directory of a run: its file names, its lock, and the small JSON files that say what ran.
+
+A run holds an exclusive `flock` on DIR/.lock from beginning to end; the kernel drops it with the process, also at
+SIGKILL. Reading the directory (evaluation) needs no lock: use the paths of a `Workdir` that was not entered.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+class Workdir:
+    """The files of one run. Entering it creates the directory and locks it for this run."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(os.path.abspath(path))
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"the working directory {self.path} is a file; give a directory, or a name not in use")
+        self.config_path = self.path / "config.json"
+        self.versions_path = self.path / "versions.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.loss_png_path = self.path / "loss.png"
+        self._lock: int | None = None
+
+    def __enter__(self) -> "Workdir":
+        """Raises BlockingIOError, naming the holder, if another run has the lock."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:  # the processes of one run share the directory
+            self._lock = _lock(self.path / ".lock")
+        return self
+
+    def __exit__(self, *exception) -> None:
+        # The file stays: removing it would let a third run lock a new file while a second one holds the old.
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _lock(path: pathlib.Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "of unknown number"
+        os.close(descriptor)
+        message = f"process {holder} is running in {path.parent}; stop it first, or give another working directory"
+        raise BlockingIOError(error.errno, message) from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def write_json_atomically(path: str | os.PathLike, data) -> None:
+    """Writes `data` as JSON so that `path` holds either all of the old or all of the new, even after a power cut."""
+    path = pathlib.Path(path)
+    text = json.dumps(data, indent=2) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def versions() -> dict:
+    """What ran: commit of this checkout, packages (None: not installed), platform and devices."""
+    devices = jax.devices()
+    return {
+        "git": _git_state(pathlib.Path(__file__).resolve().parent.parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _package_version(name) for name in _PACKAGES},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "process_count": jax.process_count(),
+    }
+
+
+def _git_state(root: pathlib.Path) -> dict | None:
+    """Commit and whether files differ from it; None if `root` is no checkout of its own, or git is not there."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(root), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # git is not installed
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    commit = git("rev-parse", "--verify", "HEAD")
+    if top is None or commit is None or pathlib.Path(top).resolve() != root:  # a copy inside a foreign repository
+        return None
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """One line per value that differs between two nested JSON dicts: `model.dim: 128 in the workdir, 256 now`.
+
+    Values are compared as JSON would store them: a tuple equals the list it became, and 1 equals 1.0.
+    """
+    return _differences(json.loads(json.dumps(old)), json.loads(json.dumps(new)), "")
+
+
+def _differences(old: dict, new: dict, prefix: str) -> list[str]:
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = (json.dumps(side[key]) if key in side else "absent" for side in (old, new))
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+            lines += _differences(old[key], new[key], f"{prefix}{key}.")
+        elif before != now and (key not in old or key not in new or not _equal(old[key], new[key])):
+            lines.append(f"{prefix}{key}: {before} in the workdir, {now} now")
+    return lines
+
+
+def _equal(one, other) -> bool:
+    """Python's equality, except that true is not 1."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
