@@ -1,0 +1,173 @@
+"""One run on many devices: the same batches, the same losses to rounding, and the memory that the rules promise."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from recurrax.mixers import RGLRU, Attention
+from runs import arrays, assert_same_run, checkpoints, compiled_once, metrics, small, text
+from train import sharding
+from train.checkpoint import CheckpointConfig, Checkpointer
+from train.data import Rows, batch_at, open_documents
+from train.loop import train
+from train.sharding import MeshConfig
+from train.state import abstract_state, init_state
+from train.step import make_train_step
+
+__all__ = ["compiled_once", "text"]
+
+ONE = MeshConfig(data=1)
+MESHES = {
+    "data=8": MeshConfig(data=8),
+    "data=2,fsdp=4": MeshConfig(data=2, fsdp=4),
+    "data=2,fsdp=2,tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+STEPS = 8
+CLOSE = 1e-5  # relative; measured: at most 2e-7
+
+
+@functools.cache
+def program(text, mesh_config, **optimizer):
+    """The config of a Griffin in miniature on this mesh, its abstract state and its step."""
+    config = small(text, model__num_layers=2, optimizer__warmup_steps=2, **optimizer)
+    pattern = (RGLRU(num_heads=2), Attention(num_heads=2, num_kv_heads=1, window=16))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=pattern), mesh=mesh_config)
+    mesh = sharding.make_mesh(mesh_config)
+    abstract = abstract_state(config, mesh)
+    return config, mesh, abstract, make_train_step(config, abstract, mesh)
+
+
+@functools.cache
+def packed(text):
+    config = small(text)
+    return Rows(open_documents(config.data, "train"), config.data.sequence_length)
+
+
+def on_devices(text, config, mesh, step):
+    """The batch of a step as the loop puts it on the devices."""
+    split = sharding.batch_sharding(mesh)
+    rows = sharding.local_rows(split, config.data.batch_size)
+    return sharding.to_devices(batch_at(packed(text), config.data, config.seed, step, rows), split)
+
+
+def go_on(text, mesh_config, state=None, steps=STEPS, **optimizer):
+    """The state after `steps` steps, and loss and gradient norm of each step from the one of `state` on."""
+    config, mesh, abstract, train_step = program(text, mesh_config, **optimizer)
+    state = init_state(config, abstract) if state is None else state
+    numbers = []
+    for step in range(int(state.step), steps):
+        state, found = train_step(state, on_devices(text, config, mesh, step))
+        numbers.append([float(found["loss"]), float(found["grad_norm"])])
+    return state, np.array(numbers)
+
+
+@pytest.fixture(scope="module")
+def alone(text):
+    """Loss and gradient norm of every step on one device."""
+    numbers = go_on(text, ONE)[1]
+    assert numbers[-1, 0] < numbers[0, 0] - 0.3  # it learns; equal losses mean something
+    return numbers
+
+
+@pytest.mark.parametrize("mesh_config", MESHES.values(), ids=MESHES)
+def test_losses_are_those_of_one_device(text, alone, mesh_config):
+    state, numbers = go_on(text, mesh_config)
+    assert len(state.params["embedding"].sharding.device_set) == 8
+    np.testing.assert_allclose(numbers, alone, rtol=CLOSE)
+
+
+def test_slices_of_a_batch_are_the_whole_batch(text, alone):
+    # Two slices on four devices: every device has a row of each slice.
+    _, numbers = go_on(text, MeshConfig(data=4), optimizer__accumulate=2)
+    np.testing.assert_allclose(numbers, alone, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("mesh_config", [ONE, *MESHES.values()], ids=["one device", *MESHES])
+def test_batches_are_the_same_and_rows_are_dealt_to_the_devices(text, mesh_config):
+    config, mesh, _, _ = program(text, mesh_config)
+    for step in (0, 5):
+        whole = batch_at(packed(text), config.data, config.seed, step)
+        found = on_devices(text, config, mesh, step)
+        assert found.keys() == whole.keys()
+        for name, value in found.items():
+            np.testing.assert_array_equal(np.asarray(value), whole[name])
+            parts = mesh.shape["data"] * mesh.shape["fsdp"]
+            held = [len(shard.data) for shard in value.addressable_shards]
+            assert held == [config.data.batch_size // parts] * mesh.devices.size
+
+
+@pytest.mark.parametrize(("before", "after"), [("data=8", "data=2,fsdp=2,tensor=2"), ("data=2,fsdp=4", None)])
+def test_a_checkpoint_of_one_mesh_goes_on_on_another(text, alone, tmp_path, before, after):
+    after = MESHES[after] if after else ONE
+    state, first = go_on(text, MESHES[before], steps=3)
+    with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+        checkpointer.save(3, state, wait=True)
+        restored = checkpointer.restore(program(text, after)[2])
+    for name, value in arrays(restored).items():
+        np.testing.assert_array_equal(value, arrays(state)[name], err_msg=name)
+    _, second = go_on(text, after, restored)
+    assert len(second) == STEPS - 3
+    np.testing.assert_allclose(np.concatenate([first, second]), alone, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("mesh_config", MESHES.values(), ids=MESHES)
+def test_bytes_on_each_device_are_what_the_rules_promise(text, mesh_config):
+    """The table and every matrix to or from the residual stream is split by fsdp and tensor; the rest is whole."""
+    config, mesh, abstract, _ = program(text, mesh_config)
+    state = init_state(config, abstract)
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    matrices = 0
+    on_device = dict.fromkeys(mesh.devices.flat, 0)
+    expected = 0
+    for tree in (state.params, state.opt_state):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition("/")[2]
+            matrix = name == "embedding" or bool(re.match(r"in_(?!put)|out_", name)) and leaf.ndim > 0
+            matrices += matrix
+            expected += math.prod(leaf.shape) * 4 // (parts if matrix else 1)
+            for shard in leaf.addressable_shards:
+                on_device[shard.device] += shard.data.nbytes
+    # Embedding; 3 of the recurrence, 4 of attention, 3 of each of two projections; each with two moments.
+    assert matrices == 3 * (1 + 3 + 4 + 2 * 3)
+    assert set(on_device.values()) == {expected}
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert expected < 0.5 * whole or parts == 1
+
+
+def test_added_rules_come_first(text):
+    config = small(text, mesh__data=4, mesh__fsdp=2, mesh__rules=("in_gate$=-,fsdp",))
+    params = abstract_state(config, sharding.make_mesh(config.mesh)).params
+    specs = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.sharding.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    gates = [spec for name, spec in specs.items() if name.endswith("in_gate")]
+    assert gates == [jax.P(None, "fsdp")] * 2  # the recurrence's and the projection's
+    assert {spec for name, spec in specs.items() if name.endswith("in_kernel")} == {jax.P("fsdp", "tensor")}
+
+
+def test_a_run_on_many_devices_in_pieces_and_on_another_mesh(text, tmp_path, capfd):
+    split = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
+    train(small(text, **split), str(tmp_path / "whole"))
+    train(small(text, **split, steps=5), str(tmp_path / "pieces"))
+    train(small(text, **split), str(tmp_path / "pieces"))
+    assert_same_run(tmp_path / "pieces", tmp_path / "whole")  # the same mesh: to the last bit
+
+    train(small(text, steps=5), str(tmp_path / "moved"))
+    assert checkpoints(tmp_path / "moved")[-1] == 5
+    capfd.readouterr()
+    train(small(text, **split), str(tmp_path / "moved"))
+    out = capfd.readouterr().out
+    assert "Changed since this run was started: mesh.fsdp: 1 in the workdir, 2 now" in out
+    assert "on data=2, fsdp=2, tensor=2" in out
+    moved, whole = metrics(tmp_path / "moved"), metrics(tmp_path / "whole")
+    assert [row["step"] for row in moved] == list(range(1, 13))
+    for found, expected in zip(moved, whole, strict=True):
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            assert value == pytest.approx(expected[name], rel=CLOSE), (found["step"], name)

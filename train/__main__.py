@@ -1,0 +1,67 @@
+"""python -m train PRESET --workdir DIR [--steps N] [--model.dim 512] ..."""
+
+import dataclasses
+import inspect
+import sys
+from typing import Annotated
+
+import tyro
+
+from train import presets
+from train.allocator import keep_freed_memory
+from train.cli import user_errors
+from train.config import TrainConfig
+
+USAGE = """usage: python -m train PRESET --workdir DIR [--steps N] [--SETTING VALUE ...]
+
+Trains a preset in a working directory. The same command again goes on from where the run stands.
+`python -m train PRESET --help` lists every setting. Presets:
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Train a preset; the same command again goes on from where the run stands."""
+
+    workdir: str
+    """Directory of the run: config.json, versions.json, metrics.jsonl, loss.png and checkpoints/."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    describe: bool = False
+    """Print every array of the state with its sharding, and stop."""
+    profile: str | None = None
+    """Trace steps FIRST:LAST into DIR/profile."""
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        for name, preset in presets.PRESETS.items():
+            print(f"  {name:<14}{inspect.getdoc(preset).splitlines()[0]}")
+        return 0 if arguments else 2
+    with user_errors():
+        preset = presets.find(arguments[0])
+        command = tyro.cli(
+            Command,
+            default=Command(workdir=tyro.MISSING, config=preset()),
+            args=arguments[1:],
+            prog=f"python -m train {arguments[0]}",
+            description=inspect.getdoc(preset),
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+        # Only now, so that --help and mistakes in the settings do not wait for the imports.
+        from train import loop, sharding, state
+
+        if command.describe:
+            from recurrax.models import describe
+
+            abstract = state.abstract_state(command.config, sharding.make_mesh(command.config.mesh))
+            print(describe({"params": abstract.params}), end="\n\n")
+            print(describe(abstract.replace(params={}), "numbers of optimizer, step and key"))
+            return 0
+        keep_freed_memory()
+        loop.train(command.config, command.workdir, profile=command.profile)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""What a run is: frozen dataclasses that check themselves, and their form as JSON."""
+
+import dataclasses
+import importlib
+
+from recurrax.models import LanguageModelConfig
+from train.checkpoint import CheckpointConfig
+from train.data import VOCAB_SIZE, DataConfig
+from train.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up, a cosine decay and clipping by the global norm."""
+
+    learning_rate: float = 3e-3
+    """The highest learning rate, reached after the warm-up."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    decay_steps: int = 1000
+    """Step at which the cosine reaches its end. --steps does not move it, so that a run can be made in pieces."""
+    final_fraction: float = 0.1
+    """Learning rate at the end of the cosine and after it, as a fraction of the highest."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of the matrices; vectors, embeddings and recurrence parameters have none."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    clip_norm: float = 1.0
+    """Gradients of a larger global norm are scaled down to it."""
+    accumulate: int = 1
+    """Parts that a batch is cut into, one after the other, to save memory."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "decay_steps", "clip_norm", "accumulate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optimizer.{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.warmup_steps < self.decay_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps must be in [0, decay_steps), got {self.warmup_steps} of {self.decay_steps}"
+            )
+        for name in ("final_fraction", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer.{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """The held-out loss during training."""
+
+    every: int = 200
+    """Steps between evaluations."""
+    batch_size: int = 8
+    """Lanes that the held-out documents are dealt to."""
+    max_batches: int | None = None
+    """Batches of an evaluation; None is the whole split."""
+
+    def __post_init__(self):
+        for name in ("every", "batch_size", "max_batches"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What is written down while training."""
+
+    every: int = 10
+    """Steps between rows of metrics.jsonl."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files into the working directory (needs the extra `tensorboard`)."""
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"log.every must be at least 1, got {self.every}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a run computes."""
+
+    steps: int = 1000
+    """Train up to this step. The same command with a larger number goes on from where the run stands."""
+    seed: int = 0
+    """Of the parameters and the order of the data."""
+    model: LanguageModelConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+        if self.model.vocab_size < VOCAB_SIZE:
+            raise ValueError(
+                f"model.vocab_size {self.model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens"
+            )
+        if self.data.batch_size % self.optimizer.accumulate:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} is not divisible by "
+                f"optimizer.accumulate {self.optimizer.accumulate}"
+            )
+
+
+def to_json(config) -> dict:
+    """A config as JSON; every dataclass says which one it is, so that `from_json` can make it again."""
+    if dataclasses.is_dataclass(config):
+        fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"type": f"{type(config).__module__}.{type(config).__qualname__}", **fields}
+    if isinstance(config, (tuple, list)):
+        return [to_json(item) for item in config]
+    return config
+
+
+def from_json(data):
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError: it names a class that this version does not have, or fields that the class does not have.
+    """
+    if isinstance(data, list):
+        return tuple(from_json(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    fields = {name: from_json(value) for name, value in data.items() if name != "type"}
+    module, _, name = data.get("type", "").rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+        return cls(**fields)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"config.json was written by another version: {data.get('type')!r}: {error}") from error

@@ -1,0 +1,78 @@
+"""The held-out loss: every byte of the split once, each document read from its start to its end."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from recurrax.models import LanguageModel, LanguageModelConfig
+from train import sharding
+from train.data import Documents, evaluation_batches
+from train.step import make_evaluation_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a text."""
+
+    loss: float
+    """Mean -log p in nats per byte."""
+    num_bytes: int
+    """Bytes predicted."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.loss / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+
+def make_evaluator(model_config: LanguageModelConfig, mesh: Mesh, sequence_length: int, batch_size: int) -> Callable:
+    """evaluate(params, documents, max_batches=None, should_stop=None) -> Evaluation, or None if it was told to stop.
+
+    The documents are dealt to `batch_size` lanes; the model's state is carried along each lane and forgotten at
+    document starts, so neither sizes nor mesh change the figure beyond rounding.
+
+    Raises:
+      ValueError: the lanes cannot be dealt evenly to the mesh's devices.
+    """
+    sharding.check_batch("evaluation.batch_size", batch_size, mesh)
+    model = LanguageModel(model_config)
+    split = sharding.batch_sharding(mesh)
+    rows = sharding.local_rows(split, batch_size)
+    # The state is split by its rows, as the batches are. It is the same from the first batch on: one compilation.
+    states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
+    init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=states)
+    step = make_evaluation_step(model, states)
+
+    def evaluate(params, documents: Documents, max_batches=None, should_stop=lambda: False) -> Evaluation | None:
+        state, sums, counts = init_state(), [], []
+        batches = evaluation_batches(documents, sequence_length, batch_size)
+        for i, batch in enumerate(batches):
+            if i == max_batches:
+                break
+            if should_stop():
+                return None
+            batch = sharding.to_devices({name: value[rows] for name, value in batch.items()}, split)
+            total, count, state = step(params, state, batch)
+            sums.append(total)
+            counts.append(count)
+        # Added up in double precision on the host: a float32 sum over a whole split would lose digits.
+        count = sum(float(c) for c in counts)
+        return Evaluation(sum(float(s) for s in sums) / count, int(count))
+
+    return evaluate
+
+
+def state_shardings(state, mesh: Mesh):
+    """Rows over `data` and `fsdp`; stacked layers have the depth in front of the rows."""
+
+    def split(part, *before):
+        spec = PartitionSpec(*before, sharding.BATCH_AXES)
+        return jax.tree.map(lambda _: NamedSharding(mesh, spec), part)
+
+    return {"groups": split(state["groups"], None), "rest": split(state["rest"])}

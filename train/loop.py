@@ -1,0 +1,185 @@
+"""The training loop: reads like what it does, and can be killed at any moment."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from recurrax.models import describe
+from train import sharding
+from train.checkpoint import Checkpointer
+from train.config import TrainConfig, to_json
+from train.data import Rows, open_documents, train_batches
+from train.evaluate import make_evaluator
+from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
+from train.profile import Profiler
+from train.state import abstract_state, init_state
+from train.step import make_train_step
+from train.workdir import Workdir, differences, versions, write_json_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    step: int
+    interrupted: bool
+    """A SIGTERM or a Ctrl-C ended it before its last step; the state is saved."""
+
+
+def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outcome:
+    """Trains in the working directory `path` up to config.steps, from where the run there stands.
+
+    Raises:
+      ValueError: the config does not fit the devices, the data or the run in `path`; nothing is touched then.
+      BlockingIOError: another run has the working directory.
+      FloatingPointError: the loss or the gradient is not finite; no checkpoint holds that state.
+    """
+    profiler = Profiler(profile)
+    mesh = sharding.make_mesh(config.mesh)
+    split = sharding.batch_sharding(mesh)
+    sharding.check_batch("data.batch_size / optimizer.accumulate", rows_per_slice(config), mesh)
+    evaluate = make_evaluator(config.model, mesh, config.data.sequence_length, config.evaluation.batch_size)
+    abstract = abstract_state(config, mesh)
+    train_step = make_train_step(config, abstract, mesh)
+    check_run(config, Workdir(path))
+    if config.log.tensorboard:
+        require_tensorboard()
+    rows = Rows(open_documents(config.data, "train"), config.data.sequence_length)
+    validation = open_documents(config.data, "validation")
+
+    with contextlib.ExitStack() as stack:
+        should_stop = stack.enter_context(stop_signal())
+        workdir = stack.enter_context(Workdir(path))
+        checkpointer = stack.enter_context(Checkpointer(workdir.checkpoints_path, config.checkpoint))
+        changed = check_run(config, workdir)
+        state = checkpointer.restore(abstract)
+        state = init_state(config, abstract) if state is None else state
+        step = start = int(state.step)
+        write_json_atomically(workdir.config_path, to_json(config))
+        write_json_atomically(workdir.versions_path, versions())
+
+        file = stack.enter_context(MetricsFile(workdir.metrics_path, start))
+        display = stack.enter_context(Display(start, config.steps))
+        writers = [file.append, *([tensorboard_writer(workdir.path)] if config.log.tensorboard else [])]
+
+        def complete_checkpoints() -> tuple[int, ...]:
+            checkpointer.wait()  # one may be about to be complete
+            return checkpointer.steps
+
+        recorder = Recorder(config, writers, display, complete_checkpoints)
+        for line in introduction(config, workdir, mesh, abstract, rows, start, changed):
+            display.say(line)
+
+        def held_out() -> float | None:
+            result = evaluate(state.params, validation, config.evaluation.max_batches, should_stop)
+            if result is not None:
+                display.say(
+                    f"step {step:>6}  held out {result.loss:.4f} nats, {result.bits_per_byte:.4f} bits per byte"
+                )
+            return None if result is None else result.loss
+
+        if owes_evaluation(config, file.rows, step) and (loss := held_out()) is not None:
+            file.amend({"step": step, "validation_loss": loss})
+
+        local = sharding.local_rows(split, config.data.batch_size)
+        batches = train_batches(rows, config.data, config.seed, start, local)
+        stack.enter_context(contextlib.closing(batches))
+        stack.callback(profiler.close, workdir.path, display.say)
+        profiler(step, None, workdir.path, display.say)
+        while step < config.steps and not should_stop():
+            state, metrics = train_step(state, sharding.to_devices(next(batches), split))
+            step += 1
+            # Settles the step before this one: its numbers are there by now, and the device is busy with this one.
+            recorder.step(step, metrics)
+            profiler(step, metrics, workdir.path, display.say)
+            saves, evaluates = due(step, config.checkpoint.every, config), due(step, config.evaluation.every, config)
+            if saves or evaluates:
+                with recorder.pause() as settle:
+                    loss = held_out() if evaluates else None
+                    settle(validation_loss=loss)
+                    if saves:
+                        checkpointer.save(step, state, validation_loss=loss)
+        recorder.settle()
+        if step > start:
+            checkpointer.save(step, state, wait=True)
+        if step < config.steps:
+            saved = f"step {step} is saved in {workdir.checkpoints_path}" if step else "there was no step to save yet"
+            display.say(f"Stopped by a signal: {saved}")
+        elif file.rows:
+            plot_loss(file.rows, workdir.loss_png_path, workdir.path.name)
+    return Outcome(step, interrupted=step < config.steps)
+
+
+def due(step: int, every: int, config: TrainConfig) -> bool:
+    """Every so many steps, and after the last one."""
+    return step % every == 0 or step == config.steps
+
+
+def rows_per_slice(config: TrainConfig) -> int:
+    return config.data.batch_size // config.optimizer.accumulate
+
+
+def owes_evaluation(config: TrainConfig, rows: list[dict], step: int) -> bool:
+    """Whether the run was stopped between a step and its evaluation."""
+    was_due = step > 0 and due(step, config.evaluation.every, config)
+    return was_due and bool(rows) and rows[-1]["step"] == step and "validation_loss" not in rows[-1]
+
+
+def check_run(config: TrainConfig, workdir: Workdir) -> list[str]:
+    """What differs between this config and that of the run in the working directory, if there is one.
+
+    Raises:
+      ValueError: the model differs, so that the run's checkpoints could not be used.
+    """
+    if not workdir.config_path.exists():
+        return []
+    old, new = json.loads(workdir.config_path.read_text()), to_json(config)
+    differing = differences(old.get("model", {}), new["model"])
+    if differing:
+        listing = "\n  ".join(f"model.{line}" for line in differing)
+        raise ValueError(
+            f"the run in {workdir.path} has another model; give another --workdir, or the same settings:\n  {listing}"
+        )
+    return [line for line in differences(old, new) if not line.startswith("steps:")]
+
+
+def introduction(config, workdir, mesh, abstract, rows, start, changed) -> Iterator[str]:
+    """What a user wants to know before the first number."""
+    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+    parameters = describe(abstract.params).splitlines()[-1].split(" parameters")[0]
+    yield f"{parameters} parameters on {axes} ({mesh.devices.flat[0].device_kind}); {rows.num_bytes:,} bytes of text"
+    for line in changed:
+        yield f"Changed since this run was started: {line}"
+    if start:
+        yield f"Going on from step {start} in {workdir.path}"
+    if start >= config.steps:
+        yield f"Nothing to do: the run is at step {start} and --steps is {config.steps}"
+    elif config.steps > config.optimizer.decay_steps:
+        yield (
+            f"From step {config.optimizer.decay_steps} on the learning rate stays at its last value; "
+            "--optimizer.decay_steps stretches its schedule"
+        )
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether a SIGTERM or a Ctrl-C has come. A second Ctrl-C stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread only
+        yield stopped.is_set
+        return
+
+    def handle(number, _):
+        stopped.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,230 @@
+"""Where the numbers of a run go: metrics.jsonl, the terminal, TensorBoard, loss.png."""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import rich.console
+import rich.progress
+
+from train.config import TrainConfig
+
+BITS = 1 / math.log(2)
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object per logged step, in ascending order of steps, each step once.
+
+    Opened at the step a run resumes from: rows after it, and a last row cut short by a kill, are dropped.
+    """
+
+    def __init__(self, path: str | os.PathLike, step: int):
+        self._path = pathlib.Path(path)
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
+        self._rewrite()
+        self._file = self._path.open("a")
+
+    def append(self, row: dict) -> None:
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def amend(self, row: dict) -> None:
+        """Adds fields to the last row, which must be of the same step."""
+        assert self.rows[-1]["step"] == row["step"]
+        self.rows[-1] |= row
+        self._file.close()
+        self._rewrite()
+        self._file = self._path.open("a")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def _rewrite(self):
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        os.replace(temporary, self._path)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """The rows of a metrics.jsonl; none if there is no such file. A last line without its end is left out."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Recorder:
+    """Takes every step's metrics and writes down those that are due, one step late: the device never waits for us."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        writers: Sequence[Callable[[dict], None]],
+        display: "Display",
+        checkpoints: Callable[[], Sequence[int]],
+    ):
+        self._config, self._writers, self._display, self._checkpoints = config, writers, display, checkpoints
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._restart_clock()
+
+    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """The metrics of this step, still being computed. Settles those of the step before."""
+        self.settle()
+        self._pending = step, metrics
+        self._steps += 1
+        self._display.advance(step)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[Callable]:
+        """Waits for the last step, and keeps what is done inside out of tokens_per_second. Yields `settle`."""
+        _, metrics = self._pending
+        self._check(*self._pending)
+        jax.block_until_ready(metrics)
+        rate = self._rate()
+        yield functools.partial(self.settle, rate=rate)
+        self._restart_clock()
+
+    def settle(self, *, validation_loss: float | None = None, rate: float | None = None) -> None:
+        """Checks the last step's metrics, and writes its row if it is due or has been evaluated.
+
+        Raises:
+          FloatingPointError: the loss or the gradient is not finite.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), config = self._pending, self._config
+        self._check(step, metrics)
+        self._pending = None
+        # A step that is evaluated has a row even if the evaluation was cut short: it is made up for in that row.
+        if step % config.log.every and step % config.evaluation.every and step != config.steps:
+            return
+        row = {"step": step, "loss": float(metrics["loss"])}
+        if validation_loss is not None:
+            row["validation_loss"] = validation_loss
+        row |= {name: float(value) for name, value in metrics.items() if name != "loss"}
+        row["tokens_per_second"] = self._rate() if rate is None else rate
+        if rate is None:
+            self._restart_clock()
+        for write in self._writers:
+            write(row)
+        tokens_left = (config.steps - step) * self._tokens_per_step
+        self._display.show(row, tokens_left / row["tokens_per_second"])
+
+    def _check(self, step, metrics):
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(metrics[name]):
+                steps = self._checkpoints()
+                last = (
+                    f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
+                )
+                raise FloatingPointError(
+                    f"{name} is {float(metrics[name])} at step {step}; {last}. Nothing was saved since"
+                )
+
+    @property
+    def _tokens_per_step(self):
+        return self._config.data.batch_size * self._config.data.sequence_length
+
+    def _restart_clock(self):
+        self._start, self._steps = time.monotonic(), 0
+
+    def _rate(self):
+        return max(self._steps, 1) * self._tokens_per_step / max(time.monotonic() - self._start, 1e-9)
+
+
+class Display:
+    """A progress bar where there is a terminal, plain lines where there is none."""
+
+    def __init__(self, step: int, steps: int):
+        # Lines are never wrapped: a log file is no window.
+        self._console = rich.console.Console(highlight=False, soft_wrap=True)
+        self._steps = steps
+        self._bar = None
+        if self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.fields[numbers]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=steps, completed=step, numbers="")
+
+    def __enter__(self):
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, row: dict, seconds_left: float) -> None:
+        """A logged row: on the bar, or as a line."""
+        numbers = (
+            f"loss {row['loss']:.4f} ({row['loss'] * BITS:.3f} bits/byte), {row['tokens_per_second']:,.0f} tokens/s"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=row["step"], numbers=numbers)
+        else:
+            minutes, seconds = divmod(round(seconds_left), 60)
+            self.say(f"step {row['step']:>6}/{self._steps}  {numbers}  {minutes}:{seconds:02d} left")
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False)
+
+
+def require_tensorboard() -> None:
+    """Raises ValueError if the extra `tensorboard` is not installed."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise ValueError("log.tensorboard needs the extra: pip install -e '.[tensorboard]'") from None
+
+
+def tensorboard_writer(folder: str | os.PathLike) -> Callable[[dict], None]:
+    """write(row) as TensorBoard scalars."""
+    import tensorboardX
+
+    writer = tensorboardX.SummaryWriter(str(folder))
+
+    def write(row: dict) -> None:
+        for name, value in row.items():
+            if name != "step":
+                writer.add_scalar(name, value, row["step"])
+        writer.flush()
+
+    return write
+
+
+def plot_loss(rows: list[dict], path: str | os.PathLike, title: str) -> None:
+    """loss.png: training and held-out loss in bits per byte over steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row["step"] for row in rows], [row["loss"] * BITS for row in rows], lw=1, color="0.6", label="training")
+    held_out = [row for row in rows if "validation_loss" in row]
+    if held_out:
+        values = [row["validation_loss"] * BITS for row in held_out]
+        axes.plot([row["step"] for row in held_out], values, "o-", ms=4, label=f"held out, last {values[-1]:.3f}")
+    axes.set(xlabel="step", ylabel="bits per byte", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    temporary = pathlib.Path(path).with_suffix(".writing.png")
+    figure.savefig(temporary, dpi=120)
+    os.replace(temporary, path)

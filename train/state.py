@@ -1,0 +1,81 @@
+"""The training state: one pytree, and how it comes into being already split over the mesh."""
+
+import re
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from recurrax.models import LanguageModel
+from train import sharding
+from train.config import OptimizerConfig, TrainConfig
+
+# Matrices are decayed; embeddings, norms, biases and what parametrises a recurrence are not.
+DECAYED = r"(^|/)(in_|out_)\w+$|gate_kernel$"
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a step needs and changes."""
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    key: jax.Array
+    """Random numbers of step n come from fold_in(key, n): nothing to save, the same after a restart."""
+
+
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Linear warm-up, then a cosine to final_fraction of the peak, then constant."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup_steps else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=config.decay_steps,
+        end_value=config.final_fraction * config.learning_rate,
+    )
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """AdamW behind clipping by the global norm."""
+
+    def decayed(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: bool(re.search(DECAYED, jax.tree_util.keystr(path, simple=True, separator="/"))), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            make_schedule(config),
+            b1=config.beta1,
+            b2=config.beta2,
+            weight_decay=config.weight_decay,
+            mask=decayed,
+        ),
+    )
+
+
+def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
+    """Shape, dtype and sharding of every array of the state; nothing is allocated.
+
+    Raises:
+      ValueError: the sharding rules do not fit the model.
+    """
+    shapes = jax.eval_shape(lambda: _create(config))
+    rules = (*sharding.parse_rules(config.mesh.rules), *sharding.RULES)
+    split = sharding.shardings(shapes, mesh, rules)
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, split)
+
+
+def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
+    """The state before the first step: each device makes its own part, the whole is never on one of them."""
+    return jax.jit(lambda: _create(config), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+
+
+def _create(config: TrainConfig) -> TrainState:
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    params = LanguageModel(config.model).init(init_key, tokens)["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params), key)

@@ -1,0 +1,85 @@
+"""One training step and one evaluation step: pure functions, jitted once."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from recurrax.models import LanguageModel
+from train import sharding
+from train.config import TrainConfig
+from train.state import TrainState, make_optimizer, make_schedule
+
+Batch = dict[str, jax.Array]
+
+
+def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=None, rngs=None):
+    """Sum of -log p(target) in nats over the weighted targets, their number, and the model's state after the batch."""
+    logits, state = model.apply({"params": params}, batch["inputs"], state, reset=batch["reset"], rngs=rngs)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    return (losses * batch["weights"]).sum(), batch["weights"].sum(), state
+
+
+def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
+    """step(state, batch) -> (state, metrics), donating the state.
+
+    loss is the mean of the batch in nats per byte, before the update; grad_norm the global norm before clipping.
+    """
+    model, optimizer, schedule = (
+        LanguageModel(config.model),
+        make_optimizer(config.optimizer),
+        make_schedule(config.optimizer),
+    )
+    parts = config.optimizer.accumulate
+
+    def loss_sum(params, batch, key):
+        total, _, _ = negative_log_likelihood(model, params, batch, rngs={"step": key})
+        return total
+
+    def gradients(params, batch, key):
+        """Sum of losses and its gradient, `parts` slices of the batch one after the other."""
+        if parts == 1:
+            return jax.value_and_grad(loss_sum)(params, batch, key)
+        # Row i goes to slice i mod parts, so that every device has rows in every slice.
+        slices = jax.tree.map(lambda v: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(carry, inputs):
+            part, number = inputs
+            value = jax.value_and_grad(loss_sum)(params, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, carry, value), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zero, (slices, jnp.arange(parts)))[0]
+
+    def step(state: TrainState, batch: Batch):
+        total, grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+        count = jnp.maximum(batch["weights"].sum(), 1)
+        grads = jax.tree.map(lambda g: g / count, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": total / count,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+    )
+
+
+def make_evaluation_step(model: LanguageModel, state_shardings) -> Callable:
+    """step(params, state, batch) -> (loss sum in nats, bytes, state), donating the model's state, split like this."""
+
+    def step(params, state, batch: Batch):
+        return negative_log_likelihood(model, params, batch, state)
+
+    return jax.jit(step, donate_argnums=1, out_shardings=(None, None, state_shardings))
