@@ -1,0 +1,32 @@
+"""python -m eval {perplexity,generate,bench} ..."""
+
+import difflib
+import importlib
+import sys
+
+from train.cli import user_errors
+
+COMMANDS = {
+    "perplexity": ("eval.perplexity", "held-out loss and bits per byte of a run"),
+    "generate": ("eval.generate", "text from a run"),
+    "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m eval COMMAND ...\n\n`python -m eval COMMAND --help` lists its settings. Commands:\n")
+        for name, (_, summary) in COMMANDS.items():
+            print(f"  {name:<14}{summary}")
+        return 0 if arguments else 2
+    with user_errors():
+        if arguments[0] not in COMMANDS:
+            close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown command {arguments[0]!r}.{hint} There are: {', '.join(COMMANDS)}")
+        return importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

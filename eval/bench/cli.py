@@ -1,0 +1,125 @@
+"""The flags of `python -m eval bench`."""
+
+import dataclasses
+import difflib
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+
+import tyro
+from rich.console import Console
+
+from eval.bench import measure, report
+from eval.bench.contestants import BENCHMARKS, Benchmark, Contestant
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Times an op against what one would write without it; refuses to time what computes the wrong thing.
+
+    Every contestant is compared with a float64 oracle and with our reference before it is timed. Exit code 0: all were
+    right; 1: a contestant was wrong; 2: a flag was.
+    """
+
+    op: str = "diagonal_scan"
+    """Which op."""
+    shape: str = "all"
+    """Sizes, e.g. 8,2048,512; the name of a shape; or "all": the op's named shapes, one after the other."""
+    direction: str = "both"
+    """"forward"; "backward": the value and gradients of sum |output|^2, so forward and backward; or "both"."""
+    dtype: str = "float32"
+    """Of the inputs and the output."""
+    implementation: str = "all"
+    """Which of ours: one of them, or "all". Those who are not ours always run; ratios are to the first of ours."""
+    repeats: int = 21
+    """Timed calls of each contestant."""
+    workdir: str | None = None
+    """Where to add to bench.jsonl and draw a PNG; nothing is written without it."""
+
+
+def main(args: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> int:
+    """Runs `bench` with these arguments; returns the exit code."""
+    config = tyro.cli(Bench, args=list(args), prog="python -m eval bench")
+    try:
+        benchmark, contestants, sizes, directions = resolve(config, benchmarks)
+        folder = _folder(config.workdir)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # lines are not to be cut to the 80 columns of a terminal that is not there
+    where = report.machine()
+    console.print(report.header(where), highlight=False)
+    wrong = False
+    for shape in sizes:
+        tables = []
+        for direction in directions:
+            rows = measure.table(benchmark, contestants, shape, config.dtype, direction, config.repeats)
+            report.print_table(rows, benchmark.dims, console)
+            wrong |= any(row.status == "wrong" for row in rows)
+            tables.append(rows)
+            if folder is not None:
+                report.append_jsonl(rows, where, folder / "bench.jsonl")
+        if folder is not None:
+            console.print(f"wrote {report.plot(tables, where, folder)}", highlight=False)
+    return 1 if wrong else 0
+
+
+def resolve(
+    config: Bench, benchmarks: Sequence[Benchmark]
+) -> tuple[Benchmark, list[Contestant], list[tuple[int, ...]], list[str]]:
+    """The op's benchmark, the contestants with ours first, the shapes and the directions that the flags name.
+
+    Raises:
+      ValueError: an unknown name (the message lists the choices), malformed sizes, fewer than one repeat.
+    """
+    by_op = {benchmark.op: benchmark for benchmark in benchmarks}
+    benchmark = by_op[_choose("op", config.op, by_op)]
+    _choose("dtype", config.dtype, benchmark.dtypes)
+    direction = _choose("direction", config.direction, (*measure.DIRECTIONS, "both"))
+    ours = [contestant.name for contestant in benchmark.contestants if contestant.ours]
+    implementation = _choose("implementation", config.implementation, ("all", *ours))
+    if config.repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {config.repeats}")
+    contestants = [
+        contestant
+        for contestant in benchmark.contestants
+        if not contestant.ours or implementation in ("all", contestant.name)
+    ]
+    directions = list(measure.DIRECTIONS) if direction == "both" else [direction]
+    return benchmark, contestants, _sizes(config.shape, benchmark), directions
+
+
+def _sizes(shape: str, benchmark: Benchmark) -> list[tuple[int, ...]]:
+    named = {known.name: known.sizes for known in benchmark.shapes}
+    parts = shape.strip("()").split(",")
+    if len(parts) == 1:
+        name = _choose("shape", shape, ("all", *named), f", or give the sizes {','.join(benchmark.dims)}")
+        return list(named.values()) if name == "all" else [named[name]]
+    if len(parts) != len(benchmark.dims) or not all(part.strip().isdecimal() and int(part) for part in parts):
+        choices = ", ".join(f"{name} = {','.join(map(str, sizes))}" for name, sizes in named.items())
+        raise ValueError(
+            f"shape must be {len(benchmark.dims)} positive numbers {','.join(benchmark.dims)}, or all, or one of "
+            f"{choices}; got {shape!r}"
+        )
+    return [tuple(map(int, parts))]
+
+
+def _choose(what: str, value: str, choices: Iterable[str], also: str = "") -> str:
+    choices = list(choices)
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown {what} {value!r}{hint}; choose one of {', '.join(map(repr, choices))}{also}")
+    return value
+
+
+def _folder(workdir: str | None) -> pathlib.Path | None:
+    if workdir is None:
+        return None
+    folder = pathlib.Path(workdir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"the working directory {folder} is a file; give a directory, or a name not in use")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,18 @@
+"""The named sizes at which ops are timed and tested. Imports nothing of the library."""
+
+from typing import NamedTuple
+
+
+class Shape(NamedTuple):
+    """A name for the sizes of an op's dimensions, in the order of the op's `dims`."""
+
+    name: str
+    sizes: tuple[int, ...]
+
+
+# (B, T, D): a batch, one long sequence, and arrays of 4 MiB that stay in a CPU's cache.
+DIAGONAL_SCAN = (
+    Shape("batch", (8, 2048, 512)),
+    Shape("long", (1, 16_384, 512)),
+    Shape("cached", (1, 1024, 1024)),
+)

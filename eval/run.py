@@ -1,0 +1,45 @@
+"""A trained run, read back from its working directory: its config, its parameters, its step."""
+
+import dataclasses
+import json
+import pathlib
+
+from recurrax.models import LanguageModel
+from recurrax.types import Params
+from train.checkpoint import Checkpointer
+from train.config import TrainConfig, from_json
+from train.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What an evaluation needs of a run."""
+
+    path: pathlib.Path
+    config: TrainConfig
+    params: Params
+    step: int
+
+    @property
+    def model(self) -> LanguageModel:
+        return LanguageModel(self.config.model)
+
+
+def open_run(path: str, step: int | None = None) -> Run:
+    """The run in `path` at `step`, or at its newest undamaged checkpoint. Reads only: the run may still be going on.
+
+    Raises:
+      ValueError: there is no run, or no checkpoint (of that step).
+      DamagedCheckpointError: no checkpoint is undamaged.
+    """
+    workdir = Workdir(path)
+    if not workdir.config_path.exists():
+        raise ValueError(
+            f"no run in {workdir.path}: it has no config.json. `python -m train PRESET --workdir {path}` makes one"
+        )
+    config = from_json(json.loads(workdir.config_path.read_text()))
+    with Checkpointer(workdir.checkpoints_path, config.checkpoint) as checkpointer:
+        params = checkpointer.restore_params(step=step)
+        if params is None:
+            raise ValueError(f"the run in {workdir.path} has no checkpoint yet")
+        return Run(workdir.path, config, params, checkpointer.restored_step)

@@ -1,0 +1,150 @@
+"""The benchmark: what is wrong is not timed, what is promised is reported, and what is unknown is refused."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from eval.bench.cli import Bench, main, resolve
+from eval.bench.contestants import BENCHMARKS, DIAGONAL_SCAN, Contestant
+from eval.bench.measure import LIMIT, Row
+from recurrax.ops.diagonal.api import IMPLEMENTATIONS
+
+SMALL = ["--shape", "2,9,4", "--repeats", "2"]
+FIELDS = {field.name for field in dataclasses.fields(Row)} | {"machine"}
+TIMES = ("median_ms", "quartile_1_ms", "quartile_3_ms", "gb_per_s", "bandwidth_share", "time_over_ours")
+
+
+def run(tmp_path, *args, benchmarks=BENCHMARKS):
+    """The exit code and the rows of bench.jsonl."""
+    code = main([*SMALL, "--workdir", str(tmp_path), *args], benchmarks)
+    return code, [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
+
+
+def with_contestants(*contestants):
+    """The table of `diagonal_scan` with these instead of its own."""
+    return [dataclasses.replace(DIAGONAL_SCAN, contestants=contestants)]
+
+
+def by_name(name):
+    return next(contestant for contestant in DIAGONAL_SCAN.contestants if contestant.name == name)
+
+
+def test_both_directions_are_reported_with_every_field(tmp_path, capsys):
+    names = ["default", "sequential", "lax.scan"]
+    code, rows = run(tmp_path, benchmarks=with_contestants(*map(by_name, names)))
+    assert code == 0
+    for direction in ("forward", "backward"):
+        table = [row for row in rows if row["direction"] == direction]
+        assert [row["contestant"] for row in table] == [*names, LIMIT]
+        for row in table:
+            assert set(row) == FIELDS
+            assert row["shape"] == [2, 9, 4]
+            assert all(row[field] > 0 for field in TIMES)
+            assert row["quartile_1_ms"] <= row["median_ms"] <= row["quartile_3_ms"]
+            assert row["ours"] == "default"
+            assert {"cpu", "cores", "device", "jax", "jaxlib", "git"} == set(row["machine"])
+            if row["status"] == "ok":
+                assert row["compile_s"] > 0
+                assert row["temp_mib"] >= 0
+                assert max(row["oracle_error"], row["reference_error"]) <= row["tolerance"]
+        assert table[0]["time_over_ours"] == 1
+    assert (tmp_path / "bench-diagonal_scan-2x9x4-float32.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert f"jax {jax.__version__}" in printed
+    assert "diagonal_scan forward+backward, B=2 T=9 D=4, float32" in printed
+    assert all(printed.count(f"| {name}") >= 2 for name in names)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "bfloat16"])
+def test_one_of_ours_and_all_others_are_right_in_other_dtypes_too(tmp_path, dtype):
+    code, rows = run(tmp_path, "--direction", "backward", "--dtype", dtype, "--implementation", "sequential")
+    assert code == 0
+    assert {row["dtype"] for row in rows} == {dtype}
+    assert [row["contestant"] for row in rows] == ["sequential", "lax.scan", "lax.associative_scan", LIMIT]
+    assert {row["ours"] for row in rows} == {"sequential"}
+
+
+def test_all_of_ours_are_compared_unless_one_is_named():
+    names = [contestant.name for contestant in resolve(Bench(), BENCHMARKS)[1]]
+    assert names[0] == "default"
+    assert set(names) == {*IMPLEMENTATIONS, "default", "lax.scan", "lax.associative_scan"}
+
+
+def wrong_value(a, x):
+    return by_name("default").run(a, x).at[0, 5, 0].multiply(1.01)
+
+
+def wrong_gradient(a, x):
+    return by_name("default").run(jax.lax.stop_gradient(a), x)
+
+
+def wrong_when_long(a, x):
+    h = by_name("default").run(a, x)
+    return h if x.shape[1] < 100 else h.at[:, 100:].set(0)
+
+
+def wrong_shape(a, x):
+    return by_name("default").run(a, x)[:, :1]
+
+
+@pytest.mark.parametrize("planted", [wrong_value, wrong_gradient, wrong_when_long, wrong_shape])
+def test_a_wrong_contestant_is_reported_and_not_timed(tmp_path, capsys, planted):
+    benchmarks = with_contestants(by_name("default"), Contestant("planted", planted))
+    code, rows = run(tmp_path, "--direction", "backward", "--shape", "1,128,4", benchmarks=benchmarks)
+    assert code == 1
+    ours, wrong, limit = rows
+    assert (ours["status"], wrong["status"], limit["status"]) == ("ok", "wrong", "limit")
+    assert wrong["contestant"] == "planted"
+    assert wrong["repeats"] == 0
+    assert all(wrong[field] is None for field in TIMES)
+    assert max(wrong["oracle_error"], wrong["reference_error"]) > wrong["tolerance"]
+    assert all(ours[field] is not None for field in TIMES)
+    assert "planted is wrong and was not timed" in capsys.readouterr().out
+
+
+def test_a_wrong_gradient_is_no_matter_to_the_forward_table(tmp_path):
+    benchmarks = with_contestants(by_name("default"), Contestant("planted", wrong_gradient))
+    code, rows = run(tmp_path, "--direction", "forward", benchmarks=benchmarks)
+    assert code == 0
+    assert rows[1]["status"] == "ok"
+
+
+def test_when_ours_is_wrong_the_others_are_timed_without_a_ratio(tmp_path):
+    benchmarks = with_contestants(Contestant("planted", wrong_value, ours=True), by_name("lax.scan"))
+    code, rows = run(tmp_path, "--direction", "forward", benchmarks=benchmarks)
+    assert code == 1
+    assert rows[1]["median_ms"] > 0
+    assert rows[1]["time_over_ours"] is None
+    assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--op", "diagonal_scam", "unknown op 'diagonal_scam' (did you mean 'diagonal_scan'?); choose one of"),
+        ("--direction", "backwards", "(did you mean 'backward'?); choose one of 'forward', 'backward', 'both'"),
+        ("--dtype", "float16", "choose one of 'float32', 'complex64', 'bfloat16'"),
+        ("--implementation", "sequental", "(did you mean 'sequential'?); choose one of 'all', 'default', 'reference'"),
+        ("--shape", "bach", "unknown shape 'bach' (did you mean 'batch'?); choose one of 'all', 'batch'"),
+        ("--shape", "8,2048", "shape must be 3 positive numbers B,T,D, or all, or one of batch = 8,2048,512"),
+        ("--shape", "8,0,512", "got '8,0,512'"),
+        ("--repeats", "0", "repeats must be at least 1, got 0"),
+    ],
+)
+def test_what_is_unknown_is_refused_with_the_choices(capsys, flag, value, message):
+    assert main([flag, value]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_is_no_working_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--workdir", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_named_shapes_are_those_of_the_op():
+    assert resolve(Bench(), BENCHMARKS)[2] == [(8, 2048, 512), (1, 16_384, 512), (1, 1024, 1024)]
+    assert resolve(Bench(shape="long"), BENCHMARKS)[2] == [(1, 16_384, 512)]
+    assert resolve(Bench(shape="3,4,5"), BENCHMARKS)[2] == [(3, 4, 5)]
