@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import time
 
 import jax
 import pytest
@@ -172,11 +173,13 @@ def test_the_second_of_two_runs_is_refused_and_the_first_goes_on(tmp_path, text,
     found = {}
 
     def start_another(batch):
+        while list((tmp_path / "run" / "checkpoints").glob("writing-*")):  # that of step 4, on a slow disk
+            time.sleep(0.05)
         before = snapshot(tmp_path / "run" / "checkpoints"), (tmp_path / "run" / "metrics.jsonl").read_bytes()
         found["done"] = command("-m", "train", "tiny", "--workdir", tmp_path / "run", *flags(text))
         assert (snapshot(tmp_path / "run" / "checkpoints"), (tmp_path / "run" / "metrics.jsonl").read_bytes()) == before
 
-    at_batch(monkeypatch, 7, start_another)  # no checkpoint is being written then
+    at_batch(monkeypatch, 7, start_another)
     loop.train(small(text), str(tmp_path / "run"))
     done = found["done"]
     assert done.returncode == 2
