@@ -1,7 +1,18 @@
 """Recurrences as pure functions of arrays. Time is axis 1; every op returns (outputs, final state)."""
 
 from recurrax.ops.convolution import causal_conv1d
+from recurrax.ops.delta_rule.api import delta_product, delta_rule
 from recurrax.ops.diagonal.api import diagonal_scan
+from recurrax.ops.dplr_rule.api import dplr_rule
 from recurrax.ops.linear import linear
+from recurrax.ops.linear_attention.api import linear_attention
 
-__all__ = ["causal_conv1d", "diagonal_scan", "linear"]
+__all__ = [
+    "causal_conv1d",
+    "delta_product",
+    "delta_rule",
+    "diagonal_scan",
+    "dplr_rule",
+    "linear",
+    "linear_attention",
+]

@@ -1,0 +1,90 @@
+"""What the ops of matrix states do with their arguments first: check them, and bring them to one form.
+
+What is wrong is named before any tracing goes deep, by argument, with what it was and what it may be.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax.ops.decay import FLOOR
+
+
+def arrays(*values):
+    """Each as a JAX array; None stays."""
+    return tuple(None if value is None else jnp.asarray(value) for value in values)
+
+
+def check_rank(name, array, letters):
+    """The array has one axis per letter, none of them empty; its sizes."""
+    if array.ndim != len(letters.split()) or 0 in array.shape:
+        raise ValueError(f"{name} must be ({letters.replace(' ', ', ')}), no axis empty, got shape {array.shape}")
+    return array.shape
+
+
+def check_shape(name, array, *choices):
+    """The array is None or has one of the shapes, which are pairs (letters, sizes)."""
+    if array is not None and array.shape not in [sizes for _, sizes in choices]:
+        expected = " or ".join(f"({letters.replace(' ', ', ')}) = {sizes}" for letters, sizes in choices)
+        raise ValueError(f"{name} must be {expected}, got shape {array.shape}")
+
+
+def check_queries(q, times, heads, key):
+    """q reads the states of the keys' heads: a multiple of them, of the same size."""
+    batch, length, all_heads, dim = check_rank("q", q, "B T Hq K")
+    if (batch, length) != times or dim != key or all_heads % heads:
+        expected = (*times, f"a multiple of {heads}", key)
+        raise ValueError(f"q must be (B, T, Hq, K) = ({', '.join(map(str, expected))}), got shape {q.shape}")
+
+
+def check_dtypes(**given):
+    """All are real floating point of one dtype."""
+    for name, array in given.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} must be bfloat16, float16, float32 or float64, got {array.dtype}")
+    if len({array.dtype for array in given.values()}) > 1:
+        listed = ", ".join(f"{name} {array.dtype}" for name, array in given.items())
+        raise ValueError(f"{', '.join(given)} must have one dtype, got {listed}")
+
+
+def check_log_decay(log_decay, heads, key):
+    """None, one per head or one per channel; of any floating dtype; not above 0 as far as its values are known."""
+    if log_decay is None:
+        return
+    check_shape("log_decay", log_decay, ("B T H", heads), ("B T H K", (*heads, key)))
+    check_dtypes(log_decay=log_decay)
+    if not isinstance(log_decay, jax.core.Tracer) and not (largest := np.max(log_decay)) <= 0:
+        raise ValueError(f"log_decay must be <= 0, the logarithm of a factor of at most 1; its largest is {largest}")
+
+
+def check_rest(reset, state, chunk_size, *, times, state_shape):
+    """`reset`, `state` and `chunk_size`, which mean the same in every op."""
+    if reset is not None and (reset.shape != times or reset.dtype != jnp.bool_):
+        raise ValueError(f"reset must be boolean (B, T) = {times}, got {reset.dtype} of shape {reset.shape}")
+    if state is not None:
+        check_shape("state", state, ("B H K V", state_shape))
+        check_dtypes(state=state)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+
+
+def gates(log_decay, reset, heads):
+    """Log-decays as (B, T, H, 1 | K), or None; a reset is a gate that nothing passes."""
+    if log_decay is not None and log_decay.ndim == 3:
+        log_decay = log_decay[..., None]
+    if reset is None:
+        return log_decay
+    if log_decay is None:
+        log_decay = jnp.zeros((*heads, 1), jnp.float32)
+    return jnp.where(reset[..., None, None], jnp.asarray(FLOOR, log_decay.dtype), log_decay)
+
+
+def initial(state, shape, dtype):
+    """The state before the first step, in the dtype of all arithmetic: float32, or float64 for float64 inputs."""
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    return jnp.zeros(shape, dtype) if state is None else state.astype(dtype)
+
+
+def grouped(q, heads):
+    """(B, T, Hq, K) -> (B, T, H, Hq / H, K): the queries of each state."""
+    return q.reshape(*q.shape[:2], heads, -1, q.shape[3])

@@ -1,0 +1,129 @@
+"""The frame that chunked forms share: a loop over blocks of time, each of them chunks that run side by side.
+
+    time    | block                      | block                      | ...      one after the other, a state between
+            | chunk | chunk | chunk | .. | chunk | chunk | chunk | .. |          matrix products over all chunks at once
+
+A family writes one function, from the state and a block's slice of the inputs to the state and the output. `sweep` runs
+it along the sequence. Its gradient is a second sweep, backwards: it keeps the inputs and the state before each block,
+and differentiates one block at a time, recomputing what that needs. So what is kept is T / block states, what is
+computed at a time fits a cache, and the gradient of every output is that of the block's own arithmetic.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Tokens per block. On a CPU a block's arrays are to stay in the cache; a GPU or TPU wants few, large launches.
+BLOCK = {"cpu": 256, "default": 2048}
+
+
+def sweep(block, chunk_size, state, inputs):
+    """Runs `block(chunks, state, inputs) -> (state, output)` along axis 1 of the inputs (None among them is skipped).
+
+    Chunks are of `chunk_size` tokens, rounded up to a power of two, or fewer where the sequence is shorter; zeros fill
+    the last ones, and must leave the state as it is. Returns the output and the last state.
+    """
+    length = jax.tree.leaves(inputs)[0].shape[1]
+    chunk_size = min(_power_of_two(chunk_size), _power_of_two(length))
+    chunks = -(-length // chunk_size)
+    most = max(1, BLOCK.get(jax.default_backend(), BLOCK["default"]) // chunk_size)
+    blocks = -(-chunks // most)
+    chunks = -(-chunks // blocks)  # as many in the last block as in the others
+    missing = blocks * chunks * chunk_size - length
+    if missing:
+        inputs = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), inputs)
+    output, state = _sweep(functools.partial(block, chunks), blocks, state, inputs)
+    return output[:, :length], state
+
+
+def _power_of_two(number):
+    """The smallest power of two that is not below the number."""
+    return 1 << (number - 1).bit_length()
+
+
+def exactness(dtype):
+    """The precision of products: all digits for float32 and float64 inputs, the device's usual for half precision."""
+    return lax.Precision.HIGHEST if jnp.finfo(dtype).bits >= 32 else lax.Precision.DEFAULT
+
+
+def to_chunks(x, chunks):
+    """(B, chunks C, H, R, D) -> (chunks, B H, C R, D): R rows per token, in the order of time."""
+    batch, length, heads, rows, dim = x.shape
+    x = x.reshape(batch, chunks, length // chunks, heads, rows, dim).transpose(1, 0, 3, 2, 4, 5)
+    return x.reshape(chunks, batch * heads, length // chunks * rows, dim)
+
+
+def from_chunks(x, batch, rows):
+    """(chunks, B H, C R, D) -> (B, chunks C, H, R, D)."""
+    chunks, heads, length, dim = x.shape
+    x = x.reshape(chunks, batch, heads // batch, length // rows, rows, dim).transpose(1, 0, 3, 2, 4, 5)
+    return x.reshape(batch, chunks * length // rows, heads // batch, rows, dim)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sweep(block, blocks, state, inputs):
+    return _run(block, blocks, state, inputs)[0]
+
+
+def _run(block, blocks, state, inputs):
+    """(output, last state), and the states before each block."""
+    if blocks == 1:
+        last, output = block(state, inputs)
+        return (output, last), state[None]
+
+    def step(carry, n):
+        state, output = carry
+        new, piece = block(state, _piece(inputs, n, blocks))
+        return (new, _put(output, piece, n)), state
+
+    shape = jax.eval_shape(block, state, _piece(inputs, 0, blocks))[1]
+    output = jnp.zeros((shape.shape[0], blocks * shape.shape[1], *shape.shape[2:]), shape.dtype)
+    (last, output), states = lax.scan(step, (state, output), jnp.arange(blocks))
+    return (output, last), states
+
+
+def _forward(block, blocks, state, inputs):
+    results, states = _run(block, blocks, state, inputs)
+    return results, (states, inputs)
+
+
+def _backward(block, blocks, residuals, cotangents):
+    states, inputs = residuals
+    output_cotangent, state_cotangent = cotangents
+
+    def differentiate(state, inputs, output_cotangent, state_cotangent):
+        _, pullback = jax.vjp(block, state, inputs)
+        return pullback((state_cotangent, output_cotangent))
+
+    if blocks == 1:
+        return differentiate(states[0], inputs, output_cotangent, state_cotangent)
+
+    def step(carry, before):
+        state_cotangent, gradients = carry
+        state, n = before
+        pieces = _piece((inputs, output_cotangent), n, blocks)
+        state_cotangent, piece = differentiate(state, *pieces, state_cotangent)
+        return (state_cotangent, jax.tree.map(lambda whole, part: _put(whole, part, n), gradients, piece)), None
+
+    start = (state_cotangent, jax.tree.map(jnp.zeros_like, inputs))
+    (state_cotangent, gradients), _ = lax.scan(step, start, (states, jnp.arange(blocks)), reverse=True)
+    return state_cotangent, gradients
+
+
+_sweep.defvjp(_forward, _backward)
+
+
+def _piece(arrays, n, blocks):
+    """The n-th of `blocks` pieces of axis 1."""
+
+    def one(x):
+        size = x.shape[1] // blocks
+        return lax.dynamic_slice_in_dim(x, n * size, size, axis=1)
+
+    return jax.tree.map(one, arrays)
+
+
+def _put(whole, piece, n):
+    return lax.dynamic_update_slice_in_dim(whole, piece, n * piece.shape[1], axis=1)

@@ -1,0 +1,195 @@
+"""What happens to a contribution between the token that writes it and the token that reads it, inside one chunk.
+
+With G_i = g_1 + ... + g_i, the log-decays of a chunk summed up, a chunked form needs four things:
+
+    scores         r_i^T diag(e^{G_i - G_j}) s_j for j <= i       a reader and a source, both in the chunk
+    since_start    e^{G_i} r_i                                    a source before the chunk
+    until_end      e^{G_C - G_j} s_j                              a reader after the chunk
+    over_chunk     e^{G_C}                                        both outside
+
+Three classes give them: `NoDecay`, `ScalarDecay` (one g per token and head) and `ChannelDecay` (one per key channel).
+No exponent is ever positive, and none is the difference of two large rounded sums: any mixture of gates, 0 and -300
+side by side, costs no digits. The gradient of g_t adds up exactly the pairs j < t <= i that it lies between: nothing
+cancels, whatever T and the decays are.
+
+Arrays are (X, M, C R, K): X chunks, M sequences, and R rows for each of C tokens. Grouped heads read with R queries per
+token, DeltaProduct writes R keys per token. Between rows of one token nothing decays, and all their scores are given.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recurrax.ops.blocks import to_chunks
+
+FLOOR = -1024.0
+"""Log-decays below this are taken as this: e^-1024 is 0 in float64 as in float32, so nothing changes but that sums of
+gates stay finite. A reset is such a gate."""
+
+EXACT = lax.Precision.HIGHEST
+
+
+def local_decay(log_decay, chunks, chunk_size, dtype, precision):
+    """The decay of `chunks` chunks: gates None, (B, T, H, 1) or (B, T, H, K) in, one of the three classes out."""
+    if log_decay is None:
+        return NoDecay(jnp.ones((chunks, 1, 1, 1), dtype), chunk_size, precision)
+    gates = jnp.maximum(to_chunks(log_decay[..., None, :], chunks).astype(dtype), FLOOR)
+    if gates.shape[-1] > 1:
+        return channel_decay(gates, precision)
+    between, start, end, total = scalar_factors(gates[..., 0])
+    return ScalarDecay(total[..., None, None], between, start[..., None], end[..., None], precision)
+
+
+class NoDecay(NamedTuple):
+    """Everything stays."""
+
+    over_chunk: jax.Array  # (X, 1, 1, 1): one
+    chunk_size: int
+    precision: lax.Precision
+
+    def scores(self, readers, sources):
+        scores = _product(readers, sources, self.precision)
+        return scores * _per_row(jnp.tri(self.chunk_size, dtype=scores.dtype), scores.shape)
+
+    def since_start(self, readers):
+        return readers
+
+    def until_end(self, sources):
+        return sources
+
+
+class ScalarDecay(NamedTuple):
+    """One factor per token and head: scores are a product of matrices, times the matrix e^{G_i - G_j}."""
+
+    over_chunk: jax.Array  # (X, M, 1, 1)
+    between: jax.Array  # (X, M, C, C)
+    start: jax.Array  # (X, M, C, 1)
+    end: jax.Array  # (X, M, C, 1)
+    precision: lax.Precision
+
+    def scores(self, readers, sources):
+        scores = _product(readers, sources, self.precision)
+        return scores * _per_row(self.between, scores.shape)
+
+    def since_start(self, readers):
+        return readers * _repeat(self.start, readers.shape[-2])
+
+    def until_end(self, sources):
+        return sources * _repeat(self.end, sources.shape[-2])
+
+
+@jax.custom_vjp
+def scalar_factors(gates):
+    """e^{G_i - G_j} (zero above the diagonal), e^{G_i}, e^{G_C - G_j}, e^{G_C} of gates (..., C).
+
+    Differences of one rounded running sum lose what the largest gates leave: after a -300, 3e-5 of every small one.
+    So each gate is split into a multiple of a power of two, of which C add up exactly, and a rest of less than it.
+    """
+    size = gates.shape[-1]
+    spacing = FLOOR * size / -(2.0 ** (jnp.finfo(gates.dtype).nmant + 1))
+    coarse = jnp.round(gates / spacing) * spacing
+    sums = [_running_sum(part) for part in (coarse, gates - coarse)]
+    apart = sum(s[..., :, None] - s[..., None, :] for s in sums)
+    between = jnp.exp(jnp.where(jnp.tri(size, dtype=bool), apart, -jnp.inf))
+    start = jnp.exp(sum(sums))
+    end = between[..., -1, :]
+    return between, start, end, start[..., -1]
+
+
+def _running_sum(x):
+    return jnp.matmul(x, jnp.triu(jnp.ones((x.shape[-1], x.shape[-1]), x.dtype)), precision=EXACT)
+
+
+def _scalar_forward(gates):
+    factors = scalar_factors(gates)
+    return factors, factors
+
+
+def _scalar_backward(factors, cotangents):
+    """For g_t the sum over the rectangle i >= t > j of cotangent times factor, never the difference of two sums."""
+    between, start, end, total = (factor * c for factor, c in zip(factors, cotangents, strict=True))
+    size = between.shape[-1]
+    upper = jnp.triu(jnp.ones((size, size), between.dtype))
+    readers_from_here = jnp.matmul(upper, between, precision=EXACT)  # sum over i >= t, for each j
+    inside = jnp.sum(jnp.tril(readers_from_here, -1), axis=-1)  # sum over j < t
+    readers_here = jnp.matmul(start, upper.T, precision=EXACT)  # sum over i >= t
+    sources_before = jnp.matmul(end, jnp.triu(upper, 1), precision=EXACT)  # sum over j < t
+    return (inside + readers_here + sources_before + total[..., None],)
+
+
+scalar_factors.defvjp(_scalar_forward, _scalar_backward)
+
+
+class ChannelDecay(NamedTuple):
+    """One factor per token and key channel: scores by halving.
+
+    e^{G_i - G_j} does not factor into e^{G_i} e^{-G_j} without overflow. But cut a chunk in two: what the right half
+    reads from the left passes the middle, and e^{from the middle to i} e^{from j to the middle} are both at most 1.
+    So this rectangle of scores is a product of matrices. The two halves are cut again, down to single tokens.
+    """
+
+    over_chunk: jax.Array  # (X, M, K, 1)
+    start: jax.Array  # (X, M, C, K)
+    end: jax.Array  # (X, M, C, K)
+    halves: tuple[tuple[jax.Array, jax.Array], ...]  # per level of blocks of m: from the middle, to it: (X, M, N, m, K)
+    precision: lax.Precision
+
+    def scores(self, readers, sources):
+        size = self.start.shape[-2]
+        readers = readers.reshape(*readers.shape[:2], size, -1, readers.shape[-1])
+        sources = sources.reshape(*sources.shape[:2], size, -1, sources.shape[-1])
+        scores = _small_product(readers, sources, self.precision)
+        for from_middle, to_middle in self.halves:
+            upper, lower = scores[:, :, 0::2], scores[:, :, 1::2]
+            corner = _small_product(_half(readers, 1, from_middle), _half(sources, 0, to_middle), self.precision)
+            rows = [jnp.concatenate([upper, jnp.zeros_like(upper)], -1), jnp.concatenate([corner, lower], -1)]
+            scores = jnp.concatenate(rows, -2)
+        return scores[:, :, 0]
+
+    def since_start(self, readers):
+        return readers * _repeat(self.start, readers.shape[-2])
+
+    def until_end(self, sources):
+        return sources * _repeat(self.end, sources.shape[-2])
+
+
+def channel_decay(gates, precision):
+    """Sums from the start of each block and to its end, built up block by block: only additions of one sign."""
+    from_start = gates[:, :, :, None]  # (X, M, N, m, K): from the block's start to here, this gate included
+    to_end = jnp.zeros_like(from_start)  # from here, not included, to the block's end
+    halves = []
+    while from_start.shape[2] > 1:
+        (start_0, start_1), (end_0, end_1) = [(x[:, :, 0::2], x[:, :, 1::2]) for x in (from_start, to_end)]
+        halves.append((jnp.exp(start_1), jnp.exp(end_0)))
+        from_start = jnp.concatenate([start_0, start_0[..., -1:, :] + start_1], axis=-2)
+        to_end = jnp.concatenate([end_0 + start_1[..., -1:, :], end_1], axis=-2)
+    start = jnp.exp(from_start[:, :, 0])
+    return ChannelDecay(start[:, :, -1, :, None], start, jnp.exp(to_end[:, :, 0]), tuple(halves), precision)
+
+
+def _half(rows, which, factor):
+    """The left (0) or right (1) halves of pairs of blocks, times a factor per token: (X, M, N, m R, K)."""
+    x, m, blocks, size, dim = factor.shape
+    half = rows.reshape(x, m, blocks, 2, size, -1, dim)[:, :, :, which]
+    return (half * factor[..., None, :]).reshape(x, m, blocks, -1, dim)
+
+
+def _small_product(readers, sources, precision):
+    return _product(readers, sources, precision)
+
+
+def _product(readers, sources, precision):
+    return jnp.matmul(readers, jnp.swapaxes(sources, -1, -2), precision=precision)
+
+
+def _repeat(factor, rows):
+    """A factor per token, for each of its rows."""
+    return factor if factor.shape[-2] == rows else jnp.repeat(factor, rows // factor.shape[-2], axis=-2)
+
+
+def _per_row(between, shape):
+    """A factor per pair of tokens, for each pair of their rows; of the rank of the scores."""
+    between = jnp.repeat(jnp.repeat(between, shape[-2] // between.shape[-2], -2), shape[-1] // between.shape[-1], -1)
+    return between.reshape((1,) * (len(shape) - between.ndim) + between.shape)

@@ -1,0 +1,107 @@
+"""`delta_rule` and `delta_product`: the public functions and their checks."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.ops import arguments, dispatch
+from recurrax.ops.delta_rule import reference, xla
+from recurrax.types import ArrayLike, Reset
+
+IMPLEMENTATIONS = {"reference": reference.delta, "xla": xla.delta}
+BEST = {"default": "xla"}
+
+
+def delta_rule(
+    q: Float[ArrayLike, "B T Hq K"],
+    k: Float[ArrayLike, "B T H K"],
+    v: Float[ArrayLike, "B T H V"],
+    beta: Float[ArrayLike, "B T H"],
+    log_decay: Float[ArrayLike, "B T H"] | Float[ArrayLike, "B T H K"] | None = None,
+    state: Float[ArrayLike, "B H K V"] | None = None,
+    *,
+    scale: float | None = None,
+    reset: Reset | None = None,
+    chunk_size: int | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
+    """S = diag(e^{g_t}) S_{t-1}, S_t = S + b_t k_t (v_t - S^T k_t)^T, o_t = scale * S_t^T q_t; all o and the last S.
+
+    DeltaNet without decay (arXiv 2406.06484), Gated DeltaNet with one per head (2412.06464), KDA with one per channel
+    (2510.26692). Along a key of length 1 the state is multiplied by 1 - b_t: it is stable for b_t in [0, 2], and turns
+    its sign beyond 1. Keys are taken as they are; layers normalise them.
+
+    Args:
+      q: queries; their heads may be a multiple of the others', head h reads state h // (Hq / H).
+      k: keys.
+      v: values.
+      beta: how much of the error is corrected; of any floating dtype.
+      log_decay: g <= 0, in nats per step: one per head, one per head and key channel, or None: nothing decays.
+      state: S before the first step; None is zero.
+      scale: of the outputs; None is K ** -0.5.
+      reset: True forgets everything before this step, `state` too.
+      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is measured.
+      implementation: "reference", "xla", or None: the best of this backend.
+
+    Returns:
+      o in q's dtype, and the last state in float32 (float64 for float64 inputs), in which all is computed.
+
+    The gradient recomputes: it keeps the inputs and, per block of 256 tokens on a CPU and 2,048 elsewhere, one state.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit, known log-decays above 0, a chunk size below 1, an unknown
+        implementation.
+    """
+    q, k, v, beta, log_decay, state = arguments.arrays(q, k, v, beta, log_decay, state)
+    arguments.check_rank("v", v, "B T H V")
+    arguments.check_rank("k", k, "B T H K")
+    arguments.check_shape("k", k, ("B T H K", (*v.shape[:3], k.shape[3])))
+    arguments.check_shape("beta", beta, ("B T H", v.shape[:3]))
+    k, v, beta = k[:, :, :, None], v[:, :, :, None], beta[:, :, :, None]
+    return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
+
+
+def delta_product(
+    q: Float[ArrayLike, "B T Hq K"],
+    k: Float[ArrayLike, "B T R H K"],
+    v: Float[ArrayLike, "B T R H V"],
+    beta: Float[ArrayLike, "B T R H"],
+    log_decay: Float[ArrayLike, "B T H"] | Float[ArrayLike, "B T H K"] | None = None,
+    state: Float[ArrayLike, "B H K V"] | None = None,
+    *,
+    scale: float | None = None,
+    reset: Reset | None = None,
+    chunk_size: int | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
+    """S = diag(e^{g_t}) S_{t-1}, then R times S = S + b k (v - S^T k)^T, o_t = scale * S^T q_t; all o and the last S.
+
+    The product of R Householder matrices turns the state by any rotation that they can make (arXiv 2502.10297): with b
+    up to 2, R = 2 turns a plane by any angle. Arguments, returns and errors are those of `delta_rule`; k, v and beta
+    have an axis R after time, its steps in order.
+    """
+    q, k, v, beta, log_decay, state = arguments.arrays(q, k, v, beta, log_decay, state)
+    arguments.check_rank("v", v, "B T R H V")
+    arguments.check_rank("k", k, "B T R H K")
+    arguments.check_shape("k", k, ("B T R H K", (*v.shape[:4], k.shape[4])))
+    arguments.check_shape("beta", beta, ("B T R H", v.shape[:4]))
+    k, v, beta = (jnp.moveaxis(x, 2, 3) for x in (k, v, beta))
+    return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
+
+
+def _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation):
+    """k (B, T, H, R, K), v (B, T, H, R, V), beta (B, T, H, R)."""
+    batch, length, heads, _, value = v.shape
+    key = k.shape[-1]
+    times, state_shape = (batch, length), (batch, heads, key, value)
+    arguments.check_queries(q, times, heads, key)
+    arguments.check_dtypes(q=q, k=k, v=v)
+    arguments.check_dtypes(beta=beta)
+    arguments.check_log_decay(log_decay, (*times, heads), key)
+    arguments.check_rest(reset, state, chunk_size, times=times, state_shape=state_shape)
+    run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
+
+    gates = arguments.gates(log_decay, reset, (*times, heads))
+    state = arguments.initial(state, state_shape, q.dtype)
+    scale = key**-0.5 if scale is None else scale
+    o, state = run(arguments.grouped(q, heads), k, v, beta, gates, state, scale=scale, chunk_size=chunk_size)
+    return o.reshape(*q.shape[:3], value), state

@@ -1,0 +1,67 @@
+"""The chunked form: the C dependent steps of a chunk as one triangular system.
+
+Let w_i = S_{i-1}^T a_i be what step i reads, the rows of W. With the state S before the chunk
+
+    (I - A) W = tril(A' K^T * e^{G_{i-1} - G_j}) V + (e^{G_{i-1}} A') S,    A_ij = a_i^T (e^{G_{i-1} - G_j} b_j), j < i
+    O         = tril(Q B^T * e^{G_i - G_j}) W + tril(Q K^T * e^{G_i - G_j}) V + (e^{G_i} Q) S
+    S'        = e^{G_C} S + (e^{G_C - G_j} B)^T W + (e^{G_C - G_j} K)^T V
+
+where A' has the rows a_i. Step i reads before it decays. That is what a reader at i - 1 sees after its decay, so all
+that reads with a is computed one token early, and then moved.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recurrax.ops import blocks
+from recurrax.ops.decay import local_decay
+from recurrax.ops.triangular import unit_lower_inverse
+
+CHUNK_SIZE = 32
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
+def dplr(q, k, v, a, b, log_decay, state, *, scale, chunk_size=None):
+    """As `reference.dplr`."""
+    block = functools.partial(_block, scale)
+    inputs = (q, *(x[..., None, :] for x in (k, v, a, b)), log_decay)
+    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, inputs)
+
+
+def _block(scale, chunks, state, inputs):
+    *arrays, log_decay = inputs
+    q = arrays[0]
+    batch, length, heads, groups, _ = q.shape
+    matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
+    decay = local_decay(log_decay, chunks, length // chunks, state.dtype, blocks.exactness(q.dtype))
+    queries, keys, values, reads, writes = (blocks.to_chunks(x, chunks).astype(state.dtype) for x in arrays)
+    queries = scale * queries
+
+    early = jnp.concatenate([reads[..., 1:, :], jnp.zeros_like(reads[..., :1, :])], -2)
+    inverse = unit_lower_inverse(-_later(decay.scores(early, writes)))
+    from_values = matmul(inverse, matmul(_later(decay.scores(early, keys)), values))
+    from_state = matmul(inverse, _later(decay.since_start(early), reads[..., :1, :]))
+    added = matmul(jnp.swapaxes(decay.until_end(keys), -1, -2), values)
+    last_writes = jnp.swapaxes(decay.until_end(writes), -1, -2)
+
+    def step(state, chunk):
+        kept, added, last_writes, from_values, from_state = chunk
+        read = from_values + matmul(from_state, state)
+        return kept * state + matmul(last_writes, read) + added, (state, read)
+
+    state = state.reshape(batch * heads, *state.shape[2:])
+    chunked = (decay.over_chunk, added, last_writes, from_values, from_state)
+    last, (states, read) = lax.scan(step, state, chunked, unroll=min(chunks, 8))
+
+    output = matmul(decay.scores(queries, writes), read) + matmul(decay.scores(queries, keys), values)
+    output += matmul(decay.since_start(queries), states)
+    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)
+
+
+def _later(x, first=None):
+    """Every row one token later, `first` (zero) in the first one's place."""
+    first = jnp.zeros_like(x[..., :1, :]) if first is None else first
+    return jnp.concatenate([first, x[..., :-1, :]], axis=-2)

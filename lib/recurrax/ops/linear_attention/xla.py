@@ -1,0 +1,48 @@
+"""The chunked form: products of matrices inside a chunk, the state only between chunks.
+
+With the state S before the chunk (Yang et al., arXiv 2312.06635; Dao and Gu, arXiv 2405.21060):
+
+    O  = tril(Q K^T * e^{G_i - G_j}) V + (e^{G_i} Q) S
+    S' = e^{G_C} S + (e^{G_C - G_j} K)^T V
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recurrax.ops import blocks
+from recurrax.ops.decay import local_decay
+
+CHUNK_SIZE = 32
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
+def attend(q, k, v, log_decay, state, *, scale, chunk_size=None):
+    """As `reference.attend`."""
+    block = functools.partial(_block, scale)
+    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, (q, k, v, log_decay))
+
+
+def _block(scale, chunks, state, inputs):
+    q, k, v, log_decay = inputs
+    batch, length, heads, groups, _ = q.shape
+    precision = blocks.exactness(q.dtype)
+    decay = local_decay(log_decay, chunks, length // chunks, state.dtype, precision)
+    rows = [blocks.to_chunks(x, chunks).astype(state.dtype) for x in (q, k[..., None, :], v[..., None, :])]
+    queries, keys, values = rows
+    queries = scale * queries
+
+    written = jnp.matmul(jnp.swapaxes(decay.until_end(keys), -1, -2), values, precision=precision)
+
+    def step(state, chunk):
+        kept, written = chunk
+        return kept * state + written, state
+
+    state = state.reshape(batch * heads, *state.shape[2:])
+    last, states = lax.scan(step, state, (decay.over_chunk, written), unroll=min(chunks, 8))
+
+    output = jnp.matmul(decay.scores(queries, keys), values, precision=precision)
+    output += jnp.matmul(decay.since_start(queries), states, precision=precision)
+    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)
