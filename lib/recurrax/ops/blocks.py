@@ -5,8 +5,12 @@
 
 A family writes one function, from the state and a block's slice of the inputs to the state and the output. `sweep` runs
 it along the sequence. Its gradient is a second sweep, backwards: it keeps the inputs and the state before each block,
-and differentiates one block at a time, recomputing what that needs. So what is kept is T / block states, what is
-computed at a time fits a cache, and the gradient of every output is that of the block's own arithmetic.
+and differentiates one block at a time, recomputing what that needs. With blocks of L tokens, chunks of C and R rows per
+token (L R = 256 on a CPU), forward and backward together hold, beside arguments and results, at most
+
+    B H [ T (3 R (K + V) + K V / L)  +  16 (L R (K + V + R C) + K V L / C) ]    numbers:
+
+a copy or two of inputs and outputs, one state per block, and one block's workspace. Nothing of size T K V or T T.
 """
 
 import functools
@@ -15,20 +19,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Tokens per block. On a CPU a block's arrays are to stay in the cache; a GPU or TPU wants few, large launches.
+# Rows per block: tokens, times the steps of each. On a CPU a block's arrays are to stay in the cache; a GPU or TPU
+# wants few, large launches.
 BLOCK = {"cpu": 256, "default": 2048}
 
 
-def sweep(block, chunk_size, state, inputs):
+def sweep(block, chunk_size, state, inputs, rows=1):
     """Runs `block(chunks, state, inputs) -> (state, output)` along axis 1 of the inputs (None among them is skipped).
 
     Chunks are of `chunk_size` tokens, rounded up to a power of two, or fewer where the sequence is shorter; zeros fill
-    the last ones, and must leave the state as it is. Returns the output and the last state.
+    the last ones, and must leave the state as it is. Tokens of more `rows` make blocks of fewer tokens. Returns the
+    output and the last state.
     """
     length = jax.tree.leaves(inputs)[0].shape[1]
     chunk_size = min(_power_of_two(chunk_size), _power_of_two(length))
     chunks = -(-length // chunk_size)
-    most = max(1, BLOCK.get(jax.default_backend(), BLOCK["default"]) // chunk_size)
+    most = max(1, BLOCK.get(jax.default_backend(), BLOCK["default"]) // (chunk_size * rows))
     blocks = -(-chunks // most)
     chunks = -(-chunks // blocks)  # as many in the last block as in the others
     missing = blocks * chunks * chunk_size - length
@@ -60,6 +66,21 @@ def from_chunks(x, batch, rows):
     chunks, heads, length, dim = x.shape
     x = x.reshape(chunks, batch, heads // batch, length // rows, rows, dim).transpose(1, 0, 3, 2, 4, 5)
     return x.reshape(batch, chunks * length // rows, heads // batch, rows, dim)
+
+
+def interleave(tokens, *parts):
+    """Rows of several (..., tokens R, D) as one: the rows of all parts for the first token, for the second, ..."""
+    by_token = [x.reshape(*x.shape[:-2], tokens, -1, x.shape[-1]) for x in parts]
+    joined = jnp.concatenate(by_token, axis=-2)
+    return joined.reshape(*joined.shape[:-3], -1, joined.shape[-1])
+
+
+def separate(tokens, x, *rows):
+    """The parts of an interleaved x again, of `rows` rows per token each."""
+    by_token = x.reshape(*x.shape[:-2], tokens, -1, x.shape[-1])
+    ends = [sum(rows[: i + 1]) for i in range(len(rows))]
+    parts = [by_token[..., end - count : end, :] for count, end in zip(rows, ends, strict=True)]
+    return [part.reshape(*x.shape[:-2], -1, x.shape[-1]) for part in parts]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -45,17 +45,13 @@ unit_lower_inverse.defvjp(_forward, _backward)
 
 
 def _substitute(a):
-    """Forward substitution, one row after the other, of all matrices at once: these are the fastest axis."""
-    *batch, size, _ = a.shape
-    a = jnp.moveaxis(a.reshape(-1, size, size), 0, -1)
+    """Forward substitution: row i of X is e_i - a_i X, where a_i ends before i."""
 
     def row(i, x):
-        known = jnp.sum(lax.dynamic_index_in_dim(a, i, keepdims=False)[:, None] * x, axis=0)
-        return x.at[i].add(-known)
+        known = _product(lax.dynamic_slice_in_dim(a, i, 1, axis=-2), x)
+        return lax.dynamic_update_slice_in_dim(x, lax.dynamic_slice_in_dim(x, i, 1, axis=-2) - known, i, x.ndim - 2)
 
-    identity = jnp.broadcast_to(jnp.eye(size, dtype=a.dtype)[..., None], a.shape)
-    inverse = lax.fori_loop(1, size, row, identity)
-    return jnp.moveaxis(inverse, -1, 0).reshape(*batch, size, size)
+    return lax.fori_loop(1, a.shape[-1], row, jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape))
 
 
 def _part(a, i, j, block):

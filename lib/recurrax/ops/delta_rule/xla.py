@@ -19,27 +19,32 @@ from recurrax.ops import blocks
 from recurrax.ops.decay import local_decay
 from recurrax.ops.triangular import unit_lower_inverse
 
-CHUNK_SIZE = 32
+ROWS = 32  # per chunk: tokens, times the steps of each
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def delta(q, k, v, beta, log_decay, state, *, scale, chunk_size=None):
     """As `reference.delta`."""
     block = functools.partial(_block, scale)
-    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, (q, k, v, beta[..., None], log_decay))
+    steps = k.shape[3]
+    chunk_size = chunk_size or -(-ROWS // steps)
+    return blocks.sweep(block, chunk_size, state, (q, k, v, beta[..., None], log_decay), rows=steps)
 
 
 def _block(scale, chunks, state, inputs):
     q, k, v, beta, log_decay = inputs
     batch, length, heads, groups, _ = q.shape
+    tokens, rows = length // chunks, (groups, k.shape[3])
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
-    decay = local_decay(log_decay, chunks, length // chunks, state.dtype, blocks.exactness(q.dtype))
+    decay = local_decay(log_decay, chunks, tokens, state.dtype, blocks.exactness(q.dtype))
     queries, keys, values, strength = (blocks.to_chunks(x, chunks).astype(state.dtype) for x in (q, k, v, beta))
-    queries, steps = scale * queries, strength * keys
 
-    inverse = unit_lower_inverse(jnp.tril(decay.scores(steps, keys), -1))
-    from_values = matmul(inverse, strength * values)
-    from_state = matmul(inverse, decay.since_start(steps))
+    # Queries and steps read alike: one product for both.
+    readers = blocks.interleave(tokens, scale * queries, strength * keys)
+    query_scores, step_scores = blocks.separate(tokens, decay.scores(readers, keys), *rows)
+    queries, steps = blocks.separate(tokens, decay.since_start(readers), *rows)
+    inverse = unit_lower_inverse(jnp.tril(step_scores, -1))
+    from_values, from_state = matmul(inverse, strength * values), matmul(inverse, steps)
     last_keys = jnp.swapaxes(decay.until_end(keys), -1, -2)
 
     def step(state, chunk):
@@ -49,7 +54,7 @@ def _block(scale, chunks, state, inputs):
 
     state = state.reshape(batch * heads, *state.shape[2:])
     chunked = (decay.over_chunk, last_keys, from_values, from_state)
-    last, (states, written) = lax.scan(step, state, chunked, unroll=min(chunks, 8))
+    last, (states, written) = lax.scan(step, state, chunked)
 
-    output = matmul(decay.scores(queries, keys), written) + matmul(decay.since_start(queries), states)
+    output = matmul(query_scores, written) + matmul(queries, states)
     return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)

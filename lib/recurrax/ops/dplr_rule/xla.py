@@ -35,15 +35,20 @@ def _block(scale, chunks, state, inputs):
     *arrays, log_decay = inputs
     q = arrays[0]
     batch, length, heads, groups, _ = q.shape
+    tokens, rows = length // chunks, (groups, 1)
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
-    decay = local_decay(log_decay, chunks, length // chunks, state.dtype, blocks.exactness(q.dtype))
+    decay = local_decay(log_decay, chunks, tokens, state.dtype, blocks.exactness(q.dtype))
     queries, keys, values, reads, writes = (blocks.to_chunks(x, chunks).astype(state.dtype) for x in arrays)
-    queries = scale * queries
 
+    # One product for all that reads, of all that was written.
     early = jnp.concatenate([reads[..., 1:, :], jnp.zeros_like(reads[..., :1, :])], -2)
-    inverse = unit_lower_inverse(-_later(decay.scores(early, writes)))
-    from_values = matmul(inverse, matmul(_later(decay.scores(early, keys)), values))
-    from_state = matmul(inverse, _later(decay.since_start(early), reads[..., :1, :]))
+    readers, sources = blocks.interleave(tokens, scale * queries, early), blocks.interleave(tokens, writes, keys)
+    query_scores, early_scores = blocks.separate(tokens, decay.scores(readers, sources), *rows)
+    queries, early = blocks.separate(tokens, decay.since_start(readers), *rows)
+    of_writes, of_keys = _later(early_scores[..., 0::2]), _later(early_scores[..., 1::2])
+    inverse = unit_lower_inverse(-of_writes)
+    from_values = matmul(inverse, matmul(of_keys, values))
+    from_state = matmul(inverse, _later(early, reads[..., :1, :]))
     added = matmul(jnp.swapaxes(decay.until_end(keys), -1, -2), values)
     last_writes = jnp.swapaxes(decay.until_end(writes), -1, -2)
 
@@ -54,10 +59,9 @@ def _block(scale, chunks, state, inputs):
 
     state = state.reshape(batch * heads, *state.shape[2:])
     chunked = (decay.over_chunk, added, last_writes, from_values, from_state)
-    last, (states, read) = lax.scan(step, state, chunked, unroll=min(chunks, 8))
+    last, (states, read) = lax.scan(step, state, chunked)
 
-    output = matmul(decay.scores(queries, writes), read) + matmul(decay.scores(queries, keys), values)
-    output += matmul(decay.since_start(queries), states)
+    output = matmul(query_scores, blocks.interleave(tokens, read, values)) + matmul(queries, states)
     return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)
 
 
