@@ -1,4 +1,4 @@
-"""python -m eval {perplexity,generate,bench} ..."""
+"""python -m eval {perplexity,generate,bench,accuracy} ..."""
 
 import difflib
 import importlib
@@ -10,6 +10,7 @@ COMMANDS = {
     "perplexity": ("eval.perplexity", "held-out loss and bits per byte of a run"),
     "generate": ("eval.generate", "text from a run"),
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
+    "accuracy": ("eval.accuracy.cli", "digits of the ops beside float64"),
 }
 
 

@@ -6,14 +6,18 @@ import json
 import jax
 import pytest
 
+from eval.bench import measure
 from eval.bench.cli import Bench, main, resolve
-from eval.bench.contestants import BENCHMARKS, DIAGONAL_SCAN, Contestant
-from eval.bench.measure import LIMIT, Row
+from eval.bench.contestants import BENCHMARKS, DIAGONAL_SCAN, MATRIX_STATE, Contestant
+from eval.bench.measure import BANDWIDTH, MATMUL, Row
+from eval.bench.programs import compile_jax
 from recurrax.ops.diagonal.api import IMPLEMENTATIONS
 
 SMALL = ["--shape", "2,9,4", "--repeats", "2"]
 FIELDS = {field.name for field in dataclasses.fields(Row)} | {"machine"}
-TIMES = ("median_ms", "quartile_1_ms", "quartile_3_ms", "gb_per_s", "bandwidth_share", "time_over_ours")
+TIMES = ("median_ms", "quartile_1_ms", "quartile_3_ms", "time_over_ours")
+TRAFFIC, WORK = ("gb_per_s", "bandwidth_share"), ("gflop_per_s", "matmul_share")
+RATES = {BANDWIDTH: (TRAFFIC, WORK), MATMUL: (WORK, TRAFFIC)}  # those that a row has, and those that it has not
 
 
 def run(tmp_path, *args, benchmarks=BENCHMARKS):
@@ -37,11 +41,14 @@ def test_both_directions_are_reported_with_every_field(tmp_path, capsys):
     assert code == 0
     for direction in ("forward", "backward"):
         table = [row for row in rows if row["direction"] == direction]
-        assert [row["contestant"] for row in table] == [*names, LIMIT]
+        assert [row["contestant"] for row in table] == [*names, BANDWIDTH, MATMUL]
         for row in table:
             assert set(row) == FIELDS
             assert row["shape"] == [2, 9, 4]
-            assert all(row[field] > 0 for field in TIMES)
+            known, unknown = RATES.get(row["contestant"], ((*TRAFFIC, *WORK), ()))
+            assert all(row[field] > 0 for field in (*TIMES, *known))
+            assert all(row[field] is None for field in (*unknown, "reason"))
+            assert row["repeats"] == 2
             assert row["quartile_1_ms"] <= row["median_ms"] <= row["quartile_3_ms"]
             assert row["ours"] == "default"
             assert {"cpu", "cores", "device", "jax", "jaxlib", "git"} == set(row["machine"])
@@ -62,7 +69,7 @@ def test_one_of_ours_and_all_others_are_right_in_other_dtypes_too(tmp_path, dtyp
     code, rows = run(tmp_path, "--direction", "backward", "--dtype", dtype, "--implementation", "sequential")
     assert code == 0
     assert {row["dtype"] for row in rows} == {dtype}
-    assert [row["contestant"] for row in rows] == ["sequential", "lax.scan", "lax.associative_scan", LIMIT]
+    assert [row["contestant"] for row in rows] == ["sequential", "lax.scan", "lax.associative_scan", BANDWIDTH, MATMUL]
     assert {row["ours"] for row in rows} == {"sequential"}
 
 
@@ -94,11 +101,11 @@ def test_a_wrong_contestant_is_reported_and_not_timed(tmp_path, capsys, planted)
     benchmarks = with_contestants(by_name("default"), Contestant("planted", planted))
     code, rows = run(tmp_path, "--direction", "backward", "--shape", "1,128,4", benchmarks=benchmarks)
     assert code == 1
-    ours, wrong, limit = rows
-    assert (ours["status"], wrong["status"], limit["status"]) == ("ok", "wrong", "limit")
+    ours, wrong, *_ = rows
+    assert [row["status"] for row in rows] == ["ok", "wrong", "limit", "limit"]
     assert wrong["contestant"] == "planted"
     assert wrong["repeats"] == 0
-    assert all(wrong[field] is None for field in TIMES)
+    assert all(wrong[field] is None for field in (*TIMES, *TRAFFIC, *WORK))
     assert max(wrong["oracle_error"], wrong["reference_error"]) > wrong["tolerance"]
     assert all(ours[field] is not None for field in TIMES)
     assert "planted is wrong and was not timed" in capsys.readouterr().out
@@ -120,10 +127,83 @@ def test_when_ours_is_wrong_the_others_are_timed_without_a_ratio(tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
+def test_who_refuses_a_size_and_who_is_foreign_and_fails_are_skipped_for_a_reason(tmp_path, capsys):
+    def fails(run, direction, inputs):
+        raise AssertionError("float32 is not supported")
+
+    default = by_name("default")
+    benchmarks = with_contestants(
+        default,
+        default._replace(name="large", ours=False, refuses=lambda sizes: f"{sizes} is too much"),
+        default._replace(name="foreign", ours=False, start=fails),
+        default._replace(name="absent", ours=False, is_here=lambda: False),
+        Contestant("rough", wrong_value, start=lambda *args: compile_jax(*args), tolerance=0.1),
+    )
+    code, rows = run(tmp_path, "--direction", "forward", benchmarks=benchmarks)
+    assert code == 0
+    assert [row["status"] for row in rows] == ["ok", "skipped", "skipped", "ok", "limit", "limit"]
+    assert (rows[1]["reason"], rows[1]["repeats"]) == ("(2, 9, 4) is too much", 0)
+    assert rows[2]["reason"] == "AssertionError: float32 is not supported"
+    assert "foreign was skipped: AssertionError: float32 is not supported" in capsys.readouterr().out
+
+
+def test_who_takes_long_is_called_three_times_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "PATIENCE_S", 0.0)
+    _, rows = run(tmp_path, "--direction", "forward", "--repeats", "5", benchmarks=with_contestants(by_name("default")))
+    assert [row["repeats"] for row in rows] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("benchmark", MATRIX_STATE, ids=lambda benchmark: benchmark.op)
+def test_all_contestants_of_an_op_of_matrix_states_are_right(benchmark):
+    # Other files test our chunked forms, which take as long to compile as all others together.
+    config = Bench(op=benchmark.op, shape="1,10,1,4,4", implementation="reference")
+    _, contestants, (sizes,), _ = resolve(config, BENCHMARKS)
+    rows = measure.table(benchmark, contestants, sizes, "float32", "forward", repeats=1)
+    assert [row.contestant for row in rows] == [*(contestant.name for contestant in contestants), BANDWIDTH, MATMUL]
+    assert [row.contestant for row in rows if row.status != "ok"] == ["softmax attention", BANDWIDTH, MATMUL]
+    other = rows[-3]
+    assert (other.status, other.repeats) == ("other", 1)
+    assert other.oracle_error is other.gb_per_s is other.gflop_per_s is None
+
+
+@pytest.mark.parametrize("op", ["delta_rule/scalar", "dplr_rule/channel"])
+def test_gradients_of_matrix_states_are_compared_in_the_order_of_the_arguments(tmp_path, op):
+    (benchmark,) = [benchmark for benchmark in MATRIX_STATE if benchmark.op == op]
+    scan = [contestant for contestant in benchmark.contestants if contestant.name == "lax.scan"]
+    args = ["--op", op, "--shape", "1,5,1,2,3", "--direction", "backward"]
+    code, rows = run(tmp_path, *args, benchmarks=[dataclasses.replace(benchmark, contestants=scan)])
+    assert code == 0
+    assert rows[0]["status"] == "ok"
+    assert (tmp_path / f"bench-{op.replace('/', '-')}-1x5x1x2x3-float32.png").exists()
+
+
+def test_what_is_counted():
+    by_op = {benchmark.op: benchmark for benchmark in MATRIX_STATE}
+    sizes = (2, 3, 5, 7, 11)
+    tokens, state = 2 * 3 * 5, 7 * 11
+    operations = {op: benchmark.operations(sizes, "forward") for op, benchmark in by_op.items()}
+    assert operations["linear_attention"] == operations["linear_attention/channel"] == 4 * tokens * state
+    assert operations["delta_rule"] == 6 * tokens * state
+    assert operations["delta_product/scalar"] == 10 * tokens * state
+    assert operations["dplr_rule/channel"] == 8 * tokens * state
+    assert by_op["delta_rule"].operations(sizes, "backward") == 3 * operations["delta_rule"]
+    read, written = tokens * (7 + 7 + 11 + 1 + 1), tokens * 11
+    assert by_op["delta_rule/scalar"].numbers_moved(sizes, "forward") == read + written
+    assert by_op["delta_rule/scalar"].numbers_moved(sizes, "backward") == 3 * read + 2 * written
+
+
+def test_the_associative_scan_runs_at_small_sizes_alone():
+    (scan,) = [c for c in MATRIX_STATE[0].contestants if c.name == "lax.associative_scan"]
+    assert scan.refuses((1, 1024, 4, 64, 64)) is None
+    for _, sizes in MATRIX_STATE[0].shapes:
+        assert "are the most it is given" in scan.refuses(sizes)
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
         ("--op", "diagonal_scam", "unknown op 'diagonal_scam' (did you mean 'diagonal_scan'?); choose one of"),
+        ("--op", "delta_product", "unknown op 'delta_product' (did you mean 'delta_product/scalar'?)"),
         ("--direction", "backwards", "(did you mean 'backward'?); choose one of 'forward', 'backward', 'both'"),
         ("--dtype", "float16", "choose one of 'float32', 'complex64', 'bfloat16'"),
         ("--implementation", "sequental", "(did you mean 'sequential'?); choose one of 'all', 'default', 'reference'"),

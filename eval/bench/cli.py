@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import tyro
 from rich.console import Console
 
-from eval.bench import measure, report
+from eval.bench import measure, programs, report
 from eval.bench.contestants import BENCHMARKS, Benchmark, Contestant
 
 
@@ -17,22 +17,23 @@ from eval.bench.contestants import BENCHMARKS, Benchmark, Contestant
 class Bench:
     """Times an op against what one would write without it; refuses to time what computes the wrong thing.
 
-    Every contestant is compared with a float64 oracle and with our reference before it is timed. Exit code 0: all were
-    right; 1: a contestant was wrong; 2: a flag was.
+    Every contestant is compared with a float64 oracle and with our reference before it is timed; one that computes
+    another function is marked. Exit code 0: all were right; 1: a contestant was wrong; 2: a flag was.
     """
 
     op: str = "diagonal_scan"
-    """Which op."""
+    """Which op, and which decay where there is a choice: linear_attention, linear_attention/scalar or
+    linear_attention/channel; delta_rule likewise; delta_product/scalar; dplr_rule/channel."""
     shape: str = "all"
     """Sizes, e.g. 8,2048,512; the name of a shape; or "all": the op's named shapes, one after the other."""
     direction: str = "both"
-    """"forward"; "backward": the value and gradients of sum |output|^2, so forward and backward; or "both"."""
+    """"forward"; "backward": the output and the gradients of sum |output|^2, so forward and backward; or "both"."""
     dtype: str = "float32"
     """Of the inputs and the output."""
     implementation: str = "all"
     """Which of ours: one of them, or "all". Those who are not ours always run; ratios are to the first of ours."""
     repeats: int = 21
-    """Timed calls of each contestant."""
+    """Timed calls of each contestant; three are enough for one that takes more than ten seconds in all."""
     workdir: str | None = None
     """Where to add to bench.jsonl and draw a PNG; nothing is written without it."""
 
@@ -77,7 +78,7 @@ def resolve(
     by_op = {benchmark.op: benchmark for benchmark in benchmarks}
     benchmark = by_op[_choose("op", config.op, by_op)]
     _choose("dtype", config.dtype, benchmark.dtypes)
-    direction = _choose("direction", config.direction, (*measure.DIRECTIONS, "both"))
+    direction = _choose("direction", config.direction, (*programs.DIRECTIONS, "both"))
     ours = [contestant.name for contestant in benchmark.contestants if contestant.ours]
     implementation = _choose("implementation", config.implementation, ("all", *ours))
     if config.repeats < 1:
@@ -85,9 +86,9 @@ def resolve(
     contestants = [
         contestant
         for contestant in benchmark.contestants
-        if not contestant.ours or implementation in ("all", contestant.name)
+        if contestant.is_here() and (not contestant.ours or implementation in ("all", contestant.name))
     ]
-    directions = list(measure.DIRECTIONS) if direction == "both" else [direction]
+    directions = list(programs.DIRECTIONS) if direction == "both" else [direction]
     return benchmark, contestants, _sizes(config.shape, benchmark), directions
 
 

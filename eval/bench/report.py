@@ -15,6 +15,10 @@ from rich.table import Table
 from eval.bench.measure import Row
 from train.workdir import versions
 
+COLUMNS = (
+    *("ms", "quartiles", "calls", "x ours", "GB/s", "of a*b+b", "GFLOP/s", "of matmul"),
+    *("temp MiB", "compile s", "error"),
+)
 TITLES = (("forward", "forward"), ("backward", "forward+backward"))
 
 
@@ -55,13 +59,13 @@ def print_table(rows: Sequence[Row], dims: Sequence[str], console: Console) -> N
     first = rows[0]
     sizes = " ".join(f"{dim}={size}" for dim, size in zip(dims, first.shape, strict=True))
     title = f"{first.op} {dict(TITLES)[first.direction]}, {sizes}, {first.dtype}"
-    console.print(f"\n{title}: median of {max(row.repeats for row in rows)} interleaved calls", style="bold")
+    console.print(f"\n{title}: medians of interleaved calls", style="bold")
     view = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN)
     view.add_column("contestant", no_wrap=True)
-    for column in ("ms", "quartiles", "x ours", "GB/s", "of a*b+b", "temp MiB", "compile s", "error"):
+    for column in COLUMNS:
         view.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        view.add_row(*_cells(row), style={"wrong": "red", "limit": "dim"}.get(row.status))
+        view.add_row(*_cells(row), style={"wrong": "red", "limit": "dim", "skipped": "dim"}.get(row.status))
     console.print(view)
     for row in rows:
         if row.status == "wrong":
@@ -70,6 +74,8 @@ def print_table(rows: Sequence[Row], dims: Sequence[str], console: Console) -> N
                 f"{row.reference_error:.2g} against the reference, where {row.tolerance:.0e} is allowed",
                 style="red",
             )
+        if row.status == "skipped":
+            console.print(f"{row.contestant} was skipped: {row.reason}", highlight=False)
 
 
 def _cells(row):
@@ -79,12 +85,15 @@ def _cells(row):
     error = None if row.oracle_error is None else max(row.oracle_error, row.reference_error)
     quartiles = f"{row.quartile_1_ms:.2f}-{row.quartile_3_ms:.2f}" if row.median_ms is not None else ""
     return (
-        row.contestant + (" (ours)" if row.is_ours else ""),
-        "WRONG" if row.status == "wrong" else number(row.median_ms, ".2f"),
+        row.contestant + (" (ours)" if row.is_ours else " (another function)" if row.status == "other" else ""),
+        {"wrong": "WRONG", "skipped": "skipped"}.get(row.status) or number(row.median_ms, ".2f"),
         quartiles,
+        number(row.repeats or None, "d"),
         number(row.time_over_ours, ".2f"),
         number(row.gb_per_s, ".1f"),
         number(row.bandwidth_share, ".0%"),
+        number(row.gflop_per_s, ".1f"),
+        number(row.matmul_share, ".0%"),
         number(row.temp_mib, ".1f"),
         number(row.compile_s, ".2f"),
         number(error, ".1e"),
@@ -107,7 +116,7 @@ def plot(tables: Sequence[Sequence[Row]], where: dict, folder: pathlib.Path) -> 
     first = tables[0][0]
     size = "x".join(map(str, first.shape))
     figure.suptitle(f"{first.op} {size} {first.dtype}\n{header(where)}", fontsize=9)
-    path = folder / f"bench-{first.op}-{size}-{first.dtype}.png"
+    path = folder / f"bench-{first.op.replace('/', '-')}-{size}-{first.dtype}.png"
     figure.savefig(path, dpi=120)
     return path
 
@@ -115,9 +124,11 @@ def plot(tables: Sequence[Sequence[Row]], where: dict, folder: pathlib.Path) -> 
 def _bars(axis, rows):
     for position, row in enumerate(rows):
         if row.median_ms is None:
-            axis.annotate(" wrong, not timed", (0, position), va="center", color="tab:red", fontsize=8)
+            text, color = (" wrong, not timed", "tab:red") if row.status == "wrong" else (" skipped", "tab:gray")
+            axis.annotate(text, (0, position), va="center", color=color, fontsize=8)
             continue
-        color = "tab:gray" if row.status == "limit" else "tab:blue" if row.is_ours else "tab:orange"
+        colors = {"limit": "tab:gray", "other": "tab:olive"}
+        color = "tab:blue" if row.is_ours else colors.get(row.status, "tab:orange")
         whiskers = [[row.median_ms - row.quartile_1_ms], [row.quartile_3_ms - row.median_ms]]
         axis.barh(position, row.median_ms, xerr=whiskers, color=color, ecolor="black")
         ratio = "" if row.time_over_ours is None else f", {row.time_over_ours:.2f}x {row.ours}"

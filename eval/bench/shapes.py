@@ -16,3 +16,9 @@ DIAGONAL_SCAN = (
     Shape("long", (1, 16_384, 512)),
     Shape("cached", (1, 1024, 1024)),
 )
+
+# (B, T, H, K, V) of the ops of matrix states: a batch, and one long sequence.
+MATRIX_STATE = (
+    Shape("batch", (4, 2048, 4, 64, 64)),
+    Shape("long", (1, 8192, 8, 64, 64)),
+)

@@ -1,0 +1,111 @@
+"""The flags of `python -m eval accuracy`."""
+
+import dataclasses
+import difflib
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+import tyro
+
+from eval.accuracy import bars, page
+from eval.accuracy.cases import CASES, DTYPES, Case
+from eval.accuracy.measure import Group, groups, measure
+from eval.accuracy.regimes import REGIMES
+from eval.bench import report
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Compares every op and its gradients with a float64 oracle, in regimes where digits could be lost.
+
+    Exit code 0: all bars are held; 1: some are broken, and named; 2: a flag was wrong.
+    """
+
+    op: str = "all"
+    """Which op, or "all"."""
+    dtype: str = "all"
+    """float32, in which diagonal_scan is measured in complex64 too; bfloat16; or "all"."""
+    regime: str = "all"
+    """Which kind of inputs, or "all"."""
+    implementation: str = "all"
+    """Which implementation, or "all"; ops that have none of this name are skipped."""
+    length: int = 4096
+    """Tokens."""
+    long: int = 16_384
+    """Tokens of the regime "long"."""
+    output: str = "docs/accuracy.md"
+    """The page to write."""
+
+
+def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
+    """Runs `accuracy` with these arguments; returns the exit code."""
+    config = tyro.cli(Accuracy, args=list(args), prog="python -m eval accuracy")
+    try:
+        todo = resolve(config, cases)
+        path = _writable(config.output)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    start, rows = time.monotonic(), []
+    for number, (group, found) in enumerate(zip(todo, measure(todo), strict=True)):
+        worst = max(error for row in found for kind in (row.outputs, row.gradients) for error in kind.values())
+        where = f"{group.case.op}, {group.dtype}, decay {group.decay}, T = {group.length:,}"
+        print(f"{number + 1:>3}/{len(todo)}  {where}: at most {worst:.1e}", flush=True)
+        rows += found
+    command = shlex.join(["python", "-m", "eval", "accuracy", *args])
+    lengths = (config.length, config.long)
+    path.write_text(page.page(rows, cases, lengths, command, report.header(report.machine())))
+    print(f"wrote {path} after {time.monotonic() - start:.0f} s")
+    broken = bars.broken(rows)
+    for found in broken:
+        print(f"above its bar: {found}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def resolve(config: Accuracy, cases: Sequence[Case]) -> list[Group]:
+    """What the flags ask to measure.
+
+    Raises:
+      ValueError: an unknown name (the message lists the choices), a length below 1, or nothing to measure.
+    """
+    by_op = {case.op: case for case in cases}
+    chosen = [by_op[op] for op in _choose("op", config.op, by_op)]
+    dtypes = _choose("dtype", config.dtype, DTYPES)
+    there = [regime for regime in REGIMES if any(regime in case.regimes for case in chosen)]
+    regimes = _choose("regime", config.regime, [regime.name for regime in there])
+    names = dict.fromkeys(name for case in chosen for name in case.implementations)
+    implementations = _choose("implementation", config.implementation, names)
+    for name in ("length", "long"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    lengths = (config.length, config.long)
+    todo = groups(chosen, dtypes, [regime for regime in there if regime.name in regimes], implementations, lengths)
+    if not todo:
+        raise ValueError(f"nothing has both regime {config.regime!r} and implementation {config.implementation!r}")
+    return todo
+
+
+def _choose(what: str, value: str, choices: Iterable[str]) -> list[str]:
+    """The one of this name, or "all"."""
+    choices = list(choices)
+    if value == "all":
+        return choices
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown {what} {value!r}{hint}; choose one of 'all', {', '.join(map(repr, choices))}")
+    return [value]
+
+
+def _writable(output: str) -> pathlib.Path:
+    path = pathlib.Path(output)
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a directory; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the directory of {path}: {error}") from None
+    return path

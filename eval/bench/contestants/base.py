@@ -1,0 +1,100 @@
+"""What the measurement needs to know about one op, and about one way to compute it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval.bench.programs import Program, compile_jax
+from eval.bench.shapes import Shape
+
+
+class Contestant(NamedTuple):
+    """One way to compute an op.
+
+    Attributes:
+      name: in tables.
+      run: maps the op's inputs to its outputs.
+      ours: it is an implementation of the library.
+      other: it computes another function, which users weigh against this op: timed, but compared with nothing.
+      refuses: (sizes) -> why it is not to be run at them, or None.
+      start: (run, direction, inputs) -> the program that is timed. Those that are not JAX's may raise where they cannot
+        do a size or a dtype: then they are skipped.
+      is_here: whether it can run at all on this machine; if not, it is in no table.
+      tolerance: what its error may be, if more than what is asked of the others.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    ours: bool = False
+    other: bool = False
+    refuses: Callable[[tuple[int, ...]], str | None] = lambda sizes: None
+    start: Callable[..., Program] = compile_jax
+    is_here: Callable[[], bool] = lambda: True
+    tolerance: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """One op's table.
+
+    Attributes:
+      op: the op's name; where it has variants, with the variant after a slash.
+      dims: the letters of a shape's sizes.
+      shapes: the sizes that are timed unless others are asked for.
+      oracle_sizes: upper bounds of the sizes at which the float64 oracle is run.
+      dtypes: the input dtypes on offer.
+      draw: (generator, sizes, is_complex) -> the inputs in float64 or, with `is_complex`, complex128.
+      oracle: the inputs -> (output, gradients of sum |output|^2 with respect to the inputs), step by step in NumPy.
+      numbers_moved: (sizes, direction) -> how many numbers memory must at least carry, each input and output once.
+      operations: (sizes, direction) -> the multiplications and additions of the step-by-step form; of complex numbers,
+        one counts as one.
+      reference: the contestant that stands for the truth at the sizes that are timed.
+      contestants: those that are compared; the first is the one that `implementation=None` picks.
+    """
+
+    op: str
+    dims: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    oracle_sizes: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    draw: Callable[..., tuple[np.ndarray, ...]]
+    oracle: Callable[..., tuple[np.ndarray, tuple[np.ndarray, ...]]]
+    numbers_moved: Callable[[tuple[int, ...], str], int]
+    operations: Callable[[tuple[int, ...], str], int]
+    reference: Contestant
+    contestants: tuple[Contestant, ...]
+
+    def inputs(self, sizes: tuple[int, ...], dtype: str) -> tuple[jax.Array, ...]:
+        """The same random inputs for every contestant and every call."""
+        is_complex = jnp.issubdtype(jnp.dtype(dtype), jnp.complexfloating)
+        return tuple(jnp.asarray(v, dtype) for v in self.draw(np.random.default_rng(0), sizes, is_complex))
+
+
+def our_contestant(op: Callable[..., tuple[jax.Array, Any]], implementation: str | None) -> Contestant:
+    """An op of the library, of which the outputs are taken and the last state is not."""
+    return Contestant(
+        implementation or "default", lambda *inputs: op(*inputs, implementation=implementation)[0], ours=True
+    )
+
+
+def oracle_truth(
+    oracle: Callable[..., tuple], inputs: dict[str, np.ndarray]
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """A `Benchmark.oracle` of one of `eval.oracles`, which is run twice: the cotangents are those of its outputs."""
+    outputs, state, _ = oracle(inputs)
+    _, _, gradients = oracle(inputs, cotangents=(2 * outputs.conj(), np.zeros_like(state)))
+    return outputs, tuple(gradients[name] for name in inputs)
+
+
+def too_many(numbers: int, what: str, limit: int) -> str | None:
+    """A reason to refuse sizes at which a contestant would hold more than `limit` numbers at once."""
+    return f"{what} would be {numbers:,} numbers, where {limit:,} are the most it is given" if numbers > limit else None
+
+
+def state_dtype(x: jax.Array) -> jnp.dtype:
+    """Peers, too, keep the state of half-precision inputs in float32, so that all contestants compute the same."""
+    return jnp.promote_types(x.dtype, jnp.float32)

@@ -1,0 +1,73 @@
+"""The table of `diagonal_scan`."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from eval import oracles
+from eval.bench import shapes
+from eval.bench.contestants.base import Benchmark, Contestant, oracle_truth, our_contestant, state_dtype
+from recurrax.ops import diagonal_scan
+from recurrax.ops.diagonal.api import IMPLEMENTATIONS
+
+
+def _draw(rng, sizes, is_complex):
+    """Decays sigmoid(normal + 2), of any phase where complex, and normal inputs."""
+    a, x = 1 / (1 + np.exp(-rng.standard_normal(sizes) - 2)), rng.standard_normal(sizes)
+    if is_complex:
+        return a * np.exp(2j * np.pi * rng.uniform(size=sizes)), x + 1j * rng.standard_normal(sizes)
+    return a, x
+
+
+def _numbers_moved(sizes, direction):
+    """Forward reads a and x and writes h; backward reads a and h and writes the two gradients."""
+    return int(np.prod(sizes)) * (3 if direction == "forward" else 3 + 4)
+
+
+def _operations(sizes, direction):
+    """One multiplication and one addition forward; backward as many again, the product d h, and 2 h."""
+    return int(np.prod(sizes)) * (2 if direction == "forward" else 2 + 4)
+
+
+def _lax_scan(a, x):
+    """The textbook loop: `lax.scan` over time, which must lead."""
+    dtype = state_dtype(x)
+
+    def step(h, inputs):
+        a_t, x_t = inputs
+        h = a_t.astype(dtype) * h + x_t.astype(dtype)
+        return h, h.astype(x.dtype)
+
+    time_first = (jnp.moveaxis(a, 1, 0), jnp.moveaxis(x, 1, 0))
+    _, h = lax.scan(step, jnp.zeros_like(x[:, 0], dtype), time_first)
+    return jnp.moveaxis(h, 0, 1)
+
+
+def _lax_associative_scan(a, x):
+    """The textbook parallel form: (a2, x2) o (a1, x1) = (a2 a1, a2 x1 + x2)."""
+    dtype = state_dtype(x)
+
+    def combine(earlier, later):
+        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
+
+    _, h = lax.associative_scan(combine, (a.astype(dtype), x.astype(dtype)), axis=1)
+    return h.astype(x.dtype)
+
+
+DIAGONAL_SCAN = Benchmark(
+    op="diagonal_scan",
+    dims=("B", "T", "D"),
+    shapes=shapes.DIAGONAL_SCAN,
+    oracle_sizes=(2, 97, 8),
+    dtypes=("float32", "complex64", "bfloat16"),
+    draw=_draw,
+    oracle=lambda a, x: oracle_truth(oracles.diagonal_scan, {"a": a, "x": x}),
+    numbers_moved=_numbers_moved,
+    operations=_operations,
+    reference=our_contestant(diagonal_scan, "reference"),
+    contestants=(
+        *(our_contestant(diagonal_scan, implementation) for implementation in (None, *IMPLEMENTATIONS)),
+        Contestant("lax.scan", _lax_scan),
+        Contestant("lax.associative_scan", _lax_associative_scan),
+    ),
+)
