@@ -176,12 +176,13 @@ def test_backward_keeps_the_inputs_and_one_state_per_block(case):
     inputs = shapes_of(case, length)
     pullback = jax.eval_shape(lambda inputs: jax.vjp(functools.partial(call, case), inputs)[1], inputs)
     kept = sum(leaf.size for leaf in jax.tree.leaves(pullback))
-    steps = STEPS if case == "delta product" else 1  # which make blocks of fewer tokens
+    steps = STEPS if case.startswith(("delta product", "dplr")) else 1  # which make blocks of fewer tokens
     assert kept <= sum(x.size for x in inputs.values()) + 4 * steps * inputs["state"].size
 
 
-def numbers_held(batch, length, heads, key, value, *, block=256, chunk=32, rows=1):
+def numbers_held(batch, length, heads, key, value, *, rows, chunk=32):
     """The formula in the docstring of `blocks`. dplr_rule writes two rows per token, as delta_product with R = 2."""
+    block = blocks.BLOCK["cpu"] // rows
     growing = length * (3 * rows * (key + value) + key * value / block)
     return batch * heads * (growing + 16 * (block * rows * (key + value + rows * chunk) + key * value * block / chunk))
 

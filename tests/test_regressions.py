@@ -73,7 +73,7 @@ def test_state_in_the_dtype_of_half_precision_inputs(case):
     assert relative_error(state, want) < 1e-6
 
 
-def test_fixed_point_of_an_inner_state_in_float16():
+def test_overflow_of_an_inner_state_in_float16():
     case = "linear attention"
     inputs = draw(case, 3000, heads=1, dtype=np.float16)
     inputs["k"], inputs["v"] = np.abs(inputs["k"]), 200 * np.ones_like(inputs["v"])

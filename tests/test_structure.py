@@ -123,8 +123,9 @@ def test_the_version_is_one():
     assert version == PYPROJECT["project"]["version"]
 
 
-def test_the_oracles_share_no_code_with_the_library():
-    assert imports(ROOT / "tests" / "oracles.py") == {"numpy"}
+@pytest.mark.parametrize("folder", ["tests", "eval"])
+def test_the_oracles_share_no_code_with_the_library(folder):
+    assert imports(ROOT / folder / "oracles.py") == {"numpy"}
 
 
 def test_the_licence_is_the_one_that_the_package_names():

@@ -28,7 +28,7 @@ def dplr(q, k, v, a, b, log_decay, state, *, scale, chunk_size=None):
     """As `reference.dplr`."""
     block = functools.partial(_block, scale)
     inputs = (q, *(x[..., None, :] for x in (k, v, a, b)), log_decay)
-    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, inputs)
+    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, inputs, rows=2)
 
 
 def _block(scale, chunks, state, inputs):
