@@ -245,3 +245,22 @@ def test_bad_arguments_are_refused_with_the_value_and_the_choices(change, messag
             ops.delta_product(**{**good, **several, **change})
     with pytest.raises(ValueError, match=message.replace("q, k, v must", "q, k, v, a, b must")):
         ops.dplr_rule(**{**good, "a": good["k"], "b": good["k"], **change})
+
+
+@every_op
+def test_constants_of_a_traced_function_are_known_too(case):
+    inputs = draw(case, 4, gates=lambda rng, shape: np.full(shape, 0.5))
+    gates = inputs.pop("log_decay", None)
+    if gates is not None:
+        with pytest.raises(ValueError, match="log_decay must be <= 0"):
+            jax.eval_shape(lambda inputs: call(case, {**inputs, "log_decay": gates}), inputs)
+
+
+@every_case
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_it_lowers_for_accelerators(case, platform):
+    def loss(inputs):
+        return call(case, inputs, implementation="xla")[0].sum()
+
+    lowered = jax.jit(jax.grad(loss)).trace(shapes_of(case, 300)).lower(lowering_platforms=(platform,))
+    assert "stablehlo.while" in lowered.as_text()

@@ -49,6 +49,7 @@ def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    machine = report.header(report.machine())  # now: the tree may be another when it is done
     start, rows = time.monotonic(), []
     for number, (group, found) in enumerate(zip(todo, measure(todo), strict=True)):
         worst = max(error for row in found for kind in (row.outputs, row.gradients) for error in kind.values())
@@ -57,7 +58,7 @@ def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
         rows += found
     command = shlex.join(["python", "-m", "eval", "accuracy", *args])
     lengths = (config.length, config.long)
-    path.write_text(page.page(rows, cases, lengths, command, report.header(report.machine())))
+    path.write_text(page.page(rows, cases, lengths, command, machine))
     print(f"wrote {path} after {time.monotonic() - start:.0f} s")
     broken = bars.broken(rows)
     for found in broken:

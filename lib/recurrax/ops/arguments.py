@@ -10,9 +10,24 @@ import numpy as np
 from recurrax.ops.decay import FLOOR
 
 
-def arrays(*values):
-    """Each as a JAX array; None stays."""
-    return tuple(None if value is None else jnp.asarray(value) for value in values)
+def arrays(*values, log_decay):
+    """Each as a JAX array, `log_decay` last; None stays.
+
+    Log-decays above 0 are refused as far as their values are known: those of NumPy and JAX arrays, and of NumPy
+    constants in a traced function, which are not known any more once they are JAX's.
+    """
+    if log_decay is not None and _is_known(log_decay):
+        known = np.asarray(log_decay)
+        if known.size and not (largest := known.max()) <= 0:
+            raise ValueError(
+                f"log_decay must be <= 0, the logarithm of a factor of at most 1; its largest is {largest}"
+            )
+    return tuple(None if value is None else jnp.asarray(value) for value in (*values, log_decay))
+
+
+def _is_known(array):
+    """Not while tracing, nor where other processes hold a part."""
+    return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
 
 
 def check_rank(name, array, letters):
@@ -48,13 +63,11 @@ def check_dtypes(**given):
 
 
 def check_log_decay(log_decay, heads, key):
-    """None, one per head or one per channel; of any floating dtype; not above 0 as far as its values are known."""
+    """None, one per head or one per channel; of any floating dtype."""
     if log_decay is None:
         return
     check_shape("log_decay", log_decay, ("B T H", heads), ("B T H K", (*heads, key)))
     check_dtypes(log_decay=log_decay)
-    if not isinstance(log_decay, jax.core.Tracer) and not (largest := np.max(log_decay)) <= 0:
-        raise ValueError(f"log_decay must be <= 0, the logarithm of a factor of at most 1; its largest is {largest}")
 
 
 def check_rest(reset, state, chunk_size, *, times, state_shape):

@@ -51,7 +51,7 @@ def delta_rule(
       ValueError: shapes or dtypes that do not fit, known log-decays above 0, a chunk size below 1, an unknown
         implementation.
     """
-    q, k, v, beta, log_decay, state = arguments.arrays(q, k, v, beta, log_decay, state)
+    q, k, v, beta, state, log_decay = arguments.arrays(q, k, v, beta, state, log_decay=log_decay)
     arguments.check_rank("v", v, "B T H V")
     arguments.check_rank("k", k, "B T H K")
     arguments.check_shape("k", k, ("B T H K", (*v.shape[:3], k.shape[3])))
@@ -79,7 +79,7 @@ def delta_product(
     up to 2, R = 2 turns a plane by any angle. Arguments, returns and errors are those of `delta_rule`; k, v and beta
     have an axis R after time, its steps in order.
     """
-    q, k, v, beta, log_decay, state = arguments.arrays(q, k, v, beta, log_decay, state)
+    q, k, v, beta, state, log_decay = arguments.arrays(q, k, v, beta, state, log_decay=log_decay)
     arguments.check_rank("v", v, "B T R H V")
     arguments.check_rank("k", k, "B T R H K")
     arguments.check_shape("k", k, ("B T R H K", (*v.shape[:4], k.shape[4])))

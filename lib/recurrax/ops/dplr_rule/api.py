@@ -52,7 +52,7 @@ def dplr_rule(
       ValueError: shapes or dtypes that do not fit, known log-decays above 0, a chunk size below 1, an unknown
         implementation.
     """
-    q, k, v, a, b, log_decay, state = arguments.arrays(q, k, v, a, b, log_decay, state)
+    q, k, v, a, b, state, log_decay = arguments.arrays(q, k, v, a, b, state, log_decay=log_decay)
     batch, length, heads, value = arguments.check_rank("v", v, "B T H V")
     key = arguments.check_rank("k", k, "B T H K")[-1]
     times, state_shape = (batch, length), (batch, heads, key, value)
