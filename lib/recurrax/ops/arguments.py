@@ -3,6 +3,8 @@
 What is wrong is named before any tracing goes deep, by argument, with what it was and what it may be.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,34 +72,45 @@ def check_log_decay(log_decay, heads, key):
     check_dtypes(log_decay=log_decay)
 
 
-def check_rest(reset, state, chunk_size, *, times, state_shape):
-    """`reset`, `state` and `chunk_size`, which mean the same in every op."""
-    if reset is not None and (reset.shape != times or reset.dtype != jnp.bool_):
-        raise ValueError(f"reset must be boolean (B, T) = {times}, got {reset.dtype} of shape {reset.shape}")
+class Sizes(NamedTuple):
+    """B, T, H, K, V of an op's arguments; H of the states, of which the queries may have a multiple."""
+
+    batch: int
+    length: int
+    heads: int
+    key: int
+    value: int
+
+
+def check_common(q, log_decay, state, reset, chunk_size, sizes):
+    """What means the same in every op: queries, log-decays, initial state, resets and the chunk size."""
+    batch, length, heads, key, value = sizes
+    check_queries(q, (batch, length), heads, key)
+    check_log_decay(log_decay, (batch, length, heads), key)
+    if reset is not None and (reset.shape != (batch, length) or reset.dtype != jnp.bool_):
+        raise ValueError(f"reset must be boolean (B, T) = {batch, length}, got {reset.dtype} of shape {reset.shape}")
     if state is not None:
-        check_shape("state", state, ("B H K V", state_shape))
+        check_shape("state", state, ("B H K V", (batch, heads, key, value)))
         check_dtypes(state=state)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
 
 
-def gates(log_decay, reset, heads):
-    """Log-decays as (B, T, H, 1 | K), or None; a reset is a gate that nothing passes."""
+def call(implementation, q, others, log_decay, state, reset, scale, chunk_size, sizes):
+    """An implementation on checked arguments in its form, and its outputs in the form of q.
+
+    It is given q (B, T, H, Hq / H, K), its other inputs, log-decays (B, T, H, 1 | K) or None in which a reset is a gate
+    that nothing passes, and a state in the dtype of all arithmetic: float32, or float64 for float64 inputs.
+    """
+    batch, length, heads, key, value = sizes
     if log_decay is not None and log_decay.ndim == 3:
         log_decay = log_decay[..., None]
-    if reset is None:
-        return log_decay
-    if log_decay is None:
-        log_decay = jnp.zeros((*heads, 1), jnp.float32)
-    return jnp.where(reset[..., None, None], jnp.asarray(FLOOR, log_decay.dtype), log_decay)
-
-
-def initial(state, shape, dtype):
-    """The state before the first step, in the dtype of all arithmetic: float32, or float64 for float64 inputs."""
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    return jnp.zeros(shape, dtype) if state is None else state.astype(dtype)
-
-
-def grouped(q, heads):
-    """(B, T, Hq, K) -> (B, T, H, Hq / H, K): the queries of each state."""
-    return q.reshape(*q.shape[:2], heads, -1, q.shape[3])
+    if reset is not None:
+        gates = jnp.zeros((batch, length, heads, 1), jnp.float32) if log_decay is None else log_decay
+        log_decay = jnp.where(reset[..., None, None], jnp.asarray(FLOOR, gates.dtype), gates)
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    state = jnp.zeros((batch, heads, key, value), dtype) if state is None else state.astype(dtype)
+    scale = key**-0.5 if scale is None else scale
+    grouped = q.reshape(batch, length, heads, -1, key)
+    o, state = implementation(grouped, *others, log_decay, state, scale=scale, chunk_size=chunk_size)
+    return o.reshape(*q.shape[:3], value), state

@@ -90,18 +90,9 @@ def delta_product(
 
 def _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation):
     """k (B, T, H, R, K), v (B, T, H, R, V), beta (B, T, H, R)."""
-    batch, length, heads, _, value = v.shape
-    key = k.shape[-1]
-    times, state_shape = (batch, length), (batch, heads, key, value)
-    arguments.check_queries(q, times, heads, key)
+    sizes = arguments.Sizes(*v.shape[:3], k.shape[-1], v.shape[-1])
     arguments.check_dtypes(q=q, k=k, v=v)
     arguments.check_dtypes(beta=beta)
-    arguments.check_log_decay(log_decay, (*times, heads), key)
-    arguments.check_rest(reset, state, chunk_size, times=times, state_shape=state_shape)
+    arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
     run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
-
-    gates = arguments.gates(log_decay, reset, (*times, heads))
-    state = arguments.initial(state, state_shape, q.dtype)
-    scale = key**-0.5 if scale is None else scale
-    o, state = run(arguments.grouped(q, heads), k, v, beta, gates, state, scale=scale, chunk_size=chunk_size)
-    return o.reshape(*q.shape[:3], value), state
+    return arguments.call(run, q, (k, v, beta), log_decay, state, reset, scale, chunk_size, sizes)

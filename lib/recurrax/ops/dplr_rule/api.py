@@ -54,20 +54,13 @@ def dplr_rule(
     """
     q, k, v, a, b, state, log_decay = arguments.arrays(q, k, v, a, b, state, log_decay=log_decay)
     batch, length, heads, value = arguments.check_rank("v", v, "B T H V")
-    key = arguments.check_rank("k", k, "B T H K")[-1]
-    times, state_shape = (batch, length), (batch, heads, key, value)
+    sizes = arguments.Sizes(batch, length, heads, arguments.check_rank("k", k, "B T H K")[-1], value)
     for name, array in (("k", k), ("a", a), ("b", b)):
-        arguments.check_shape(name, array, ("B T H K", (*times, heads, key)))
-    arguments.check_queries(q, times, heads, key)
+        arguments.check_shape(name, array, ("B T H K", sizes[:4]))
     arguments.check_dtypes(q=q, k=k, v=v, a=a, b=b)
-    arguments.check_log_decay(log_decay, (*times, heads), key)
-    arguments.check_rest(reset, state, chunk_size, times=times, state_shape=state_shape)
+    arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
     run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
 
-    gates = arguments.gates(log_decay, reset, (*times, heads))
     if reset is not None:  # a reads before the decay, which is what a reset is otherwise
         a = jnp.where(reset[..., None, None], jnp.zeros((), a.dtype), a)
-    state = arguments.initial(state, state_shape, q.dtype)
-    scale = key**-0.5 if scale is None else scale
-    o, state = run(arguments.grouped(q, heads), k, v, a, b, gates, state, scale=scale, chunk_size=chunk_size)
-    return o.reshape(*q.shape[:3], value), state
+    return arguments.call(run, q, (k, v, a, b), log_decay, state, reset, scale, chunk_size, sizes)

@@ -49,17 +49,9 @@ def linear_attention(
     """
     q, k, v, state, log_decay = arguments.arrays(q, k, v, state, log_decay=log_decay)
     batch, length, heads, value = arguments.check_rank("v", v, "B T H V")
-    key = arguments.check_rank("k", k, "B T H K")[-1]
-    times, state_shape = (batch, length), (batch, heads, key, value)
-    arguments.check_shape("k", k, ("B T H K", (*times, heads, key)))
-    arguments.check_queries(q, times, heads, key)
+    sizes = arguments.Sizes(batch, length, heads, arguments.check_rank("k", k, "B T H K")[-1], value)
+    arguments.check_shape("k", k, ("B T H K", sizes[:4]))
     arguments.check_dtypes(q=q, k=k, v=v)
-    arguments.check_log_decay(log_decay, (*times, heads), key)
-    arguments.check_rest(reset, state, chunk_size, times=times, state_shape=state_shape)
+    arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
     run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
-
-    gates = arguments.gates(log_decay, reset, (*times, heads))
-    state = arguments.initial(state, state_shape, q.dtype)
-    scale = key**-0.5 if scale is None else scale
-    o, state = run(arguments.grouped(q, heads), k, v, gates, state, scale=scale, chunk_size=chunk_size)
-    return o.reshape(*q.shape[:3], value), state
+    return arguments.call(run, q, (k, v), log_decay, state, reset, scale, chunk_size, sizes)
