@@ -97,10 +97,10 @@ def check_common(q, log_decay, state, reset, chunk_size, sizes):
 
 
 def call(implementation, q, others, log_decay, state, reset, scale, chunk_size, sizes):
-    """An implementation on checked arguments in its form, and its outputs in the form of q.
+    """An implementation on checked arguments.
 
-    It is given q (B, T, H, Hq / H, K), its other inputs, log-decays (B, T, H, 1 | K) or None in which a reset is a gate
-    that nothing passes, and a state in the dtype of all arithmetic: float32, or float64 for float64 inputs.
+    It is given q and the other inputs as they are, log-decays (B, T, H, 1 | K) or None in which a reset is a gate that
+    nothing passes, and a state in the dtype of all arithmetic: float32, or float64 for float64 inputs.
     """
     batch, length, heads, key, value = sizes
     if log_decay is not None and log_decay.ndim == 3:
@@ -111,6 +111,4 @@ def call(implementation, q, others, log_decay, state, reset, scale, chunk_size, 
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     state = jnp.zeros((batch, heads, key, value), dtype) if state is None else state.astype(dtype)
     scale = key**-0.5 if scale is None else scale
-    grouped = q.reshape(batch, length, heads, -1, key)
-    o, state = implementation(grouped, *others, log_decay, state, scale=scale, chunk_size=chunk_size)
-    return o.reshape(*q.shape[:3], value), state
+    return implementation(q, *others, log_decay, state, scale=scale, chunk_size=chunk_size)

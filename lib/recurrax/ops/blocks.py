@@ -61,11 +61,16 @@ def to_chunks(x, chunks):
     return x.reshape(chunks, batch * heads, length // chunks * rows, dim)
 
 
+def queries_to_chunks(q, heads, chunks):
+    """(B, chunks C, Hq, K) -> (chunks, B H, C Hq / H, K): the queries of each state."""
+    return to_chunks(q.reshape(*q.shape[:2], heads, -1, q.shape[3]), chunks)
+
+
 def from_chunks(x, batch, rows):
-    """(chunks, B H, C R, D) -> (B, chunks C, H, R, D)."""
+    """(chunks, B H, C R, D) -> (B, chunks C, H R, D)."""
     chunks, heads, length, dim = x.shape
     x = x.reshape(chunks, batch, heads // batch, length // rows, rows, dim).transpose(1, 0, 3, 2, 4, 5)
-    return x.reshape(batch, chunks * length // rows, heads // batch, rows, dim)
+    return x.reshape(batch, chunks * length // rows, heads // batch * rows, dim)
 
 
 def interleave(tokens, *parts):

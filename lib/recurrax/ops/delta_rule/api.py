@@ -1,6 +1,5 @@
 """`delta_rule` and `delta_product`: the public functions and their checks."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import arguments, dispatch
@@ -56,7 +55,6 @@ def delta_rule(
     arguments.check_rank("k", k, "B T H K")
     arguments.check_shape("k", k, ("B T H K", (*v.shape[:3], k.shape[3])))
     arguments.check_shape("beta", beta, ("B T H", v.shape[:3]))
-    k, v, beta = k[:, :, :, None], v[:, :, :, None], beta[:, :, :, None]
     return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
 
 
@@ -84,13 +82,12 @@ def delta_product(
     arguments.check_rank("k", k, "B T R H K")
     arguments.check_shape("k", k, ("B T R H K", (*v.shape[:4], k.shape[4])))
     arguments.check_shape("beta", beta, ("B T R H", v.shape[:4]))
-    k, v, beta = (jnp.moveaxis(x, 2, 3) for x in (k, v, beta))
     return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
 
 
 def _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation):
-    """k (B, T, H, R, K), v (B, T, H, R, V), beta (B, T, H, R)."""
-    sizes = arguments.Sizes(*v.shape[:3], k.shape[-1], v.shape[-1])
+    """k (B, T, [R,] H, K), v (B, T, [R,] H, V), beta (B, T, [R,] H)."""
+    sizes = arguments.Sizes(*v.shape[:2], v.shape[-2], k.shape[-1], v.shape[-1])
     arguments.check_dtypes(q=q, k=k, v=v)
     arguments.check_dtypes(beta=beta)
     arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)

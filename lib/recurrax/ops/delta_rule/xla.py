@@ -17,6 +17,7 @@ from jax import lax
 
 from recurrax.ops import blocks
 from recurrax.ops.decay import local_decay
+from recurrax.ops.delta_rule.reference import with_steps
 from recurrax.ops.triangular import unit_lower_inverse
 
 ROWS = 32  # per chunk: tokens, times the steps of each
@@ -26,21 +27,26 @@ ROWS = 32  # per chunk: tokens, times the steps of each
 def delta(q, k, v, beta, log_decay, state, *, scale, chunk_size=None):
     """As `reference.delta`."""
     block = functools.partial(_block, scale)
-    steps = k.shape[3]
+    steps = k.shape[2] if k.ndim == 5 else 1
     chunk_size = chunk_size or -(-ROWS // steps)
-    return blocks.sweep(block, chunk_size, state, (q, k, v, beta[..., None], log_decay), rows=steps)
+    return blocks.sweep(block, chunk_size, state, (q, k, v, beta, log_decay), rows=steps)
 
 
 def _block(scale, chunks, state, inputs):
     q, k, v, beta, log_decay = inputs
-    batch, length, heads, groups, _ = q.shape
-    tokens, rows = length // chunks, (groups, k.shape[3])
+    # Axes are added here, in a block: XLA copies arrays of which a loop is given another view.
+    k, v, beta = with_steps(k, v, beta)
+    batch, length, steps, heads, _ = k.shape
+    tokens, rows = length // chunks, (q.shape[2] // heads, steps)
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
     decay = local_decay(log_decay, chunks, tokens, state.dtype, blocks.exactness(q.dtype))
-    queries, keys, values, strength = (blocks.to_chunks(x, chunks).astype(state.dtype) for x in (q, k, v, beta))
+    queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
+    keys, values, strength = (
+        blocks.to_chunks(jnp.moveaxis(x, 2, 3), chunks).astype(state.dtype) for x in (k, v, beta[..., None])
+    )
 
     # Queries and steps read alike: one product for both.
-    readers = blocks.interleave(tokens, scale * queries, strength * keys)
+    readers = blocks.interleave(tokens, queries, strength * keys)
     query_scores, step_scores = blocks.separate(tokens, decay.scores(readers, keys), *rows)
     queries, steps = blocks.separate(tokens, decay.since_start(readers), *rows)
     inverse = unit_lower_inverse(jnp.tril(step_scores, -1))
@@ -57,4 +63,4 @@ def _block(scale, chunks, state, inputs):
     last, (states, written) = lax.scan(step, state, chunked)
 
     output = matmul(query_scores, written) + matmul(queries, states)
-    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)
+    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, rows[0]).astype(q.dtype)

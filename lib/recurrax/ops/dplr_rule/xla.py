@@ -27,22 +27,22 @@ CHUNK_SIZE = 32
 def dplr(q, k, v, a, b, log_decay, state, *, scale, chunk_size=None):
     """As `reference.dplr`."""
     block = functools.partial(_block, scale)
-    inputs = (q, *(x[..., None, :] for x in (k, v, a, b)), log_decay)
-    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, inputs, rows=2)
+    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, (q, k, v, a, b, log_decay), rows=2)
 
 
 def _block(scale, chunks, state, inputs):
-    *arrays, log_decay = inputs
-    q = arrays[0]
-    batch, length, heads, groups, _ = q.shape
-    tokens, rows = length // chunks, (groups, 1)
+    q, *arrays, log_decay = inputs
+    batch, length, heads, _ = arrays[0].shape
+    tokens, rows = length // chunks, (q.shape[2] // heads, 1)
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
     decay = local_decay(log_decay, chunks, tokens, state.dtype, blocks.exactness(q.dtype))
-    queries, keys, values, reads, writes = (blocks.to_chunks(x, chunks).astype(state.dtype) for x in arrays)
+    queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
+    of_token = (blocks.to_chunks(x[..., None, :], chunks).astype(state.dtype) for x in arrays)
+    keys, values, reads, writes = of_token
 
     # One product for all that reads, of all that was written.
     early = jnp.concatenate([reads[..., 1:, :], jnp.zeros_like(reads[..., :1, :])], -2)
-    readers, sources = blocks.interleave(tokens, scale * queries, early), blocks.interleave(tokens, writes, keys)
+    readers, sources = blocks.interleave(tokens, queries, early), blocks.interleave(tokens, writes, keys)
     query_scores, early_scores = blocks.separate(tokens, decay.scores(readers, sources), *rows)
     queries, early = blocks.separate(tokens, decay.since_start(readers), *rows)
     of_writes, of_keys = _later(early_scores[..., 0::2]), _later(early_scores[..., 1::2])
@@ -62,7 +62,7 @@ def _block(scale, chunks, state, inputs):
     last, (states, read) = lax.scan(step, state, chunked)
 
     output = matmul(query_scores, blocks.interleave(tokens, read, values)) + matmul(queries, states)
-    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)
+    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, rows[0]).astype(q.dtype)
 
 
 def _later(x, first=None):

@@ -27,12 +27,11 @@ def attend(q, k, v, log_decay, state, *, scale, chunk_size=None):
 
 def _block(scale, chunks, state, inputs):
     q, k, v, log_decay = inputs
-    batch, length, heads, groups, _ = q.shape
+    batch, length, heads, _ = k.shape
     precision = blocks.exactness(q.dtype)
     decay = local_decay(log_decay, chunks, length // chunks, state.dtype, precision)
-    rows = [blocks.to_chunks(x, chunks).astype(state.dtype) for x in (q, k[..., None, :], v[..., None, :])]
-    queries, keys, values = rows
-    queries = scale * queries
+    queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
+    keys, values = (blocks.to_chunks(x[..., None, :], chunks).astype(state.dtype) for x in (k, v))
 
     written = jnp.matmul(jnp.swapaxes(decay.until_end(keys), -1, -2), values, precision=precision)
 
@@ -45,4 +44,5 @@ def _block(scale, chunks, state, inputs):
 
     output = jnp.matmul(decay.scores(queries, keys), values, precision=precision)
     output += jnp.matmul(decay.since_start(queries), states, precision=precision)
-    return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, groups).astype(q.dtype)
+    output = blocks.from_chunks(output, batch, q.shape[2] // heads)
+    return last.reshape(batch, heads, *last.shape[1:]), output.astype(q.dtype)
