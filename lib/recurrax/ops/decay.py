@@ -140,10 +140,10 @@ class ChannelDecay(NamedTuple):
         size = self.start.shape[-2]
         readers = readers.reshape(*readers.shape[:2], size, -1, readers.shape[-1])
         sources = sources.reshape(*sources.shape[:2], size, -1, sources.shape[-1])
-        scores = _small_product(readers, sources, self.precision)
+        scores = _product(readers, sources, self.precision)
         for from_middle, to_middle in self.halves:
             upper, lower = scores[:, :, 0::2], scores[:, :, 1::2]
-            corner = _small_product(_half(readers, 1, from_middle), _half(sources, 0, to_middle), self.precision)
+            corner = _product(_half(readers, 1, from_middle), _half(sources, 0, to_middle), self.precision)
             rows = [jnp.concatenate([upper, jnp.zeros_like(upper)], -1), jnp.concatenate([corner, lower], -1)]
             scores = jnp.concatenate(rows, -2)
         return scores[:, :, 0]
@@ -174,10 +174,6 @@ def _half(rows, which, factor):
     x, m, blocks, size, dim = factor.shape
     half = rows.reshape(x, m, blocks, 2, size, -1, dim)[:, :, :, which]
     return (half * factor[..., None, :]).reshape(x, m, blocks, -1, dim)
-
-
-def _small_product(readers, sources, precision):
-    return _product(readers, sources, precision)
 
 
 def _product(readers, sources, precision):

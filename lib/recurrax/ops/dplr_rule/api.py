@@ -46,7 +46,7 @@ def dplr_rule(
     Returns:
       o in q's dtype, and the last state in float32 (float64 for float64 inputs), in which all is computed.
 
-    The gradient recomputes: it keeps the inputs and, per block of 256 tokens on a CPU and 2,048 elsewhere, one state.
+    The gradient recomputes: it keeps the inputs and, per block of 128 tokens on a CPU and 1,024 elsewhere, one state.
 
     Raises:
       ValueError: shapes or dtypes that do not fit, known log-decays above 0, a chunk size below 1, an unknown
