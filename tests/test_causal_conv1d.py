@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-import oracles
+from oracles import ops as oracles
 from recurrax.ops import causal_conv1d
 
 

@@ -1,45 +1,21 @@
-"""Every mixer under the same laws. A new one is one line of MIXERS, and its step-by-step form in oracles.py."""
+"""Every mixer under the same laws. A new one is a line of mixer_cases.py, and its step-by-step form in oracles/."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import oracles
+from mixer_cases import DIM, LENGTH, MIXERS
+from oracles.common import softplus, wide
 from recurrax import mixers
 from recurrax.mixers import LRU, RGLRU, Attention
 
-DIM = 8
 BATCH = 2
-LENGTH = 40
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    config: mixers.MixerConfig
-    oracle: Callable
-    parameters: int
-    """How many there are at D = 8, by the formula in the layer's docstring."""
-
-
-MIXERS = {
-    "LRU": Case(LRU(state_dim=6), oracles.lru, 6 * (4 * 8 + 3) + 8),
-    "RG-LRU": Case(RGLRU(num_heads=2), oracles.rglru, 3 * 8 * 8 + 2 * 8**2 // 2 + (4 + 4) * 8),
-    "RG-LRU wide": Case(
-        RGLRU(width=12, num_heads=3, conv_width=2), oracles.rglru, 3 * 8 * 12 + 2 * 12**2 // 3 + (2 + 4) * 12
-    ),
-    "attention": Case(Attention(num_heads=2, max_length=LENGTH), oracles.attention, 2 * 8 * 4 * (2 + 2)),
-    "attention in a window": Case(Attention(num_heads=2, window=7), oracles.attention, 2 * 8 * 4 * (2 + 2)),
-    "attention of grouped heads": Case(
-        Attention(num_heads=4, num_kv_heads=2, head_dim=6, window=16, rotary_base=100.0),
-        oracles.attention,
-        2 * 8 * 6 * (4 + 2),
-    ),
-}
+# Layers of the deep model whose first step is looked at.
+DEPTH = 24
 # Programs here run a few times on 640 numbers: most of what LLVM would do to them is not worth its while.
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -98,10 +74,12 @@ class Compiled:
     def __init__(self, name):
         self.config = MIXERS[name].config
         self.layer = layer = self.config.layer(DIM)
-        x = draw(BATCH, LENGTH, DIM)
-        params = jit(layer.init)(jax.random.key(0), x)["params"]
+        init = jit(jax.vmap(lambda key, depth: layer.init(key, jnp.zeros((1, 1, DIM)), depth=depth)["params"]))
+        # As many layers as a deep model has, each with the parameters that its depth starts from.
+        self.depths = jax.device_get(init(jax.random.split(jax.random.key(0), DEPTH), np.arange(DEPTH) / DEPTH))
         # Biases start at 0, where a forgotten one would not show.
-        self.params = {name: value if value.any() else 0.3 * draw(*value.shape) for name, value in params.items()}
+        first = {name: value[0] for name, value in self.depths.items()}
+        self.params = {name: value if value.any() else 0.3 * draw(*value.shape) for name, value in first.items()}
         self.initial = layer.init_state(BATCH)
         self.start = jax.tree.map(
             lambda leaf: jnp.ones_like(leaf) if leaf.dtype == bool else jnp.asarray(draw(*leaf.shape), leaf.dtype),
@@ -110,16 +88,9 @@ class Compiled:
         self.apply = jit(self.call)
         self.whole = self.differentiate(self.call)
         self.steps = self.differentiate(self.scan, states=True)
-        self.halves = self.differentiate(functools.partial(self.pieces, 17))
 
     def call(self, params, x, state=None, reset=None):
         return self.layer.apply({"params": params}, x, state, reset=reset)
-
-    def pieces(self, t, params, x, state, reset):
-        """Two calls."""
-        first, state = self.call(params, x[:, :t], state, reset[:, :t])
-        second, state = self.call(params, x[:, t:], state, reset[:, t:])
-        return jnp.concatenate([first, second], 1), state
 
     def scan(self, params, x, state, reset):
         """One call per token; returns all states, time leading."""
@@ -163,33 +134,30 @@ def compiled(name):
 def test_equals_its_definition_step_by_step(name):
     m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 13, 29)
     want = MIXERS[name].oracle(m.params, x, None, m.config)
-    assert error(m.apply(m.params, x)[0], want) <= FLOAT32
+    assert error(m.whole(m.params, x, m.initial)[0][0], want) <= FLOAT32
     want = MIXERS[name].oracle(m.params, x, reset, m.config)
-    assert error(m.apply(m.params, x, None, reset)[0], want) <= FLOAT32
+    assert error(m.whole(m.params, x, m.initial, reset)[0][0], want) <= FLOAT32
     # A reset at the first step forgets whatever state came in.
     reset[:, 0] = True
-    want = MIXERS[name].oracle(m.params, x, reset, m.config)
     assert error(m.whole(m.params, x, m.start, reset)[0][0], want) <= FLOAT32
 
 
 @every_mixer
 def test_the_initial_state_is_what_none_means_and_looks_like_every_later_state(name):
     m, x = compiled(name), draw(BATCH, LENGTH, DIM)
-    assert_zero(m.initial, "initial state")
     for dtype in (jnp.float32, jnp.bfloat16):
         layer = m.config.layer(DIM, dtype)
         want = jax.eval_shape(lambda layer=layer: layer.init_state(BATCH))
-        for state in (None, layer.init_state(BATCH)):
-            for length in (1, 3, LENGTH):
-                inputs = jnp.zeros((BATCH, length, DIM), dtype)
-                y, after = jax.eval_shape(layer.apply, {"params": m.params}, inputs, state)
-                assert after == want, f"T={length}: {after} instead of {want}"
-                assert y == jax.ShapeDtypeStruct(inputs.shape, dtype)
+        for state, length in ((None, 1), (layer.init_state(BATCH), 3), (None, LENGTH)):
+            inputs = jnp.zeros((BATCH, length, DIM), dtype)
+            y, after = jax.eval_shape(layer.apply, {"params": m.params}, inputs, state)
+            assert after == want, f"T={length}: {after} instead of {want}"
+            assert y == jax.ShapeDtypeStruct(inputs.shape, dtype)
         for leaf in jax.tree.leaves(want):
             assert leaf.shape[0] == BATCH
-    y, after = m.apply(m.params, x)
-    (want, want_after), _ = m.whole(m.params, x, m.initial)
-    assert_close((y, after), (want, want_after))
+    # No state, no reset and a call of one token each take ways of their own.
+    want, _ = m.whole(m.params, x, m.initial)
+    assert_close(m.apply(m.params, x), want)
 
 
 @every_mixer
@@ -202,38 +170,28 @@ def test_token_by_token_is_the_whole_sequence_in_values_and_gradients(name):
     assert_close(jax.tree.map(lambda leaf: leaf[-1], states), after, label="state")
     # Gradients pass through forty calls: rounding adds up, still far below any wrong term.
     assert_close(step_gradients, gradients, 4 * FLOAT32, label="gradient")
+    # Calls shorter than any convolution or window, but not of one token.
+    short = m.apply(m.params, x[:, :2], m.start, reset[:, :2])
+    assert_close(short, (y[:, :2], jax.tree.map(lambda leaf: leaf[1], states)), label="2 tokens")
 
 
 @every_mixer
 def test_a_call_that_starts_after_any_token_goes_on_as_if_there_had_been_no_border(name):
     m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 29)
     reset[1] = False
-    (y, _), _ = m.whole(m.params, x, m.start, reset)
-    (_, states), _ = m.steps(m.params, x, m.start, reset)
-    # Row t-1 goes on after t tokens. All rows in one call: what is missing at their end is padding that y cannot see.
-    cuts = range(1, LENGTH)
-    rest, rest_reset = (
-        np.stack([np.pad(v[:, t:], ((0, 0), (0, t), *((0, 0) for _ in v.shape[2:]))) for t in cuts]) for v in (x, reset)
-    )
-    states = jax.tree.map(lambda leaf: leaf[:-1], states)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (rest, states, rest_reset))
-    got = np.asarray(m.apply(m.params, *flat)[0]).reshape(rest.shape)
-    for t in cuts:
-        assert error(got[t - 1, :, : LENGTH - t], y[:, t:]) <= FLOAT32, f"cut after {t} tokens"
-
-
-@every_mixer
-def test_two_calls_are_one_in_values_and_gradients(name):
-    m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(3, 29)
-    reset[1] = False
-    outputs, gradients = m.whole(m.params, x, m.start, reset)
-    halves, half_gradients = m.halves(m.params, x, m.start, reset)
-    assert_close(halves, outputs, label="values of 17 + 23 tokens")
-    assert_close(half_gradients, gradients, label="gradient of 17 + 23 tokens")
-    # A first call shorter than any convolution or window, against two calls of one token.
-    short = m.apply(m.params, x[:, :2], m.start, reset[:, :2])
-    (y, states), _ = m.steps(m.params, x, m.start, reset)
-    assert_close(short, (y[:, :2], jax.tree.map(lambda leaf: leaf[1], states)), label="2 tokens")
+    g = draw(BATCH, LENGTH, DIM, seed=1)
+    (y, _), gradients = m.whole(m.params, x, m.start, reset, g, 0.0)
+    states = jax.device_get(m.steps(m.params, x, m.start, reset)[0][1])
+    for t in range(1, LENGTH):
+        # What is missing at the end is padding that y cannot see.
+        rest, rest_reset, rest_g = (
+            np.pad(v[:, t:], ((0, 0), (0, t), *((0, 0) for _ in v.shape[2:]))) for v in (x, reset, g)
+        )
+        state = jax.tree.map(lambda leaf, t=t: leaf[t - 1], states)
+        (got, _), (_, dx, _) = jax.device_get(m.whole(m.params, rest, state, rest_reset, rest_g, 0.0))
+        assert error(got[:, : LENGTH - t], y[:, t:]) <= FLOAT32, f"cut after {t} tokens"
+        got, want = dx[:, : LENGTH - t], np.asarray(gradients[1])
+        assert np.abs(got - want[:, t:]).max() <= FLOAT32 * np.abs(want).max(), f"gradient, cut after {t} tokens"
 
 
 @every_mixer
@@ -266,18 +224,18 @@ def test_no_output_depends_on_a_later_input_or_another_document(name):
 @every_mixer
 def test_reset_documents_are_separate_sequences(name):
     m, x, size = compiled(name), draw(BATCH, LENGTH, DIM), 10
+    following = draw(BATCH, LENGTH, DIM, seed=3)
     reset = NOWHERE.copy()
     reset[:, ::size] = True
     (y, state), _ = m.whole(m.params, x, m.start, reset)
-    separate, states = m.apply(m.params, x.reshape(-1, size, DIM))
-    assert_close(np.asarray(y).reshape(separate.shape), separate, label="y")
-    # States are the same if what follows is: what a cache holds of a forgotten document is nobody's concern.
-    last = jax.tree.map(lambda leaf: leaf.reshape(BATCH, -1, *leaf.shape[1:])[:, -1], states)
-    following = draw(BATCH, LENGTH, DIM, seed=3)
-    got, gradients = m.whole(m.params, following, state)
-    want, want_gradients = m.whole(m.params, following, last)
-    assert_close(got[0], want[0], label="what follows")
-    assert_close(gradients[:2], want_gradients[:2], label="gradient of what follows")
+    for start in range(0, LENGTH, size):
+        # The document alone, and what comes after it to fill the call.
+        alone = np.concatenate([x[:, start : start + size], following[:, : LENGTH - size]], axis=1)
+        (want, _), _ = m.whole(m.params, alone, m.initial)
+        assert_close(np.asarray(y)[:, start : start + size], want[:, :size], label=f"document at {start}")
+    # `want` went on after the last document: as the state does, which knows of no other.
+    (got, _), _ = m.whole(m.params, following, state)
+    assert_close(got[:, : LENGTH - size], want[:, size:], label="what follows")
 
 
 @every_mixer
@@ -328,33 +286,86 @@ def test_gradients_stay_finite_at_huge_and_at_zero_inputs(name):
                     assert np.isfinite(leaf).all(), f"{jax.tree_util.keystr(path)} at inputs times {scale}"
 
 
+class Layer(nn.Module):
+    """A mixer as the body of a scan over depth."""
+
+    config: mixers.MixerConfig
+
+    @nn.compact
+    def __call__(self, x, state, reset):
+        return self.config.layer(DIM, name="mixer")(x, state, reset=reset)
+
+
 @every_mixer
-def test_vmap_and_checkpoint_change_nothing(name):
-    m, reset = compiled(name), resets(5)
-    xs = draw(3, BATCH, LENGTH, DIM)
-    g = draw(BATCH, LENGTH, DIM, seed=1)
+def test_scan_over_depth_remat_and_vmap_change_nothing(name):
+    m, reset, depth = compiled(name), resets(5), 2
+    xs, g = draw(2, BATCH, LENGTH, DIM), draw(BATCH, LENGTH, DIM, seed=1)
+    stack = nn.scan(
+        nn.remat(Layer, prevent_cse=False),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast),
+        length=depth,
+    )(m.config)
+    params = jax.tree.map(lambda leaf: leaf[:depth], m.depths)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * depth), m.start)
 
     @jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def gradients(params, x):
         def loss(params, x):
-            y, _ = jax.checkpoint(m.call)(params, x, m.start, reset)
-            return (g * y).sum(), y
+            y, after = stack.apply({"params": {"mixer": params}}, x, states, reset)
+            return (g * y).sum(), (y, after)
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x)
 
-    (_, ys), (dparams, dxs) = gradients(m.params, xs)
+    (_, outputs), (dparams, dxs) = gradients(params, xs)
+    layers = [{name: value[i] for name, value in params.items()} for i in range(depth)]
     for i, x in enumerate(xs):
-        (y, _), (dparam, dx, _) = m.whole(m.params, x, m.start, reset, g, 0.0)
-        assert_close(ys[i], y, label="y")
-        got = ({name: value[i] for name, value in dparams.items()}, dxs[i])
-        assert_close(got, (dparam, dx), label="gradient")
+        (hidden, first), _ = m.whole(layers[0], x, m.start, reset)
+        (y, second), (dsecond, dhidden, _) = m.whole(layers[1], hidden, m.start, reset, g, 0.0)
+        _, (dfirst, dx, _) = m.whole(layers[0], x, m.start, reset, dhidden, 0.0)
+        got = jax.tree.map(lambda leaf, i=i: leaf[i], (outputs, dparams, dxs))
+        after = jax.tree.map(lambda *leaves: np.stack(leaves), first, second)
+        want = ((y, after), {name: np.stack([dfirst[name], dsecond[name]]) for name in dfirst}, dx)
+        assert_close(got, want, 4 * FLOAT32)
+
+
+@functools.cache
+def first_step(name, depth):
+    """Root mean square of what `depth` layers add to their input, and the norm of the gradient of a random sum of it.
+
+    Layers behind a norm and beside a residual connection, as in a model, with the parameters that they start from.
+    """
+    m, g = compiled(name), draw(BATCH, LENGTH, DIM, seed=1)
+    x = start = draw(BATCH, LENGTH, DIM)
+    inputs = []
+    for i in range(depth):
+        params = {name: value[i] for name, value in m.depths.items()}
+        root = np.sqrt((x**2).mean(-1, keepdims=True))
+        inputs.append((params, x / root, root))
+        x = x + np.asarray(m.whole(params, x / root, m.initial)[0][0])
+    squares = 0.0
+    for params, normed, root in reversed(inputs):
+        _, (dparams, dnormed, _) = m.whole(params, normed, m.initial, NOWHERE, g, 0.0)
+        squares += sum((np.asarray(leaf) ** 2).sum() for leaf in dparams.values())
+        g = g + (dnormed - normed * (normed * dnormed).mean(-1, keepdims=True)) / root
+    return np.sqrt(((x - start) ** 2).mean()), np.sqrt(squares + (np.asarray(g) ** 2).sum())
+
+
+@every_mixer
+@pytest.mark.parametrize("depth", [1, DEPTH])
+def test_starts_about_as_loud_as_attention(name, depth):
+    ours, attention = first_step(name, depth), first_step("attention", depth)
+    for what, got, want in zip(("output", "gradient"), ours, attention, strict=True):
+        assert 0.1 <= got / want <= 10, f"{what} {got:.3g}, of attention {want:.3g}"
 
 
 @every_mixer
 def test_the_layer_is_its_pure_function(name):
     m, x, reset = compiled(name), draw(BATCH, LENGTH, DIM), resets(5)
-    function = getattr(mixers, MIXERS[name].oracle.__name__)
+    function = type(m.layer).function
+    assert getattr(mixers, function.__name__) is function
     pure = jax.make_jaxpr(lambda *v: function(v[0], v[1], v[2], m.config, reset=v[3]))(m.params, x, m.start, reset)
     layer = jax.make_jaxpr(m.call)(m.params, x, m.start, reset)
     assert str(pure) == str(layer)
@@ -368,7 +379,7 @@ def test_every_mixer_of_the_library_is_in_the_table():
 def test_lru_starts_on_its_ring_with_unit_gain():
     config = LRU(state_dim=4096, r_min=0.5, r_max=0.9, max_phase=1.0)
     params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
-    modulus, phase = np.abs(mixers.eigenvalues(params)), np.exp(oracles.wide(params["theta_log"]))
+    modulus, phase = np.abs(mixers.eigenvalues(params)), np.exp(wide(params["theta_log"]))
     assert 0.5 <= modulus.min() < 0.51
     assert 0.89 < modulus.max() <= 0.9 + 1e-6
     assert 0 < phase.min() < 0.01
@@ -381,14 +392,14 @@ def test_lru_starts_on_its_ring_with_unit_gain():
 def test_lru_gain_keeps_its_digits_next_to_the_unit_circle():
     config = LRU(state_dim=64, r_min=1 - 2e-6, r_max=1 - 1e-6)
     params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
-    want = np.sqrt(-np.expm1(-2 * np.exp(oracles.wide(params["nu_log"]))))
-    np.testing.assert_allclose(np.exp(oracles.wide(params["gamma_log"])), want, rtol=1e-5)
+    want = np.sqrt(-np.expm1(-2 * np.exp(wide(params["nu_log"]))))
+    np.testing.assert_allclose(np.exp(wide(params["gamma_log"])), want, rtol=1e-5)
 
 
 def test_rglru_starts_with_decays_in_their_range():
     config = RGLRU(width=1024, num_heads=512, a_min=0.5, a_max=0.9)
     params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
-    a = np.exp(-config.c * oracles.softplus(oracles.wide(params["decay"])))  # the gate fully open
+    a = np.exp(-config.c * softplus(wide(params["decay"])))  # the gate fully open
     assert 0.5 - 1e-5 <= a.min() < 0.51
     assert 0.89 < a.max() <= 0.9 + 1e-5
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import oracles
+from oracles import projections as oracles
 from recurrax import projections
 from recurrax.projections import ACTIVATIONS, GLU, MLP
 

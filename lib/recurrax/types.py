@@ -17,6 +17,9 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PRNGKeyArray, P
 ArrayLike = jax.Array | np.ndarray
 """What ops accept: they are called with NumPy arrays as often as with JAX's."""
 
+Scalar = float | Float[ArrayLike, ""]
+"""One number."""
+
 State = PyTree[Array]
 """What a layer carries from one call to the next. Its sizes do not depend on how many tokens it has seen."""
 
@@ -41,5 +44,6 @@ __all__ = [
     "Params",
     "PyTree",
     "Reset",
+    "Scalar",
     "State",
 ]

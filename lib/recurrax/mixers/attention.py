@@ -10,12 +10,12 @@ small however long the stream is.
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax import checks
+from recurrax.mixers.base import Mixer, MixerConfig, fan_in
 from recurrax.ops import linear
 from recurrax.types import Params, Reset, State
 
@@ -38,9 +38,7 @@ class Attention(MixerConfig):
     """Longest wavelength of the rotary positions, over 2 pi."""
 
     def __post_init__(self):
-        for name in ("num_heads", "num_kv_heads", "head_dim", "window", "max_length", "rotary_base"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        checks.positive(self, *(field.name for field in dataclasses.fields(self)))
         if self.num_heads % (self.num_kv_heads or self.num_heads):
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
         if self.head_dim is not None and self.head_dim % 2:
@@ -137,15 +135,14 @@ def _last(array, size):
 class AttentionLayer(Mixer):
     """Parameters of `attention`: 2 D K (H + Hkv) of them."""
 
-    @nn.compact
-    def __call__(self, x, state=None, *, reset=None):
+    function = staticmethod(attention)
+
+    def parameters(self, depth):
         d, h = self.dim, self.config.num_heads
         kv, k = self.config.kv_heads(d)
-        fan_in = nn.initializers.lecun_normal()
-        params = {
-            "in_q": self.param("in_q", fan_in, (d, h * k)),
-            "in_k": self.param("in_k", fan_in, (d, kv * k)),
-            "in_v": self.param("in_v", fan_in, (d, kv * k)),
-            "out_kernel": self.param("out_kernel", fan_in, (h * k, d)),
+        return {
+            "in_q": (fan_in, (d, h * k)),
+            "in_k": (fan_in, (d, kv * k)),
+            "in_v": (fan_in, (d, kv * k)),
+            "out_kernel": (fan_in, (h * k, d)),
         }
-        return attention(params, x, state, self.config, reset=reset)

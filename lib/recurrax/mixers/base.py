@@ -7,12 +7,21 @@ calling it on x[:, :t] and then, with the state it returned, on x[:, t:] equals 
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.types import Dtype, Reset, State
+from recurrax import checks
+from recurrax.types import Dtype, Params, Reset, Scalar, State
+
+fan_in = nn.initializers.lecun_normal()
+"""Variance 1 / D for a matrix (D, E): what projections of the residual stream start from."""
+zeros = nn.initializers.zeros
+ones = nn.initializers.ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +42,47 @@ class MixerConfig:
 
 
 class Mixer(nn.Module):
-    """Declares a mixer's parameters and calls its function. Computes in x's dtype; parameters are float32."""
+    """Declares a mixer's parameters and calls its function. Computes in x's dtype; parameters are float32.
+
+    A layer of its own says which function, and what `parameters` there are.
+    """
 
     config: MixerConfig
     dim: int
     dtype: Dtype = jnp.float32
 
-    def __call__(
-        self, x: Float[Array, "B T D"], state: State | None = None, *, reset: Reset | None = None
-    ) -> tuple[Float[Array, "B T D"], State]:
-        """The mixed sequence and the state after it; state=None is `init_state`."""
+    function: ClassVar[Callable]
+    """mixer(params, x, state, config, *, reset) -> (y, state)."""
+
+    def parameters(self, depth: Scalar) -> dict[str, tuple]:
+        """Name -> (initializer, shape, arguments of the initializer)."""
         raise NotImplementedError
+
+    def declare(self, depth: Scalar) -> Params:
+        """The parameters themselves."""
+        return {name: self.param(name, *what) for name, what in self.parameters(depth).items()}
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: State | None = None,
+        *,
+        reset: Reset | None = None,
+        depth: Scalar = 0.0,
+    ) -> tuple[Float[Array, "B T D"], State]:
+        """The mixed sequence and the state after it; state=None is `init_state`.
+
+        `depth` is the part of the model's layers that comes before this one, in [0, 1): some papers start their gates
+        from it. Only initializers see it.
+
+        Raises:
+          ValueError: the state is not of this layer or not for this many sequences.
+        """
+        if state is not None:
+            want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
+            checks.same_structure(type(self.config).__name__, state, want)
+        return self.function(self.declare(depth), x, state, self.config, reset=reset)
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""

@@ -74,22 +74,28 @@ def lru(
 class LRULayer(Mixer):
     """Parameters of `lru`: N (4 D + 3) + D of them."""
 
-    @nn.compact
-    def __call__(self, x, state=None, *, reset=None):
+    function = staticmethod(lru)
+
+    def parameters(self, depth):
         n, d, config = self.config.state_dim, self.dim, self.config
-        nu_log = self.param("nu_log", _ring, (n,), config.r_min, config.r_max)
-        params = {
-            "nu_log": nu_log,
-            "theta_log": self.param("theta_log", _log_phases, (n,), config.max_phase),
-            # |lambda|^2 = exp(-2 exp(nu_log)); expm1 keeps the digits of 1 - |lambda|^2 near the unit circle.
-            "gamma_log": self.param("gamma_log", lambda key: 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log)))),
-            "in_real": self.param("in_real", nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
-            "in_imag": self.param("in_imag", nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
-            "out_real": self.param("out_real", nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
-            "out_imag": self.param("out_imag", nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
-            "skip": self.param("skip", nn.initializers.normal(1.0), (d,)),
+        return {
+            "nu_log": (_ring, (n,), config.r_min, config.r_max),
+            "theta_log": (_log_phases, (n,), config.max_phase),
+            "in_real": (nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
+            "in_imag": (nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
+            "out_real": (nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
+            "out_imag": (nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
+            "skip": (nn.initializers.normal(1.0), (d,)),
         }
-        return lru(params, x, state, config, reset=reset)
+
+    def declare(self, depth):
+        params = super().declare(depth)
+        return {**params, "gamma_log": self.param("gamma_log", lambda key: _log_gain(params["nu_log"]))}
+
+
+def _log_gain(nu_log):
+    """log sqrt(1 - |lambda|^2), |lambda|^2 = exp(-2 exp(nu_log)); expm1 keeps its digits near the unit circle."""
+    return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log)))
 
 
 def _ring(key, shape, r_min, r_max):

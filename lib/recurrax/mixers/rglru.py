@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax import checks
+from recurrax.mixers import parts
+from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.ops import causal_conv1d, diagonal_scan, linear
 from recurrax.types import Params, Reset, State
 
@@ -41,9 +43,7 @@ class RGLRU(MixerConfig):
     """Largest such a."""
 
     def __post_init__(self):
-        for name in ("num_heads", "conv_width", "c"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        checks.positive(self, "num_heads", "conv_width", "c")
         if not 0 < self.a_min < self.a_max < 1:
             raise ValueError(f"initial decays need 0 < a_min < a_max < 1, got a_min={self.a_min}, a_max={self.a_max}")
         if self.width is not None and (self.width < 1 or self.width % self.num_heads):
@@ -100,26 +100,24 @@ def _sqrt(v):
 class RGLRULayer(Mixer):
     """Parameters of `rglru`: 3 D E + 2 E^2 / H + (W + 4) E of them."""
 
-    @nn.compact
-    def __call__(self, x, state=None, *, reset=None):
+    function = staticmethod(rglru)
+
+    def parameters(self, depth):
         d, h, w = self.dim, self.config.num_heads, self.config.conv_width
         e = self.config.width or d
-        fan_in = nn.initializers.lecun_normal()
         blocks = nn.initializers.lecun_normal(batch_axis=0)
-        zeros = nn.initializers.zeros
-        params = {
-            "in_kernel": self.param("in_kernel", fan_in, (d, e)),
-            "in_gate": self.param("in_gate", fan_in, (d, e)),
-            "conv_kernel": self.param("conv_kernel", nn.initializers.normal(w**-0.5), (w, e)),
-            "conv_bias": self.param("conv_bias", zeros, (e,)),
-            "recurrence_gate_kernel": self.param("recurrence_gate_kernel", blocks, (h, e // h, e // h)),
-            "recurrence_gate_bias": self.param("recurrence_gate_bias", zeros, (e,)),
-            "input_gate_kernel": self.param("input_gate_kernel", blocks, (h, e // h, e // h)),
-            "input_gate_bias": self.param("input_gate_bias", zeros, (e,)),
-            "decay": self.param("decay", _decays, (e,), self.config),
-            "out_kernel": self.param("out_kernel", fan_in, (e, d)),
+        return {
+            "in_kernel": (fan_in, (d, e)),
+            "in_gate": (fan_in, (d, e)),
+            "conv_kernel": (parts.conv_kernel, (w, e)),
+            "conv_bias": (zeros, (e,)),
+            "recurrence_gate_kernel": (blocks, (h, e // h, e // h)),
+            "recurrence_gate_bias": (zeros, (e,)),
+            "input_gate_kernel": (blocks, (h, e // h, e // h)),
+            "input_gate_bias": (zeros, (e,)),
+            "decay": (_decays, (e,), self.config),
+            "out_kernel": (fan_in, (e, d)),
         }
-        return rglru(params, x, state, self.config, reset=reset)
 
 
 def _decays(key, shape, config):

@@ -7,16 +7,16 @@ so the program, and the time to compile it, do not grow with depth.
 """
 
 import dataclasses
-import difflib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax import checks
 from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
 from recurrax.projections import GLU, MLP, ProjectionConfig
-from recurrax.types import Reset, State
+from recurrax.types import Reset, Scalar, State
 
 DTYPES = ("float32", "bfloat16")
 # everything_saveable is None, and JAX cannot keep complex numbers in it.
@@ -37,8 +37,8 @@ class BackboneConfig:
     """Blocks in all."""
     pattern: tuple[RGLRU | LRU | Attention | MixerConfig, ...] = (RGLRU(),)
     """Mixers of consecutive blocks, repeated over depth: (RGLRU(), RGLRU(), Attention(window=256)) is Griffin."""
-    projection: GLU | MLP | ProjectionConfig = GLU()
-    """The position-wise network of every block."""
+    projection: GLU | MLP | ProjectionConfig | MixerConfig = GLU()
+    """The position-wise network of every block, or a layer with a state such as RWKV's channel mix."""
     dtype: str = "float32"
     """What activations are computed in: float32 or bfloat16. Parameters are float32, states at least float32."""
     remat: str | None = None
@@ -49,53 +49,56 @@ class BackboneConfig:
             raise ValueError(f"dim and num_layers must be at least 1, got dim={self.dim}, num_layers={self.num_layers}")
         if not self.pattern or not all(isinstance(mixer, MixerConfig) for mixer in self.pattern):
             raise ValueError(f"pattern must be a non-empty tuple of mixer configs, got {self.pattern!r}")
-        if not isinstance(self.projection, ProjectionConfig):
+        if not isinstance(self.projection, ProjectionConfig | MixerConfig):
             raise ValueError(f"projection must be a projection config, got {self.projection!r}")
-        _choice("dtype", self.dtype, DTYPES)
+        checks.choice("dtype", self.dtype, DTYPES)
         if self.remat is not None:
-            _choice("remat", self.remat, REMAT_POLICIES)
+            checks.choice("remat", self.remat, REMAT_POLICIES)
         for mixer in self.pattern:
             mixer.layer(self.dim)  # raises where the mixer cannot have this dim
 
 
-def _choice(name, value, choices):
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown {name} {value!r}{hint}; choose one of {', '.join(choices)}")
-
-
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + projection(norm(x))."""
+    """x + mixer(norm(x)), then x + projection(norm(x)).
+
+    The state is {"mixer": the mixer's}, and "projection" where that is a layer with a state of its own.
+    """
 
     config: BackboneConfig
     mixer: MixerConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], state: State | None, reset: Reset | None
+        self, x: Float[Array, "B T D"], state: State | None, reset: Reset | None, depth: Scalar
     ) -> tuple[Float[Array, "B T D"], State]:
         dtype = jnp.dtype(self.config.dtype)
+        state = state or {"mixer": None, "projection": None}
         mixer = self.mixer.layer(self.config.dim, dtype, name="mixer")
-        projection = self.config.projection.layer(self.config.dim, name="projection")
-        mixed, state = mixer(nn.RMSNorm(dtype=dtype, name="mixer_norm")(x), state, reset=reset)
+        normed = nn.RMSNorm(dtype=dtype, name="mixer_norm")(x)
+        mixed, mixer_state = mixer(normed, state["mixer"], reset=reset, depth=depth)
         x = x + mixed
-        x = x + projection(nn.RMSNorm(dtype=dtype, name="projection_norm")(x))
-        return x, state
+        normed = nn.RMSNorm(dtype=dtype, name="projection_norm")(x)
+        if not isinstance(self.config.projection, MixerConfig):
+            projection = self.config.projection.layer(self.config.dim, name="projection")
+            return x + projection(normed), {"mixer": mixer_state}
+        projection = self.config.projection.layer(self.config.dim, dtype, name="projection")
+        projected, projection_state = projection(normed, state["projection"], reset=reset, depth=depth)
+        return x + projected, {"mixer": mixer_state, "projection": projection_state}
 
 
 class Group(nn.Module):
-    """One block after the other for the given mixers. States are a tuple, one per block."""
+    """One block after the other for the given mixers; `first` is the number of the first. States: one per block."""
 
     config: BackboneConfig
     mixers: tuple[MixerConfig, ...]
 
     @nn.compact
-    def __call__(self, x, states, reset):
+    def __call__(self, x, states, reset, first):
         after = []
         for i, mixer in enumerate(self.mixers):
             state = None if states is None else states[i]
-            x, state = Block(self.config, mixer, name=f"{i}_{type(mixer).__name__.lower()}")(x, state, reset)
+            block = Block(self.config, mixer, name=f"{i}_{type(mixer).__name__.lower()}")
+            x, state = block(x, state, reset, (first + i) / self.config.num_layers)
             after.append(state)
         return x, tuple(after)
 
@@ -110,6 +113,9 @@ class Backbone(nn.Module):
         self, x: Float[Array, "B T D"], state: State | None = None, *, reset: Reset | None = None
     ) -> tuple[Float[Array, "B T D"], State]:
         config, (repeats, rest) = self.config, self._layout
+        if state is not None:
+            want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
+            checks.same_structure("this model", state, want)
         x = x.astype(config.dtype)
         group, rest_group = Group, Group
         if config.remat is not None:
@@ -123,14 +129,16 @@ class Backbone(nn.Module):
                 group,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=(0, nn.broadcast, 0),
                 length=repeats,
             )
             states = None if state is None else state["groups"]
-            x, after["groups"] = scanned(config, config.pattern, name="groups")(x, states, reset)
+            first = len(config.pattern) * jnp.arange(repeats, dtype=jnp.float32)
+            x, after["groups"] = scanned(config, config.pattern, name="groups")(x, states, reset, first)
         if rest:
             states = None if state is None else state["rest"]
-            x, after["rest"] = rest_group(config, rest, name="rest")(x, states, reset)
+            first = jnp.float32(repeats * len(config.pattern))
+            x, after["rest"] = rest_group(config, rest, name="rest")(x, states, reset, first)
         return nn.RMSNorm(dtype=jnp.dtype(config.dtype), name="norm")(x), after
 
     @property
@@ -141,11 +149,17 @@ class Backbone(nn.Module):
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""
-        repeats, rest = self._layout
+        config, (repeats, rest) = self.config, self._layout
+
+        def state(mixer):
+            state = {"mixer": mixer.init_state(batch_size, config.dim, config.dtype)}
+            if isinstance(config.projection, MixerConfig):
+                state["projection"] = config.projection.init_state(batch_size, config.dim, config.dtype)
+            return state
 
         def states(mixers):
-            return tuple(mixer.init_state(batch_size, self.config.dim, self.config.dtype) for mixer in mixers)
+            return tuple(state(mixer) for mixer in mixers)
 
-        groups = states(self.config.pattern) if repeats else ()
+        groups = states(config.pattern) if repeats else ()
         groups = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (repeats, *leaf.shape)), groups)
         return {"groups": groups, "rest": states(rest)}

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
-from recurrax.models.backbone import Backbone, BackboneConfig, _choice
+from recurrax import checks
+from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.types import ArrayLike, Reset, State
 
 POOLINGS = ("mean", "last", "none")
@@ -23,7 +24,7 @@ class ReadoutConfig(BackboneConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _choice("pooling", self.pooling, POOLINGS)
+        checks.choice("pooling", self.pooling, POOLINGS)
         if self.vocab_size is not None and self.vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
         if self.num_outputs < 1:

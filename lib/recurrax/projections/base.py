@@ -1,12 +1,13 @@
 """What every projection is: a position-wise nonlinear network; config, pure function and Linen shell, no state."""
 
 import dataclasses
-import difflib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from recurrax import checks
 
 
 def relu_squared(x):
@@ -35,12 +36,8 @@ class ProjectionConfig:
     """Name of the activation, as in jax.nn: gelu, silu, relu, relu_squared, sigmoid, tanh or identity."""
 
     def __post_init__(self):
-        if self.expansion <= 0:
-            raise ValueError(f"expansion must be positive, got {self.expansion}")
-        if self.activation not in ACTIVATIONS:
-            close = difflib.get_close_matches(self.activation, ACTIVATIONS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"unknown activation {self.activation!r}{hint}; choose one of {', '.join(ACTIVATIONS)}")
+        checks.positive(self, "expansion")
+        checks.choice("activation", self.activation, ACTIVATIONS)
 
     def width(self, dim: int) -> int:
         """E = expansion * D, to the nearest multiple of 8 (the smallest lane that matrix units like)."""

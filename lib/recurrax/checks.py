@@ -1,0 +1,48 @@
+"""The errors that configs and layers share: early, with the value that was given and what would do."""
+
+import difflib
+from collections.abc import Iterable
+
+import jax
+
+from recurrax.types import PyTree
+
+
+def positive(config, *names: str) -> None:
+    """Raises ValueError if one of these fields is not above 0; None is left alone."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def choice(name: str, value, choices: Iterable[str]) -> None:
+    """Raises ValueError if the value is none of the choices, with the one that is spelt most like it."""
+    choices = list(choices)
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown {name} {value!r}{hint}; choose one of {', '.join(choices)}")
+
+
+def per_head(name: str, width: int, num_heads: int) -> int:
+    """width / num_heads. Raises ValueError where that is no whole number; `name` is the field that would set it."""
+    if width % num_heads:
+        raise ValueError(f"width {width} is not divisible by num_heads {num_heads}; change one of them or set {name}")
+    return width // num_heads
+
+
+def same_structure(owner: str, state: PyTree, want: PyTree) -> None:
+    """Raises ValueError unless the state has the leaves of `want`, by path and shape; lists all that differ."""
+    got, want = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (state, want)
+    )
+    if got == want:
+        return
+    lines = [
+        f"  state{path}: {got.get(path, 'missing')}, should be {want.get(path, 'absent')}"
+        for path in sorted(got.keys() | want.keys())
+        if got.get(path) != want.get(path)
+    ]
+    raise ValueError(f"this is no state of {owner} for such inputs (is it of another layer?):\n" + "\n".join(lines))

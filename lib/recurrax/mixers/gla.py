@@ -1,0 +1,99 @@
+"""GLA, gated linear attention (Yang et al., 2023, arXiv 2312.06635).
+
+    S_t = diag(a_t) S_{t-1} + k_t v_t^T             a_t = sigmoid(W_2 W_1 x_t + b)^(1/16), one per key channel
+    o_t = S_t^T q_t / sqrt(K)
+    y_t = W_out ( RMSNorm(o_t) * silu(W_g x_t) )    the norm over each head
+
+Keys are half as wide as values, the gate's matrix has rank 16.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax import checks
+from recurrax.mixers import parts
+from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.ops import linear, linear_attention
+from recurrax.types import Params, Reset, State
+
+
+@dataclasses.dataclass(frozen=True)
+class GLA(MixerConfig):
+    """A gated linear attention layer."""
+
+    num_heads: int = 4
+    """H."""
+    head_dim: int | None = None
+    """K, of queries and keys; None is dim / 2 / num_heads."""
+    value_head_dim: int | None = None
+    """V; None is dim / num_heads."""
+    gate_rank: int = 16
+    """Rank of the decay's matrix."""
+    gate_normalizer: float = 16.0
+    """Root taken of the gate's sigmoid: how slowly an undecided gate forgets."""
+    conv_width: int | None = None
+    """Taps of short convolutions on q, k and v, each followed by silu; None: there are none, as in the paper."""
+    norm_eps: float = 1e-5
+    """Added to the mean square of each head."""
+
+    def __post_init__(self):
+        checks.positive(self, *(field.name for field in dataclasses.fields(self)))
+
+    def sizes(self, dim: int) -> tuple[int, int]:
+        """K and V."""
+        return (
+            self.head_dim or checks.per_head("head_dim", dim // 2, self.num_heads),
+            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
+        )
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        self.sizes(dim)
+        return GLALayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        h, (k, v) = self.num_heads, self.sizes(dim)
+        state = {"s": jnp.zeros((batch_size, h, k, v), jnp.float32)}
+        if self.conv_width:
+            state["conv"] = parts.short_convolution_state(batch_size, self.conv_width, q=h * k, k=h * k, v=h * v)
+        return state
+
+
+def gla(
+    params: Params, x: Float[Array, "B T D"], state: State | None, config: GLA, *, reset: Reset | None = None
+) -> tuple[Float[Array, "B T D"], State]:
+    """Gated linear attention; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    state, after = state or {"s": None, "conv": None}, {}
+    qkv = {name: linear(x, params[f"in_{name}"]) for name in "qkv"}
+    if config.conv_width:
+        qkv, after["conv"] = parts.short_convolutions(params, qkv, state["conv"], reset=reset)
+    gate = linear(linear(x, params["in_decay"]), params["decay_kernel"]).astype(jnp.float32)
+    log_decay = jax.nn.log_sigmoid(gate + params["decay_bias"][None, None]) / config.gate_normalizer
+    q, k, v, log_decay = (parts.heads(array, config.num_heads) for array in (*qkv.values(), log_decay))
+    o, after["s"] = linear_attention(q, k, v, log_decay, state["s"], reset=reset)
+    o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
+    return linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"]), after
+
+
+class GLALayer(Mixer):
+    """Parameters of `gla`: D (2 HK + 3 HV + R) + HK (R + 1) + V of them, and W (2 HK + HV) for convolutions."""
+
+    function = staticmethod(gla)
+
+    def parameters(self, depth):
+        d, h, r, w = self.dim, self.config.num_heads, self.config.gate_rank, self.config.conv_width
+        k, v = self.config.sizes(d)
+        widths = {"q": h * k, "k": h * k, "v": h * v}
+        convolutions = {f"conv_{name}": (parts.conv_kernel, (w, e)) for name, e in widths.items()} if w else {}
+        return {
+            **{f"in_{name}": (fan_in, (d, e)) for name, e in widths.items()},
+            **convolutions,
+            "in_decay": (fan_in, (d, r)),
+            "decay_kernel": (fan_in, (r, h * k)),
+            "decay_bias": (zeros, (h * k,)),
+            "norm_scale": (ones, (v,)),
+            "in_gate": (fan_in, (d, h * v)),
+            "out_kernel": (fan_in, (h * v, d)),
+        }

@@ -1,0 +1,79 @@
+"""What the layers of several papers share around their recurrence: heads, norms, short convolutions."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.ops import causal_conv1d
+from recurrax.types import Dtype, Params, Reset, State
+
+
+def heads(x: Float[Array, "B T E"], num_heads: int) -> Float[Array, "B T H K"]:
+    """E = H K channels as H heads."""
+    return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def merge(x: Float[Array, "B T H V"]) -> Float[Array, "B T E"]:
+    """The heads side by side again."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def rms_norm(
+    x: Float[Array, "*batch D"], scale: Float[Array, " D"] | None = None, eps: float = 1e-5
+) -> Float[Array, "*batch D"]:
+    """scale * x / sqrt(mean x^2 + eps) over the last axis, in float32 (arXiv 1910.07467); no scale: SimpleRMSNorm."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
+    return (wide if scale is None else wide * _last(scale, x)).astype(x.dtype)
+
+
+def layer_norm(
+    x: Float[Array, "*batch D"],
+    scale: Float[Array, " D"] | None = None,
+    bias: Float[Array, " D"] | None = None,
+    eps: float = 1e-5,
+) -> Float[Array, "*batch D"]:
+    """scale * (x - mean x) / sqrt(var x + eps) + bias over the last axis, in float32 (arXiv 1607.06450)."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = rms_norm(wide - wide.mean(-1, keepdims=True), scale, eps)
+    return (y if bias is None else y + _last(bias, x)).astype(x.dtype)
+
+
+def unit_norm(x: Float[Array, "*batch D"], eps: float = 1e-6) -> Float[Array, "*batch D"]:
+    """x / sqrt(sum x^2 + eps) over the last axis, in float32."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (wide * jax.lax.rsqrt(jnp.square(wide).sum(-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def _last(vector, x):
+    """A vector along the last axis of x."""
+    return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))
+
+
+def short_convolutions(
+    params: Params,
+    inputs: dict[str, Float[Array, "B T E"]],
+    state: State | None,
+    *,
+    reset: Reset | None,
+    activation: Callable = jax.nn.silu,
+) -> tuple[dict[str, Float[Array, "B T E"]], State]:
+    """activation(conv(x)) of every input by its name, with kernel params["conv_" + name]; the state has their names."""
+    outputs, after = {}, {}
+    for name, x in inputs.items():
+        past = None if state is None else state[name]
+        y, after[name] = causal_conv1d(x, params[f"conv_{name}"], None, past, reset=reset)
+        outputs[name] = activation(y)
+    return outputs, after
+
+
+def short_convolution_state(batch_size: int, conv_width: int, **widths: int) -> State:
+    """The state of `short_convolutions` before the first token: zeros (B, W - 1, E) by name."""
+    return {name: jnp.zeros((batch_size, conv_width - 1, width), jnp.float32) for name, width in widths.items()}
+
+
+def conv_kernel(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "W E"]:
+    """Taps of variance 1 / W: a convolution of white noise keeps its size."""
+    return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5

@@ -1,0 +1,42 @@
+"""Mixers whose state is a vector per channel, with decays of their own: LRU, RG-LRU, HGRN, Mamba."""
+
+import numpy as np
+
+from oracles.common import conv, each_document, gelu, sigmoid
+
+
+@each_document
+def lru(p, x, config):
+    """Orvieto et al. 2023, eq. 5: x_k = Lambda x_{k-1} + exp(gamma_log) * (B u_k), y_k = Re(C x_k) + D * u_k."""
+    modulus, phase = np.exp(-np.exp(p["nu_log"])), np.exp(p["theta_log"])
+    eigenvalue = modulus * (np.cos(phase) + 1j * np.sin(phase))
+    b, c = p["in_real"] + 1j * p["in_imag"], p["out_real"] + 1j * p["out_imag"]
+    h, y = np.zeros(eigenvalue.shape, complex), np.zeros(x.shape)
+    for t, u in enumerate(x):
+        h = eigenvalue * h + np.exp(p["gamma_log"]) * (u @ b)
+        y[t] = (h @ c).real + p["skip"] * u
+    return y
+
+
+@each_document
+def rglru(p, x, config):
+    """De et al. 2024, section 2.4 and figure 2c: the recurrent block around the RG-LRU, gates block-diagonal."""
+
+    def dense(blocks):
+        """The block-diagonal matrix, written out."""
+        size = blocks.shape[1]
+        matrix = np.zeros((len(blocks) * size, len(blocks) * size))
+        for i, block in enumerate(blocks):
+            matrix[i * size : (i + 1) * size, i * size : (i + 1) * size] = block
+        return matrix
+
+    w_a, w_x = dense(p["recurrence_gate_kernel"]), dense(p["input_gate_kernel"])
+    us = conv(x @ p["in_kernel"], p["conv_kernel"], p["conv_bias"])
+    h, y = np.zeros(p["decay"].shape), np.zeros(x.shape)
+    for t, u in enumerate(us):
+        r = sigmoid(u @ w_a + p["recurrence_gate_bias"])
+        gate = sigmoid(u @ w_x + p["input_gate_bias"])
+        a = sigmoid(-p["decay"]) ** (config.c * r)  # exp(-softplus(v)) = sigmoid(-v)
+        h = a * h + np.sqrt(1 - a**2) * (gate * u)
+        y[t] = (gelu(x[t] @ p["in_gate"]) * h) @ p["out_kernel"]
+    return y
