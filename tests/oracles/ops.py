@@ -63,3 +63,38 @@ def causal_conv1d(x, kernel, bias=None, state=None, reset=None):
             history = window[1:]
         final[b] = np.reshape(history, (width - 1, dim))
     return y, final
+
+
+def selective_scan(x, dt, a, b, c, state, reset=None):
+    """h_t = e^{dt_t a} h_{t-1} + (dt_t x_t) b_t^T, y_t = h_t c_t: y, the last h, and the h before each step."""
+    x, dt, a, b, c, h = (wide(array) for array in (x, dt, a, b, c, state))
+    y, before = np.zeros(x.shape), np.zeros((*x.shape, a.shape[1]))
+    for t in range(x.shape[1]):
+        if reset is not None:
+            h = np.where(reset[:, t, None, None], 0, h)
+        before[:, t] = h
+        h = np.exp(dt[:, t, :, None] * a) * h + (dt * x)[:, t, :, None] * b[:, t, None, :]
+        y[:, t] = np.einsum("ben,bn->be", h, c[:, t])
+    return y, h, before
+
+
+def selective_scan_gradients(x, dt, a, b, c, state, g, g_last, reset=None):
+    """Cotangents (dx, ddt, da, db, dc, dstate) of y and the last h weighted by g and g_last, by hand."""
+    _, _, before = selective_scan(x, dt, a, b, c, state, reset)
+    x, dt, a, b, c, g, d = (wide(array) for array in (x, dt, a, b, c, g, g_last))
+    dx, ddt, da, db, dc = (np.zeros(array.shape) for array in (x, dt, a, b, c))
+    for t in reversed(range(x.shape[1])):
+        decay = np.exp(dt[:, t, :, None] * a)
+        h = decay * before[:, t] + (dt * x)[:, t, :, None] * b[:, t, None, :]
+        d = d + g[:, t, :, None] * c[:, t, None, :]
+        dc[:, t] = np.einsum("be,ben->bn", g[:, t], h)
+        db[:, t] = np.einsum("ben,be->bn", d, (dt * x)[:, t])
+        drive = np.einsum("ben,bn->be", d, b[:, t])
+        dlog = d * before[:, t] * decay
+        dx[:, t] = drive * dt[:, t]
+        ddt[:, t] = drive * x[:, t] + (dlog * a).sum(-1)
+        da += (dlog * dt[:, t, :, None]).sum(0)
+        d = decay * d
+        if reset is not None:
+            d = np.where(reset[:, t, None, None], 0, d)
+    return dx, ddt, da, db, dc, d

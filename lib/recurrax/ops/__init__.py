@@ -6,6 +6,9 @@ from recurrax.ops.diagonal.api import diagonal_scan
 from recurrax.ops.dplr_rule.api import dplr_rule
 from recurrax.ops.linear import linear
 from recurrax.ops.linear_attention.api import linear_attention
+from recurrax.ops.long_convolution.api import long_convolution
+from recurrax.ops.selective_scan.api import selective_scan
+from recurrax.ops.state_space.api import state_space
 
 __all__ = [
     "causal_conv1d",
@@ -15,4 +18,7 @@ __all__ = [
     "dplr_rule",
     "linear",
     "linear_attention",
+    "long_convolution",
+    "selective_scan",
+    "state_space",
 ]

@@ -173,7 +173,9 @@ def _half(rows, which, factor):
     """The left (0) or right (1) halves of pairs of blocks, times a factor per token: (X, M, N, m R, K)."""
     x, m, blocks, size, dim = factor.shape
     half = rows.reshape(x, m, blocks, 2, size, -1, dim)[:, :, :, which]
-    return (half * factor[..., None, :]).reshape(x, m, blocks, -1, dim)
+    # Few axes: with seven, the gradient of this product overruns a buffer of jaxlib 0.10.2 (jax issue 40412).
+    half = half.reshape(x, m * blocks * size, -1, dim) * factor.reshape(x, m * blocks * size, 1, dim)
+    return half.reshape(x, m, blocks, -1, dim)
 
 
 def _product(readers, sources, precision):

@@ -1,0 +1,1 @@
+"""Causal filters as long as the sequence, by FFT."""

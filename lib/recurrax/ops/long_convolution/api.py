@@ -1,0 +1,72 @@
+"""`long_convolution`: causal filters as long as the sequence, by FFT."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.types import ArrayLike
+
+
+def long_convolution(
+    x: Float[ArrayLike, "B T D"],
+    kernel: Float[ArrayLike, "#D W"] | Float[ArrayLike, "#D M W"],
+    state: Float[ArrayLike, "B W-1 D"] | None = None,
+) -> tuple[Float[Array, "B T D"] | Float[Array, "B T D M"], Float[Array, "B W-1 D"]]:
+    """y_t = sum_i kernel_i * x_{t-i}, depthwise; kernel's first tap meets the present input.
+
+    O(T log T) for any width W, where `causal_conv1d` takes O(T W) (and counts its taps the other way round).
+
+    Args:
+      x: inputs.
+      kernel: a filter of W taps per channel, or M filters per channel; with D = 1 all channels share them.
+      state: the last W - 1 inputs before x; None is zeros, and then taps beyond T cost nothing.
+
+    Returns:
+      y in x's dtype (sums are float32 at least), with an axis of M if the kernel has one, and the last W - 1 inputs
+      (float32 at least).
+
+    A Fourier transform adds all inputs up: rounding puts about 1e-7 of the largest output on every output, also from
+    later inputs, and a NaN anywhere is a NaN everywhere. For the same reason there is no `reset`: documents are rows of
+    the batch.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit, an empty axis.
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    state = None if state is None else jnp.asarray(state)
+    _check(x, kernel, state)
+    (batch, length, dim), width = x.shape, kernel.shape[-1]
+    dtype = jnp.result_type(x, kernel, jnp.float32, *(() if state is None else (state,)))
+    kernel, inputs = kernel.astype(dtype), x.astype(dtype)
+    if state is None:
+        kernel = kernel[..., :length]
+        past = jnp.zeros((batch, max(width - 1 - length, 0), dim), dtype)
+        after = jnp.concatenate([past, inputs[:, max(length - width + 1, 0) :]], axis=1)
+    else:
+        inputs = jnp.concatenate([state.astype(dtype), inputs], axis=1)
+        after = inputs[:, length:]
+    size = fft_length(inputs.shape[1] + kernel.shape[-1] - 1)
+    waves = jnp.fft.rfft(jnp.swapaxes(inputs, 1, 2), size)  # (B, D, F)
+    if kernel.ndim == 3:
+        waves = waves[:, :, None]
+    y = jnp.fft.irfft(waves * jnp.fft.rfft(kernel, size)[None], size)[..., inputs.shape[1] - length : inputs.shape[1]]
+    return jnp.moveaxis(y, -1, 1).astype(x.dtype), after
+
+
+def fft_length(least: int) -> int:
+    """The smallest even 2^k, 3 2^k, 5 2^k, 9 2^k or 15 2^k that is large enough: sizes that FFTs are fast at."""
+    return min(m << max(-(-least // m) - 1, 1).bit_length() for m in (1, 3, 5, 9, 15))
+
+
+def _check(x, kernel, state):
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"x must be (B, T, D), no axis empty, got shape {x.shape}")
+    if kernel.ndim not in (2, 3) or kernel.shape[0] not in (1, x.shape[2]) or 0 in kernel.shape:
+        raise ValueError(
+            f"kernel must be (D, W) or (D, M, W) with D = {x.shape[2]} or 1, no axis empty, got shape {kernel.shape}"
+        )
+    for name, value in (("x", x), ("kernel", kernel), ("state", state)):
+        if value is not None and not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"{name} must be real floating point, got {value.dtype}")
+    want = (x.shape[0], kernel.shape[-1] - 1, x.shape[2])
+    if state is not None and state.shape != want:
+        raise ValueError(f"state must be (B, W-1, D) = {want}, got shape {state.shape}")

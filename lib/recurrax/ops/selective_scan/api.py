@@ -1,0 +1,68 @@
+"""`selective_scan`: the public function and its checks."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.ops import dispatch
+from recurrax.ops.arguments import check_rank, check_shape
+from recurrax.ops.selective_scan import chunked, reference
+from recurrax.types import ArrayLike, Reset
+
+IMPLEMENTATIONS = {"reference": reference.scan, "chunked": chunked.scan}
+BEST = {"default": "chunked"}
+
+
+def selective_scan(
+    x: Float[ArrayLike, "B T E"],
+    dt: Float[ArrayLike, "B T E"],
+    a: Float[ArrayLike, "E N"],
+    b: Float[ArrayLike, "B T N"],
+    c: Float[ArrayLike, "B T N"],
+    state: Float[ArrayLike, "B E N"] | None = None,
+    *,
+    reset: Reset | None = None,
+    chunk_size: int | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B T E"], Float[Array, "B E N"]]:
+    """h_t = e^{dt_t a} h_{t-1} + (dt_t x_t) b_t^T and y_t = h_t c_t; returns all y and the last h.
+
+    Mamba's recurrence (arXiv 2312.00752): N states for each of the E channels, whose decay depends on the input. No
+    more than one chunk's states are held at a time, in the gradient too, which keeps one state per chunk.
+
+    Args:
+      x: inputs.
+      dt: step sizes, at least 0.
+      a: rates, at most 0.
+      b: how the input is written to the states.
+      c: how the states are read.
+      state: h before the first step; None is zero.
+      reset: True forgets everything before this step, `state` too.
+      chunk_size: steps per chunk of the "chunked" implementation; None is 16 on a CPU and 128 elsewhere.
+      implementation: "reference", "chunked", or None: the best of this backend.
+
+    Returns:
+      y in x's dtype, and the last state in float32 (float64 for float64 inputs), in which all is computed.
+
+    Raises:
+      ValueError: shapes that do not fit, a chunk size below 1, an unknown implementation.
+    """
+    x, dt, a, b, c = (jnp.asarray(array) for array in (x, dt, a, b, c))
+    batch, length, width = check_rank("x", x, "B T E")
+    states = check_rank("a", a, "E N")[1]
+    check_shape("dt", dt, ("B T E", x.shape))
+    check_shape("a", a, ("E N", (width, states)))
+    for name, array in (("b", b), ("c", c)):
+        check_shape(name, array, ("B T N", (batch, length, states)))
+    if state is not None:
+        check_shape("state", jnp.asarray(state), ("B E N", (batch, width, states)))
+    if reset is not None and (reset.shape != (batch, length) or reset.dtype != jnp.bool_):
+        raise ValueError(f"reset must be boolean (B, T) = {(batch, length)}, got {reset.dtype} of shape {reset.shape}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
+
+    dtype = jnp.result_type(x, dt, a, jnp.float32)
+    wide = tuple(array.astype(dtype) for array in (x, dt, a, b, c))
+    state = jnp.zeros((batch, width, states), dtype) if state is None else jnp.asarray(state, dtype)
+    y, state = run(*wide, state, reset, chunk_size=chunk_size)
+    return y.astype(x.dtype), state

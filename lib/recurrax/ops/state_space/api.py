@@ -1,0 +1,105 @@
+"""`state_space`: the public function, its checks, and the choice of form."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Inexact
+
+from recurrax.ops import dispatch
+from recurrax.ops.long_convolution.api import long_convolution
+from recurrax.ops.state_space import chunked, powers
+from recurrax.types import ArrayLike, Reset
+
+IMPLEMENTATIONS = ("chunked", "fft")
+
+
+def state_space(
+    x: Float[ArrayLike, "B T D"],
+    a: Inexact[ArrayLike, "D N"] | Float[ArrayLike, "D N N"],
+    b: Inexact[ArrayLike, "D N"],
+    c: Inexact[ArrayLike, "D M N"],
+    state: Inexact[ArrayLike, "B D N"] | None = None,
+    *,
+    reset: Reset | None = None,
+    kernel: Callable[[int], Float[Array, "D M T"]] | None = None,
+    chunk_size: int = 64,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B T D M"], Inexact[Array, "B D N"]]:
+    """h_t = A h_{t-1} + b x_t and y_t = Re(c h_t), a state h of size N per channel; returns all y and the last h.
+
+    A does not depend on time, and no state but one per chunk is ever held.
+
+    Args:
+      x: inputs, one number per channel.
+      a: log A of diagonal matrices A (D, N), real or complex; or A - I of dense matrices A (D, N, N), real. These keep
+        the digits of slow modes, which A near the identity would round away.
+      b: what an input adds to the state.
+      c: M rows that read it.
+      state: h before the first step; None is zero.
+      reset: True forgets everything before this step, `state` too.
+      kernel: T -> c A^t b for t < T, where the caller knows a better way than powers of A; the "fft" form asks for it.
+      chunk_size: tokens per chunk, rounded up to a power of two.
+      implementation: "chunked": within a chunk the first taps of the kernel, between chunks the states. "fft": the
+        whole kernel by `long_convolution`, possible without `state` and `reset`, with its rounding errors. None is
+        "fft" where that is possible and there is more than one chunk.
+
+    Returns:
+      y in x's dtype, and the last state in float32 or complex64 (doubles for doubles), in which all is computed.
+      Where a, b and c are all NumPy arrays, the powers of A are computed in float64 beforehand.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit, a chunk size below 1, an unknown implementation, "fft" with a state
+        or resets.
+    """
+    x, state = jnp.asarray(x), None if state is None else jnp.asarray(state)
+    if not all(isinstance(value, np.ndarray) for value in (a, b, c)):
+        a, b, c = (jnp.asarray(value) for value in (a, b, c))
+    _check(x, a, b, c, state, reset, chunk_size)
+    possible = state is None and reset is None
+    if implementation == "fft" and not possible:
+        raise ValueError('implementation "fft" knows neither states nor resets; use "chunked" or None')
+    if implementation is None:
+        implementation = "fft" if possible and x.shape[1] > chunk_size else "chunked"
+    name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, {})
+
+    dtype = jnp.result_type(x, jnp.float32, *(value.real for value in (a, b, c) if not isinstance(value, np.ndarray)))
+    system = powers.system(a, b, c, dtype)
+    length = x.shape[1]
+    size = 1 << (min(chunk_size, length) - 1).bit_length()
+    inputs = x.astype(dtype)
+    state_dtype = jnp.result_type(dtype, jnp.complex64) if system.is_complex else dtype
+    h = jnp.zeros((x.shape[0], *b.shape), state_dtype) if state is None else state.astype(state_dtype)
+    entering, last = chunked.states(inputs, system, h, reset, size)
+    if name == "fft":
+        taps = powers.kernel(system, length, size) if kernel is None else kernel(length)
+        y = long_convolution(inputs, jnp.asarray(taps, dtype))[0]
+    else:
+        y = chunked.outputs(inputs, system, entering, reset, size)
+    return y.astype(x.dtype), last
+
+
+def _check(x, a, b, c, state, reset, chunk_size):
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"x must be (B, T, D), no axis empty, got shape {x.shape}")
+    batch, length, dim = x.shape
+    if b.ndim != 2 or b.shape[0] != dim or 0 in b.shape:
+        raise ValueError(f"b must be (D, N) with D = {dim}, got shape {b.shape}")
+    size = b.shape[1]
+    if a.shape not in ((dim, size), (dim, size, size)):
+        raise ValueError(f"a must be (D, N) = {(dim, size)} or (D, N, N) = {(dim, size, size)}, got shape {a.shape}")
+    if c.ndim != 3 or c.shape[0] != dim or c.shape[2] != size or 0 in c.shape:
+        raise ValueError(f"c must be (D, M, N) = ({dim}, M, {size}), got shape {c.shape}")
+    if state is not None and state.shape != (batch, dim, size):
+        raise ValueError(f"state must be (B, D, N) = {(batch, dim, size)}, got shape {state.shape}")
+    if reset is not None and (reset.shape != (batch, length) or reset.dtype != jnp.bool_):
+        raise ValueError(f"reset must be boolean (B, T) = {batch, length}, got {reset.dtype} of shape {reset.shape}")
+    for name, value in (("x", x), ("a", a), ("b", b), ("c", c), ("state", state)):
+        if value is not None and not jnp.issubdtype(value.dtype, jnp.inexact):
+            raise ValueError(f"{name} must be floating point, got {value.dtype}")
+    if jnp.iscomplexobj(x) or (a.ndim == 3 and any(jnp.iscomplexobj(v) for v in (a, b, c))):
+        raise ValueError("x, and a, b and c of dense matrices, must be real")
+    if state is not None and jnp.iscomplexobj(state) and not any(jnp.iscomplexobj(v) for v in (a, b, c)):
+        raise ValueError("state must be real where a, b and c are")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
