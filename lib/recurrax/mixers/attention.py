@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
+from recurrax.mixers import rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in
 from recurrax.ops import linear
 from recurrax.types import Params, Reset, State
@@ -98,9 +99,10 @@ def attention(
         if past:
             ahead = jnp.arange(past + length)[None] - (past + jnp.arange(length))[:, None]
             mask = mask & ((ahead <= 0) & (ahead > -config.cache_size))[None, None]
+    frequency = rotary.frequencies(head_dim // 2, config.rotary_base)
     o = jax.nn.dot_product_attention(
-        _rotate(q, past, config.rotary_base),
-        _rotate(keys, 0, config.rotary_base),
+        rotary.turn(q, frequency, past),
+        rotary.turn(keys, frequency),
         values,
         mask=mask,
         # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
@@ -112,17 +114,6 @@ def attention(
     seen = seen & (key_document == document[:, -1:])
     cache = {"k": keys, "v": values, "seen": seen}
     return y, {name: _last(array, config.cache_size) for name, array in cache.items()}
-
-
-def _rotate(heads, first_position, base):
-    """Turns channel pairs (i, i + K/2) of (B, T, H, K) by position * base^(-2i/K), in float32."""
-    half = heads.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    position = first_position + jnp.arange(heads.shape[1], dtype=jnp.float32)
-    angle = (position[:, None] * frequency[None])[None, :, None]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(heads.dtype)
 
 
 def _last(array, size):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from recurrax import checks
 from recurrax.mixers import parts
-from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small, zeros
 from recurrax.ops import linear, linear_attention
 from recurrax.types import Params, Reset, State
 
@@ -88,12 +88,12 @@ class GLALayer(Mixer):
         widths = {"q": h * k, "k": h * k, "v": h * v}
         convolutions = {f"conv_{name}": (parts.conv_kernel, (w, e)) for name, e in widths.items()} if w else {}
         return {
-            **{f"in_{name}": (fan_in, (d, e)) for name, e in widths.items()},
+            **{f"in_{name}": (small, (d, e)) for name, e in widths.items()},
             **convolutions,
             "in_decay": (fan_in, (d, r)),
             "decay_kernel": (fan_in, (r, h * k)),
             "decay_bias": (zeros, (h * k,)),
             "norm_scale": (ones, (v,)),
             "in_gate": (fan_in, (d, h * v)),
-            "out_kernel": (fan_in, (h * v, d)),
+            "out_kernel": (after_norm, (h * v, d)),
         }

@@ -60,11 +60,14 @@ def short_convolutions(
     reset: Reset | None,
     activation: Callable = jax.nn.silu,
 ) -> tuple[dict[str, Float[Array, "B T E"]], State]:
-    """activation(conv(x)) of every input by its name, with kernel params["conv_" + name]; the state has their names."""
+    """activation(conv(x)) of every input by its name; the state has their names.
+
+    The kernel is params["conv_" + name]; the bias, if there is one, params["conv_" + name + "_bias"].
+    """
     outputs, after = {}, {}
     for name, x in inputs.items():
         past = None if state is None else state[name]
-        y, after[name] = causal_conv1d(x, params[f"conv_{name}"], None, past, reset=reset)
+        y, after[name] = causal_conv1d(x, params[f"conv_{name}"], params.get(f"conv_{name}_bias"), past, reset=reset)
         outputs[name] = activation(y)
     return outputs, after
 
@@ -77,3 +80,14 @@ def short_convolution_state(batch_size: int, conv_width: int, **widths: int) -> 
 def conv_kernel(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "W E"]:
     """Taps of variance 1 / W: a convolution of white noise keeps its size."""
     return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
+
+
+def token_shift(
+    x: Float[Array, "B T D"], last: Float[Array, "B D"] | None = None, *, reset: Reset | None = None
+) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
+    """x one step later, 0 where a document starts; and the last input, in float32, which is `last` of the next call."""
+    first = jnp.zeros_like(x[:, 0]) if last is None else last.astype(x.dtype)
+    shifted = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
+    if reset is not None:
+        shifted = jnp.where(reset[..., None], jnp.zeros((), x.dtype), shifted)
+    return shifted, x[:, -1].astype(jnp.promote_types(x.dtype, jnp.float32))

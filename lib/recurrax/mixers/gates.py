@@ -1,0 +1,57 @@
+"""Gates that several papers share: Mamba's decay, which the gated delta rules took over, and HGRN's bounded one.
+
+log a_t = -exp(A_log) softplus(W x_t + dt_bias)        dt = softplus(.) is the step's size, A the rate of forgetting
+f_t = b + (1 - b) sigmoid(W x_t)                       b in (0, 1) is learned
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax.types import Dtype, Scalar
+
+
+def log_decay(
+    logits: Float[Array, "B T *H"], a_log: Float[Array, "..."], dt_bias: Float[Array, "..."]
+) -> Float[Array, "B T *H"]:
+    """log a = -exp(A_log) softplus(logits + dt_bias), in float32; A_log and dt_bias broadcast over the heads' axes."""
+    dt = jax.nn.softplus(logits.astype(jnp.float32) + dt_bias[None, None])
+    return -jnp.exp(a_log)[None, None] * dt
+
+
+def log_uniform_a(
+    key: jax.Array, shape: tuple[int, ...], low: float, high: float, dtype: Dtype = jnp.float32
+) -> Float[Array, "..."]:
+    """A_log = log A with A uniform in (low, high]."""
+    # uniform() is in [0, 1): taken from the upper end, A is never 0, which has no logarithm.
+    return jnp.log(high - (high - low) * jax.random.uniform(key, shape, dtype))
+
+
+def inverse_softplus_dt(
+    key: jax.Array, shape: tuple[int, ...], dt_min: float = 1e-3, dt_max: float = 1e-1, dtype: Dtype = jnp.float32
+) -> Float[Array, "..."]:
+    """dt_bias with softplus(dt_bias) = dt, dt log-uniform in [dt_min, dt_max)."""
+    dt = jnp.exp(jax.random.uniform(key, shape, dtype, math.log(dt_min), math.log(dt_max)))
+    return dt + jnp.log(-jnp.expm1(-dt))
+
+
+def bounded_forget(
+    logits: Float[Array, "B T E"], lower_bound: Float[Array, " E"]
+) -> tuple[Float[Array, "B T E"], Float[Array, "B T E"]]:
+    """log f and 1 - f of the gate f = b + (1 - b) sigmoid(logits), b = sigmoid(lower_bound), in float32.
+
+    Of HGRN (arXiv 2311.04823). 1 - f is (1 - b) sigmoid(-logits): no digits are lost where f is near 1.
+    """
+    logits, bound = logits.astype(jnp.float32), lower_bound[None, None]
+    log_f = jnp.logaddexp(jax.nn.log_sigmoid(bound), jax.nn.log_sigmoid(-bound) + jax.nn.log_sigmoid(logits))
+    return log_f, jax.nn.sigmoid(-bound) * jax.nn.sigmoid(-logits)
+
+
+def rising_bound(key: jax.Array, shape: tuple[int], depth: Scalar, dtype: Dtype = jnp.float32) -> Float[Array, " E"]:
+    """lower_bound with b = depth, the part of the layers that comes before: as HGRN's cumulated softmax starts."""
+    del key
+    # The first layer's bound is 0 in the paper; at 0 it could not be learned.
+    depth = jnp.maximum(jnp.asarray(depth, dtype), 1e-3)
+    return jnp.full(shape, jnp.log(depth) - jnp.log1p(-depth))

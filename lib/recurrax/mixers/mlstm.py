@@ -1,0 +1,160 @@
+"""mLSTM, the matrix memory of xLSTM (Beck et al., 2024, arXiv 2405.04517).
+
+    C_t = f_t C_{t-1} + i_t k_t v_t^T               f_t = sigmoid(W_f x_t + b_f),  i_t = exp(W_i x_t + b_i)
+    n_t = f_t n_{t-1} + i_t k_t
+    h_t = C_t^T q_t / max(|n_t . q_t|, 1)           q scaled by 1 / sqrt(K)
+    y_t = W_out ( sigmoid(W_o x_t) * LayerNorm(h_t) )       the norm over each head
+
+i_t may be of any size, so C and n are kept in units of e^{m_t}, m_t = max(log f_t + m_{t-1}, log i_t), m_0 = 0. What
+the layer computes does not depend on the units: no gradient passes through m. n is one more column of C. Gates, norm
+and the soft cap c tanh(. / c) of the gates are those of xLSTM 7B (arXiv 2503.13427). With a sigmoid input gate there
+is no n and no m (arXiv 2503.14376): h_t = C_t^T q_t.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax import checks
+from recurrax.mixers import parts
+from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
+from recurrax.ops import linear, linear_attention
+from recurrax.types import Dtype, Params, Reset, State
+
+INPUT_GATES = ("exponential", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class MLSTM(MixerConfig):
+    """An mLSTM layer."""
+
+    num_heads: int = 4
+    """H."""
+    head_dim: int | None = None
+    """K, of queries and keys; None is dim / 2 / num_heads."""
+    value_head_dim: int | None = None
+    """V; None is dim / num_heads."""
+    input_gate: str = "exponential"
+    """exponential, with normalizer and stabilizer, or sigmoid, with neither."""
+    gate_soft_cap: float | None = 15.0
+    """c of the gates' soft cap; None: there is none, as in the first paper."""
+    input_gate_bias: float = 0.0
+    """b_i at initialisation; xLSTM 7B starts from -10, with gates almost shut."""
+    eps: float = 1e-6
+    """Added to the divisor, in units of e^m."""
+    norm_eps: float = 1e-6
+    """Added to the variance of each head."""
+
+    def __post_init__(self):
+        checks.positive(self, "num_heads", "head_dim", "value_head_dim", "gate_soft_cap", "eps", "norm_eps")
+        checks.choice("input_gate", self.input_gate, INPUT_GATES)
+
+    @property
+    def exponential(self) -> bool:
+        return self.input_gate == "exponential"
+
+    def sizes(self, dim: int) -> tuple[int, int]:
+        """K and V."""
+        return (
+            self.head_dim or checks.per_head("head_dim", dim // 2, self.num_heads),
+            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
+        )
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        self.sizes(dim)
+        return MLSTMLayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        h, (k, v) = self.num_heads, self.sizes(dim)
+        if not self.exponential:
+            return {"c": jnp.zeros((batch_size, h, k, v), jnp.float32)}
+        c = jnp.zeros((batch_size, h, k, v + 1), jnp.float32)
+        return {"c": c, "m": jnp.zeros((batch_size, h), jnp.float32)}
+
+
+def mlstm(
+    params: Params, x: Float[Array, "B T D"], state: State | None, config: MLSTM, *, reset: Reset | None = None
+) -> tuple[Float[Array, "B T D"], State]:
+    """Matrix memory; the state is {"c": (B, H, K, V [+ 1 for n]), and "m": (B, H) with exponential gates}, float32."""
+    q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
+    log_f = jax.nn.log_sigmoid(_gate(params, x, "forget", config))
+    log_i = _gate(params, x, "input", config)
+    if config.exponential:
+        h, state = _stabilized(q, k, v, log_f, log_i, state, config.eps, reset)
+    else:
+        k = (k * jax.nn.sigmoid(log_i)[..., None]).astype(k.dtype)
+        h, c = linear_attention(q, k, v, log_f, None if state is None else state["c"], reset=reset)
+        state = {"c": c}
+    h = parts.merge(parts.layer_norm(h, eps=config.norm_eps)) * params["norm_scale"].astype(x.dtype)[None, None]
+    return linear(jax.nn.sigmoid(linear(x, params["in_gate"])) * h, params["out_kernel"]), state
+
+
+def _gate(params, x, name, config):
+    """(B, T, H) in float32, capped."""
+    logits = linear(x, params[f"in_{name}_gate"]).astype(jnp.float32) + params[f"{name}_gate_bias"][None, None]
+    cap = config.gate_soft_cap
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
+    """h and the state, all sums in units of e^m."""
+    before = jnp.zeros_like(log_f[:, 0]) if state is None else state["m"]
+    m = _stabilizer(*jax.lax.stop_gradient((log_f, log_i, before)), reset)
+    before = jnp.concatenate([jax.lax.stop_gradient(before)[:, None], m[:, :-1]], axis=1)
+    if reset is not None:
+        before = jnp.where(reset[..., None], 0, before)
+    # log f + m_{t-1} - m_t, which rounding must not bring above 0; its gradient by log f is 1, also where it is 0.
+    log_decay = log_f + jax.lax.stop_gradient(jnp.minimum(before - m, -log_f))
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    k = k.astype(wide) * jnp.exp(log_i - m)[..., None]
+    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1).astype(wide)
+    h, c = linear_attention(q.astype(wide), k, v, log_decay, None if state is None else state["c"], reset=reset)
+    floor = jnp.exp(-m)[..., None]
+    h = h[..., :-1] / (jnp.maximum(jnp.abs(h[..., -1:]), floor) + eps)
+    return h.astype(q.dtype), {"c": c, "m": m[:, -1]}
+
+
+def _stabilizer(log_f, log_i, before, reset):
+    """m_t = max(log f_t + m_{t-1}, log i_t), a product in the max-plus algebra: (B, T, H)."""
+    first = log_f[:, 0] + before
+    if reset is not None:
+        # A document starts from m = 0, whatever came before it.
+        log_i = jnp.where(reset[..., None], jnp.maximum(log_f, log_i), log_i)
+        log_f = jnp.where(reset[..., None], -jnp.inf, log_f)
+        first = jnp.where(reset[:, :1], -jnp.inf, first)
+    log_i = log_i.at[:, 0].max(first)
+
+    def compose(left, right):
+        return left[0] + right[0], jnp.maximum(left[1] + right[0], right[1])
+
+    return jax.lax.associative_scan(compose, (log_f, log_i), axis=1)[1]
+
+
+class MLSTMLayer(Mixer):
+    """Parameters of `mlstm`: D H (2 K + 3 V + 2) + 2 H + HV of them."""
+
+    function = staticmethod(mlstm)
+
+    def parameters(self, depth):
+        d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
+        return {
+            "in_q": (small, (d, h * k)),
+            "in_k": (small, (d, h * k)),
+            "in_v": (small, (d, h * v)),
+            "in_input_gate": (small, (d, h)),
+            "input_gate_bias": (nn.initializers.constant(self.config.input_gate_bias), (h,)),
+            "in_forget_gate": (small, (d, h)),
+            "forget_gate_bias": (_forget_bias, (h,)),
+            "norm_scale": (ones, (h * v,)),
+            "in_gate": (fan_in, (d, h * v)),
+            "out_kernel": (after_norm, (h * v, d)),
+        }
+
+
+def _forget_bias(key: jax.Array, shape: tuple[int], dtype: Dtype = jnp.float32) -> Float[Array, " H"]:
+    """3 for the first head to 6 for the last: half-lives of 14 to 280 tokens."""
+    del key
+    return jnp.linspace(3.0, 6.0, shape[0], dtype=dtype)
