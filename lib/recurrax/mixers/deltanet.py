@@ -1,0 +1,121 @@
+"""DeltaNet (Schlag et al., 2021, arXiv 2102.11174; Yang et al., 2024, arXiv 2406.06484).
+
+    q_t, k_t, v_t = silu(conv(W x))_t               q and k then of length 1
+    b_t = sigmoid(W_b x_t)                          one per head
+    S_t = S_{t-1} + b_t k_t (v_t - S_{t-1}^T k_t)^T
+    o_t = S_t^T q_t / sqrt(K)
+    y_t = W_out RMSNorm(o_t)                        the norm over each head
+
+The state is corrected where it answers k_t wrongly. With b_t in (0, 2) what it holds of a key can also turn its sign
+(arXiv 2411.12537).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax import checks
+from recurrax.mixers import parts
+from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
+from recurrax.ops import delta_rule, linear
+from recurrax.types import Params, Reset, State
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaNet(MixerConfig):
+    """A DeltaNet layer."""
+
+    num_heads: int = 4
+    """H."""
+    head_dim: int | None = None
+    """K, of queries and keys; None is dim / num_heads."""
+    value_head_dim: int | None = None
+    """V; None is dim / num_heads."""
+    negative_eigenvalues: bool = False
+    """b_t = 2 sigmoid(.): the transition's eigenvalue along a key is in (-1, 1) instead of (0, 1)."""
+    output_gate: bool = False
+    """Whether the normed output is multiplied by silu(W_g x)."""
+    conv_width: int | None = 4
+    """Taps of the short convolutions on q, k and v; None: there are none."""
+    norm_eps: float = 1e-5
+    """Added to the mean square of each head."""
+
+    def __post_init__(self):
+        checks.positive(self, "num_heads", "head_dim", "value_head_dim", "conv_width", "norm_eps")
+
+    def sizes(self, dim: int) -> tuple[int, int]:
+        """K and V."""
+        return (
+            self.head_dim or checks.per_head("head_dim", dim, self.num_heads),
+            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
+        )
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        self.sizes(dim)
+        return DeltaNetLayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        h, (k, v) = self.num_heads, self.sizes(dim)
+        state = {"s": jnp.zeros((batch_size, h, k, v), jnp.float32)}
+        if self.conv_width:
+            state["conv"] = parts.short_convolution_state(batch_size, self.conv_width, q=h * k, k=h * k, v=h * v)
+        return state
+
+
+def deltanet(
+    params: Params, x: Float[Array, "B T D"], state: State | None, config: DeltaNet, *, reset: Reset | None = None
+) -> tuple[Float[Array, "B T D"], State]:
+    """DeltaNet; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    state = state or {"s": None, "conv": None}
+    (q, k, v), after = activated(params, x, state, config.conv_width, reset=reset)
+    q, k, v = (parts.heads(array, config.num_heads) for array in (q, k, v))
+    beta = step_size(linear(x, params["in_beta"]), config.negative_eigenvalues)
+    o, after["s"] = delta_rule(parts.unit_norm(q), parts.unit_norm(k), v, beta, None, state["s"], reset=reset)
+    o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
+    if config.output_gate:
+        o = o * jax.nn.silu(linear(x, params["in_gate"]))
+    return linear(o, params["out_kernel"]), after
+
+
+def activated(
+    params: Params, x: Float[Array, "B T D"], state: State, conv_width: int | None, *, reset: Reset | None
+) -> tuple[tuple[Float[Array, "B T _"], ...], State]:
+    """silu(conv(W x)) of q, k and v, and the state {"conv": ...}; silu(W x) and {} where there is no convolution."""
+    qkv = {name: linear(x, params[f"in_{name}"]) for name in "qkv"}
+    if conv_width is None:
+        return tuple(jax.nn.silu(array) for array in qkv.values()), {}
+    qkv, conv = parts.short_convolutions(params, qkv, state["conv"], reset=reset)
+    return tuple(qkv.values()), {"conv": conv}
+
+
+def step_size(logits: Float[Array, "..."], negative_eigenvalues: bool) -> Float[Array, "..."]:
+    """b = sigmoid(.), of the delta rule, in float32; twice that where eigenvalues 1 - b may be negative."""
+    beta = jax.nn.sigmoid(logits.astype(jnp.float32))
+    return 2 * beta if negative_eigenvalues else beta
+
+
+def projections(dim: int, conv_width: int | None, widths: dict[str, int]) -> dict[str, tuple]:
+    """Parameters of `activated`: D E of each width E, and W E of its convolution."""
+    kernels = {f"in_{name}": (fan_in, (dim, e)) for name, e in widths.items()}
+    if conv_width is None:
+        return kernels
+    return {**kernels, **{f"conv_{name}": (parts.conv_kernel, (conv_width, e)) for name, e in widths.items()}}
+
+
+class DeltaNetLayer(Mixer):
+    """Parameters of `deltanet`: D H (2 K + 2 V + 1) + W H (2 K + V) + V of them, and D H V for an output gate."""
+
+    function = staticmethod(deltanet)
+
+    def parameters(self, depth):
+        d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
+        gate = {"in_gate": (fan_in, (d, h * v))} if self.config.output_gate else {}
+        return {
+            **projections(d, self.config.conv_width, {"q": h * k, "k": h * k, "v": h * v}),
+            "in_beta": (fan_in, (d, h)),
+            "norm_scale": (ones, (v,)),
+            **gate,
+            "out_kernel": (after_norm, (h * v, d)),
+        }

@@ -1,0 +1,229 @@
+"""RWKV-7's time mix (Peng et al., 2025, arXiv 2503.14456).
+
+    x^i_t = x_t + mu_i * (x_{t-1} - x_t)                    token shift, i = r, w, k, v, a, g
+    r, k, v = W_i x^i
+    log w = -e^(-1/2) sigmoid(d + W_2 tanh(W_1 x^w))        decay, one per key channel
+    a = sigmoid(c + A_2 A_1 x^a)                            in-context learning rate, one per key channel
+    g = G_2 sigmoid(G_1 x^g)                                output gate
+    kappa = k * xi / |k * xi|                               removal key, of length 1 in each head
+    k~ = k * (1 + (a - 1) * alpha)                          replacement key
+    S_t = (diag(w_t) - (a_t * kappa_t) kappa_t^T) S_{t-1} + k~_t v_t^T
+    o_t = S_t^T r_t
+    y_t = W_out ( g_t * (GroupNorm(o_t) + (r_t . (rho * k~_t)) v_t) )       groups are heads
+
+The layers of a model after the first may blend their values with those of the first:
+v + (v_first - v) * sigmoid(e + V_2 V_1 x^v).
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax import checks
+from recurrax.mixers import parts
+from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.ops import dplr_rule, linear
+from recurrax.types import Params, Reset, State
+
+
+@dataclasses.dataclass(frozen=True)
+class RWKV7(MixerConfig):
+    """RWKV-7's time mix."""
+
+    num_heads: int = 4
+    """H; the authors' heads are of size 64."""
+    head_dim: int | None = None
+    """K, of receptances and keys; None is dim / num_heads."""
+    value_head_dim: int | None = None
+    """V; None is dim / num_heads."""
+    decay_rank: int | None = None
+    """Rank of the decay's matrix; None is 2.5 sqrt(dim), to the nearest multiple of 32 above 0."""
+    rate_rank: int | None = None
+    """Rank of the in-context learning rate's matrix; None is as for the decay."""
+    gate_rank: int | None = None
+    """Rank of the output gate's matrix; None is 5 sqrt(dim), rounded likewise."""
+    value_residual: bool = False
+    """Whether there are parameters to blend values with those of the model's first layer."""
+    value_rank: int | None = None
+    """Rank of the blend's matrix; None is 1.7 sqrt(dim), rounded likewise."""
+    key_norm_eps: float = 1e-12
+    """Added to the square of a removal key's length."""
+    norm_eps: float = 64e-5
+    """Added to the variance of each head."""
+
+    def __post_init__(self):
+        names = [field.name for field in dataclasses.fields(self) if field.name != "value_residual"]
+        checks.positive(self, *names)
+
+    def sizes(self, dim: int) -> tuple[int, int]:
+        """K and V."""
+        return (
+            self.head_dim or checks.per_head("head_dim", dim, self.num_heads),
+            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
+        )
+
+    def ranks(self, dim: int) -> dict[str, int]:
+        """Of the low-rank matrices."""
+
+        def rank(factor):
+            return max(32, 32 * round(factor * math.sqrt(dim) / 32))
+
+        ranks = {
+            "decay": self.decay_rank or rank(2.5),
+            "rate": self.rate_rank or rank(2.5),
+            "gate": self.gate_rank or rank(5.0),
+        }
+        return {**ranks, "blend": self.value_rank or rank(1.7)} if self.value_residual else ranks
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        self.sizes(dim)
+        return RWKV7Layer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return {
+            "last": jnp.zeros((batch_size, dim), jnp.float32),
+            "s": jnp.zeros((batch_size, self.num_heads, *self.sizes(dim)), jnp.float32),
+        }
+
+
+def rwkv7(
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: State | None,
+    config: RWKV7,
+    *,
+    reset: Reset | None = None,
+    first_value: Float[Array, "B T E"] | None = None,
+) -> tuple[Float[Array, "B T D"], State]:
+    """RWKV-7's time mix; the state is {"last": (B, D), the last input, "s": (B, H, K, V)}, float32.
+
+    `first_value` is v of the model's first layer (`rwkv7_value`); None in that layer itself: there is nothing to blend.
+
+    Raises:
+      ValueError: `first_value` is given and the config has no value_residual.
+    """
+    if first_value is not None and not config.value_residual:
+        raise ValueError("first_value is given, but the config has value_residual=False: no parameters to blend it in")
+    dtype, state = x.dtype, state or {"last": None, "s": None}
+    shifted, last = parts.token_shift(x, state["last"], reset=reset)
+    mixed = {i: mix(params[f"mix_{i}"], x, shifted) for i in "rwkvag"}
+    r, k, v = (linear(mixed[i], params[f"in_{i}"]) for i in "rkv")
+    # Gates and the keys that they turn, in float32.
+    log_decay = -math.exp(-0.5) * jax.nn.sigmoid(_low_rank(params, "decay", mixed["w"], jnp.tanh))
+    rate = jax.nn.sigmoid(_low_rank(params, "rate", mixed["a"]))
+    if first_value is not None:
+        v = v + (first_value - v) * jax.nn.sigmoid(_low_rank(params, "blend", mixed["v"])).astype(dtype)
+    gate = linear(jax.nn.sigmoid(linear(mixed["g"], params["in_gate"])), params["gate_kernel"])
+    wide = k.astype(jnp.float32)
+    removal = wide * params["removal_scale"][None, None]
+    k = (wide * (1 + (rate - 1) * params["rate_scale"][None, None])).astype(dtype)
+
+    r, k, v, removal, rate, log_decay = (parts.heads(z, config.num_heads) for z in (r, k, v, removal, rate, log_decay))
+    removal = parts.unit_norm(removal, config.key_norm_eps)
+    a, b = (-removal).astype(dtype), (rate * removal).astype(dtype)
+    o, s = dplr_rule(r, k, v, a, b, log_decay, state["s"], scale=1.0, reset=reset)
+
+    o = parts.merge(parts.layer_norm(o.astype(jnp.float32), eps=config.norm_eps))
+    o = o * params["norm_scale"][None, None] + params["norm_bias"][None, None]
+    match = (r.astype(jnp.float32) * k * params["bonus"][None, None]).sum(-1, keepdims=True)
+    o = (o + parts.merge(match * v)).astype(dtype)
+    return linear(o * gate, params["out_kernel"]), {"last": last, "s": s}
+
+
+def rwkv7_value(
+    params: Params, x: Float[Array, "B T D"], state: State | None, *, reset: Reset | None = None
+) -> Float[Array, "B T E"]:
+    """v of a layer on the same inputs as `rwkv7`: `first_value` of the layers above where the layer is the first."""
+    shifted, _ = parts.token_shift(x, None if state is None else state["last"], reset=reset)
+    return linear(mix(params["mix_v"], x, shifted), params["in_v"])
+
+
+def mix(mu: Float[Array, " D"], x: Float[Array, "B T D"], shifted: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """x + mu * (x of the token before - x)."""
+    return x + mu.astype(x.dtype)[None, None] * (shifted - x)
+
+
+def _low_rank(params, name, x, activation=jax.nn.identity):
+    """bias + W_2 activation(W_1 x), in float32."""
+    hidden = linear(activation(linear(x, params[f"in_{name}"])), params[f"{name}_kernel"])
+    return hidden.astype(jnp.float32) + params[f"{name}_bias"][None, None]
+
+
+class RWKV7Layer(Mixer):
+    """Parameters of `rwkv7`: D (6 + 2 HK + 2 HV) + (R_w + R_a) (D + HK) + R_g (D + HV) + 5 HK + 2 HV of them.
+
+    A value residual has R_v (D + HV) + HV more.
+    """
+
+    function = staticmethod(rwkv7)
+
+    def parameters(self, depth):
+        d, h, (k, v), ranks = self.dim, self.config.num_heads, self.config.sizes(self.dim), self.config.ranks(self.dim)
+        widths = {"decay": h * k, "rate": h * k, "gate": h * v, "blend": h * v}
+        biases = {
+            "decay": (_decay_bias, (h * k,), k, depth),
+            "rate": (_ramp, (h * k,), -0.19, 0.4, 0.3, k),
+            "blend": (_ramp, (h * v,), 0.73, -0.4),
+        }
+        powers = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
+        return {
+            **{f"mix_{i}": (mix_start, (d,), power * (1 - depth)) for i, power in powers.items()},
+            "in_r": (_uniform, (d, h * k), 0.5),
+            "in_k": (_uniform, (d, h * k), 0.05),
+            "in_v": (_uniform, (d, h * v), 0.5),
+            **{f"in_{name}": (zeros, (d, rank)) for name, rank in ranks.items()},
+            **{f"{name}_kernel": (_orthogonal, (rank, widths[name]), 0.1) for name, rank in ranks.items()},
+            # The authors' 0.1 here goes with an output matrix that starts at 0; this one does not.
+            "gate_kernel": (_orthogonal, (ranks["gate"], h * v), 1.0),
+            **{f"{name}_bias": biases[name] for name in ranks if name in biases},
+            "removal_scale": (_ramp, (h * k,), 0.71, -0.1),
+            "rate_scale": (nn.initializers.constant(1.02), (h * k,)),
+            "bonus": (nn.initializers.constant(-0.04), (h, k)),
+            "norm_scale": (ones, (h * v,)),
+            "norm_bias": (zeros, (h * v,)),
+            "out_kernel": (fan_in, (h * v, d)),
+        }
+
+
+def mix_start(key, shape, power):
+    """mu = 1 - (i / D)^power for channel i: low channels look at the token before, high ones less, less with depth."""
+    del key
+    return 1 - (jnp.arange(shape[0], dtype=jnp.float32) / shape[0]) ** power
+
+
+def _ramp(key, shape, start, slope, curl=0.0, size=1):
+    """start + slope * (-1/2 .. 1/2 over all channels) + curl * `_curl`."""
+    del key
+    return start + slope * (_line(shape[0]) - 0.5) + curl * _curl(shape[0], size)
+
+
+def _decay_bias(key, shape, size, depth):
+    """From slow channels to fast ones over the width, more slow ones the deeper, and again within each head."""
+    del key
+    return -5.5 + 6 * _line(shape[0]) ** (1 + depth**0.3) + 2.5 * _curl(shape[0], size)
+
+
+def _line(width):
+    """0 .. 1 over the channels."""
+    return jnp.arange(width, dtype=jnp.float32) / max(width - 1, 1)
+
+
+def _curl(width, size):
+    """z |z| with z = -1 .. 1 over each head of this size."""
+    z = 2 * _line(size) - 1
+    return jnp.tile(z * jnp.abs(z), width // size)
+
+
+def _uniform(key, shape, bound):
+    """Uniform in +-bound / sqrt(D)."""
+    bound = bound / math.sqrt(shape[0])
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def _orthogonal(key, shape, gain):
+    """`gain` times an orthogonal matrix; enlarged where it leads to a smaller space."""
+    return nn.initializers.orthogonal(gain * math.sqrt(max(shape[0] / shape[1], 1)))(key, shape)
