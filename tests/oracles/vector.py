@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oracles.common import conv, each_document, gelu, sigmoid
+from oracles.common import conv, each_document, gelu, layer_norm, rms_norm, sigmoid, silu, softplus
 
 
 @each_document
@@ -39,4 +39,36 @@ def rglru(p, x, config):
         a = sigmoid(-p["decay"]) ** (config.c * r)  # exp(-softplus(v)) = sigmoid(-v)
         h = a * h + np.sqrt(1 - a**2) * (gate * u)
         y[t] = (gelu(x[t] @ p["in_gate"]) * h) @ p["out_kernel"]
+    return y
+
+
+@each_document
+def hgrn(p, x, config):
+    """Qin et al. 2023, section 3: h_t = f_t e^{i theta} h_{t-1} + (1 - f_t) c_t, the output gated, then normed."""
+    bound = sigmoid(p["lower_bound"])
+    h, y = np.zeros(bound.shape, complex), np.zeros(x.shape)
+    for t, u in enumerate(x):
+        c = silu(u @ p["in_real"] + p["real_bias"]) + 1j * silu(u @ p["in_imag"] + p["imag_bias"])
+        f = bound + (1 - bound) * sigmoid(u @ p["in_forget"] + p["forget_bias"])
+        h = f * np.exp(1j * p["theta"]) * h + (1 - f) * c
+        o = sigmoid(u @ p["in_gate"] + p["gate_bias"]) * np.concatenate([h.real, h.imag])
+        y[t] = layer_norm(o, p["norm_scale"], p["norm_bias"], config.norm_eps) @ p["out_kernel"] + p["bias"]
+    return y
+
+
+@each_document
+def mamba(p, x, config):
+    """Gu and Dao 2023, algorithm 2 and figure 3: A is discretised by zero-order hold, B by Euler's rule."""
+    n = config.state_dim
+    a = -np.exp(p["a_log"])
+    us = silu(conv(x @ p["in_u"], p["conv_u"], p["conv_u_bias"]))
+    h, y = np.zeros(a.shape), np.zeros(x.shape)
+    for t, u in enumerate(us):
+        select = u @ p["select_kernel"]
+        r, b, c = select[: -2 * n], select[-2 * n : -n], select[-n:]
+        if config.inner_norm_eps is not None:
+            r, b, c = (rms_norm(z, eps=config.inner_norm_eps) for z in (r, b, c))
+        dt = softplus(r @ p["dt_kernel"] + p["dt_bias"])
+        h = np.exp(dt[:, None] * a) * h + np.outer(dt * u, b)
+        y[t] = ((h @ c + p["skip"] * u) * silu(x[t] @ p["in_gate"])) @ p["out_kernel"]
     return y

@@ -2,24 +2,105 @@
 
 from recurrax.mixers.attention import Attention, AttentionLayer, attention
 from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.mixers.delta_product import DeltaProduct, DeltaProductLayer, delta_product
+from recurrax.mixers.deltanet import DeltaNet, DeltaNetLayer, deltanet
+from recurrax.mixers.gated_deltanet import GatedDeltaNet, GatedDeltaNetLayer, gated_deltanet
 from recurrax.mixers.gla import GLA, GLALayer, gla
+from recurrax.mixers.hgrn import HGRN, HGRNLayer, hgrn
+from recurrax.mixers.hgrn2 import HGRN2, HGRN2Layer, hgrn2
+from recurrax.mixers.kda import KDA, KDALayer, kda
+from recurrax.mixers.lightnet import LightNet, LightNetLayer, lightnet
+from recurrax.mixers.linear_attention import LinearAttention, LinearAttentionLayer, linear_attention
+from recurrax.mixers.lmu import LMU, LMULayer, lmu
 from recurrax.mixers.lru import LRU, LRULayer, eigenvalues, lru
+from recurrax.mixers.lssl import LSSL, LSSLLayer, lssl
+from recurrax.mixers.mamba import Mamba, MambaLayer, mamba
+from recurrax.mixers.mamba2 import Mamba2, Mamba2Layer, mamba2
+from recurrax.mixers.mlstm import MLSTM, MLSTMLayer, mlstm
+from recurrax.mixers.retnet import RetNet, RetNetLayer, retnet
 from recurrax.mixers.rglru import RGLRU, RGLRULayer, rglru
+from recurrax.mixers.rwkv7 import RWKV7, RWKV7Layer, rwkv7, rwkv7_value
+from recurrax.mixers.s4 import S4, S4Layer, s4
+from recurrax.mixers.s4d import S4D, S4DLayer, s4d
+from recurrax.mixers.s5 import S5, S5Layer, s5
+from recurrax.mixers.transnormer import TransNormer, TransNormerLayer, transnormer
+from recurrax.mixers.transnormer_llm import TransNormerLLM, TransNormerLLMLayer, transnormer_llm
 
 __all__ = [
-    "GLA",
-    "LRU",
-    "RGLRU",
     "Attention",
     "AttentionLayer",
+    "DeltaNet",
+    "DeltaNetLayer",
+    "DeltaProduct",
+    "DeltaProductLayer",
+    "GLA",
     "GLALayer",
+    "GatedDeltaNet",
+    "GatedDeltaNetLayer",
+    "HGRN",
+    "HGRN2",
+    "HGRN2Layer",
+    "HGRNLayer",
+    "KDA",
+    "KDALayer",
+    "LMU",
+    "LMULayer",
+    "LRU",
     "LRULayer",
+    "LSSL",
+    "LSSLLayer",
+    "LightNet",
+    "LightNetLayer",
+    "LinearAttention",
+    "LinearAttentionLayer",
+    "MLSTM",
+    "MLSTMLayer",
+    "Mamba",
+    "Mamba2",
+    "Mamba2Layer",
+    "MambaLayer",
     "Mixer",
     "MixerConfig",
+    "RGLRU",
     "RGLRULayer",
+    "RWKV7",
+    "RWKV7Layer",
+    "RetNet",
+    "RetNetLayer",
+    "S4",
+    "S4D",
+    "S4DLayer",
+    "S4Layer",
+    "S5",
+    "S5Layer",
+    "TransNormer",
+    "TransNormerLLM",
+    "TransNormerLLMLayer",
+    "TransNormerLayer",
     "attention",
+    "delta_product",
+    "deltanet",
     "eigenvalues",
+    "gated_deltanet",
     "gla",
+    "hgrn",
+    "hgrn2",
+    "kda",
+    "lightnet",
+    "linear_attention",
+    "lmu",
     "lru",
+    "lssl",
+    "mamba",
+    "mamba2",
+    "mlstm",
+    "retnet",
     "rglru",
+    "rwkv7",
+    "rwkv7_value",
+    "s4",
+    "s4d",
+    "s5",
+    "transnormer",
+    "transnormer_llm",
 ]

@@ -69,7 +69,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], state: State | None, reset: Reset | None, depth: Scalar
+        self, x: Float[Array, "B T D"], state: State | None, reset: Reset | None, depth: Scalar = 0.0
     ) -> tuple[Float[Array, "B T D"], State]:
         dtype = jnp.dtype(self.config.dtype)
         state = state or {"mixer": None, "projection": None}

@@ -1,0 +1,102 @@
+"""LSSL, linear state-space layers (Gu et al., 2021, arXiv 2110.13985).
+
+    d/dt h = A h + B x       per channel; A = -(diag(exp(log_a)) + tril(p q^T, -1)), shared as is B; HiPPO-LegS at first
+    h_t = (I - alpha dt A)^-1 ((I + (1 - alpha) dt A) h_{t-1} + dt B x_t)
+    y_t = C h_t + skip x_t                       M rows per channel
+    out = W_out GELU(y_t) + b
+
+Every A of this form is a quasi-separable matrix that the paper trains. alpha = 1/2 is the bilinear transform.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from recurrax import checks
+from recurrax.mixers import hippo, parts, time_invariant
+from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.ops import state_space
+from recurrax.types import Params, Reset
+
+
+@dataclasses.dataclass(frozen=True)
+class LSSL(MixerConfig):
+    """An LSSL layer."""
+
+    state_dim: int = 64
+    """N, states per channel."""
+    num_outputs: int = 1
+    """M, rows of C per channel."""
+    alpha: float = 0.5
+    """Of the generalised bilinear transform: 0 Euler forwards, 1/2 bilinear, 1 Euler backwards."""
+    dt_min: float = 0.001
+    """Smallest step at the start."""
+    dt_max: float = 0.1
+    """Largest step at the start; log-uniform between them, one per channel."""
+    rate: float = 1.0
+    """Time between tokens, relative to training: 2 for data sampled half as often."""
+
+    def __post_init__(self):
+        time_invariant.check(self, pairs=False)
+        checks.positive(self, "num_outputs")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return LSSLLayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return jnp.zeros((batch_size, dim, self.state_dim), jnp.float32)
+
+
+def lssl(
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: Float[Array, "B D N"] | None,
+    config: LSSL,
+    *,
+    reset: Reset | None = None,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B D N"]]:
+    """State spaces with a trained HiPPO matrix; the state is h, float32."""
+    dt = config.rate * jnp.exp(params["log_dt"])[:, None, None]
+    rank_one = params["a_left"][:, None] * params["a_right"][None]
+    a = -(jnp.diag(jnp.exp(params["log_a"])) + jnp.tril(rank_one, -1))
+    left = jnp.eye(config.state_dim)[None] - config.alpha * dt * a[None]
+    solve = functools.partial(jax.lax.linalg.triangular_solve, left, left_side=True, lower=True)
+    if x.shape[1] == 1 and config.alpha >= 0.5:
+        # A_bar = I + ((I - alpha dt A)^-1 - I) / alpha: for one token, one right-hand side per row of the batch.
+        h = time_invariant.before(state, reset, config.init_state(*x.shape[::2]))
+        drive = dt * params["b"][None, :, None] * x[:, 0].T.astype(h.dtype)[:, None]
+        solved = solve(jnp.moveaxis(h, 0, 2) + config.alpha * drive)
+        state = h + (jnp.moveaxis(solved, 2, 0) - h) / config.alpha
+        y = jnp.einsum("dmn,bdn->bdm", params["c"], state, precision=jax.lax.Precision.HIGHEST)[:, None].astype(x.dtype)
+    else:
+        solved = solve(dt * jnp.concatenate([a, params["b"][:, None]], axis=1)[None])
+        y, state = state_space(x, solved[..., :-1], solved[..., -1], params["c"], state, reset=reset)
+    y = y + params["skip"].astype(x.dtype)[None, None] * x[..., None]
+    return time_invariant.mix_channels(params, parts.merge(y)), state
+
+
+class LSSLLayer(Mixer):
+    """Parameters of `lssl`: 4 N + D (M (N + 1) + 1) + D (M D + 1) of them."""
+
+    function = staticmethod(lssl)
+
+    def parameters(self, depth):
+        d, n, m = self.dim, self.config.state_dim, self.config.num_outputs
+        _, b = hippo.legs(n)
+        return {
+            "log_a": (time_invariant.constant, (n,), np.log(np.arange(n) + 1.0)),
+            "a_left": (time_invariant.constant, (n,), b),
+            "a_right": (time_invariant.constant, (n,), b),
+            "b": (time_invariant.constant, (n,), b),
+            "c": (nn.initializers.normal(1.0), (d, m, n)),
+            "log_dt": (time_invariant.log_steps, (d,), self.config),
+            "skip": (nn.initializers.normal(1.0), (d, m)),
+            **time_invariant.channel_parameters(d * m, d, gate=False),
+        }

@@ -1,0 +1,162 @@
+"""S4, structured state spaces (Gu et al., 2021, arXiv 2111.00396).
+
+    d/dt h = A h + B x                 per channel; A = Lambda - p p^H, HiPPO-LegS at the start
+    h_t = (I - dt/2 A)^-1 ((I + dt/2 A) h_{t-1} + dt B x_t)
+    y_t = 2 Re(C h_t) + skip x_t
+    out = W_out GELU(y_t) + b          or a GLU, as in the published code
+
+Lambda = -exp(log_a_real) + i a_imag and p, B, C are complex, one of each conjugate pair. One token costs O(N), by
+Woodbury's identity. The kernel of a long sequence is the inverse Fourier transform of its generating function at the
+roots of unity w = e^{-i theta}, which Cauchy sums give (appendix C.3). With C~ = C (I - A_bar^T), everything over the
+common factor so that nothing is divided by 1 + w:
+
+    K(w) = e^{i theta/2} ( <C~, B> - cos(theta/2) <C~, p> <p^H, B> / (1 + cos(theta/2) <p^H, p>) )
+    <u, v> = sum over pairs and conjugates of u_n v_n / (2i/dt sin(theta/2) - cos(theta/2) Lambda_n)
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+from recurrax.mixers import hippo, time_invariant
+from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.ops import state_space
+from recurrax.ops.long_convolution.api import fft_length
+from recurrax.ops.state_space import powers
+from recurrax.types import Params, Reset
+
+CHANNELS = 16
+"""Whose Cauchy matrices are held at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class S4(MixerConfig):
+    """An S4 layer."""
+
+    state_dim: int = 64
+    """N, real states per channel: N / 2 conjugate pairs."""
+    dt_min: float = 0.001
+    """Smallest step at the start."""
+    dt_max: float = 0.1
+    """Largest step at the start; log-uniform between them, one per channel."""
+    rate: float = 1.0
+    """Time between tokens, relative to training: 2 for data sampled half as often."""
+    gate: bool = False
+    """Whether the output is a GLU, as in the later published code; otherwise one matrix."""
+
+    def __post_init__(self):
+        time_invariant.check(self)
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return S4Layer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return jnp.zeros((batch_size, dim, self.state_dim // 2), jnp.complex64)
+
+
+def s4(
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: Complex[Array, "B D M"] | None,
+    config: S4,
+    *,
+    reset: Reset | None = None,
+) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
+    """Structured state spaces; the state is h, complex64, M = N / 2."""
+    dt = config.rate * jnp.exp(params["log_dt"])[:, None]
+    p, b, c = (jax.lax.complex(params[f"{name}_real"], params[f"{name}_imag"]) for name in "pbc")
+    dplr = DPLR(time_invariant.eigenvalues(params)[None], p[None], dt[None])
+    b_bar = dt * dplr.solve(b[None])[0]
+    if x.shape[1] == 1:
+        h = time_invariant.before(state, reset, config.init_state(*x.shape[::2]))
+        state = h + dplr.change(h) + b_bar[None] * x[:, 0, :, None].astype(dt.dtype)
+        y = 2 * (c[None] * state).real.sum(-1)[:, None].astype(x.dtype)
+    else:
+        # A pair's two states as real numbers: p^H h takes real parts, so A_bar is a matrix only of those.
+        units = jnp.concatenate([jnp.eye(b.shape[1]), 1j * jnp.eye(b.shape[1])])[:, None]
+        less_identity = powers.real_state(dplr.change(units)).transpose(1, 2, 0)
+        rows = 2 * powers.real_state(c.conj())[:, None]
+        state = None if state is None else powers.real_state(state)
+        kernel = functools.partial(_kernel, dplr, b, rows, less_identity)
+        b_bar = powers.real_state(b_bar)
+        y, state = state_space(x, less_identity, b_bar, rows, state, reset=reset, kernel=kernel)
+        y, state = y[..., 0], powers.complex_state(state)
+    y = y + params["skip"].astype(x.dtype)[None, None] * x
+    return time_invariant.mix_channels(params, y), state
+
+
+class DPLR(NamedTuple):
+    """A = a - p p^H by its action on (..., D, M), one of each conjugate pair, and a step."""
+
+    a: Complex[Array, "1 D M"]
+    p: Complex[Array, "1 D M"]
+    dt: Float[Array, "1 D 1"]
+
+    def solve(self, v: Complex[Array, "#B #D M"]) -> Complex[Array, "#B D M"]:
+        """(I - dt/2 A)^-1 v, by Woodbury's identity."""
+        half = self.dt / 2
+        inverse = 1 / (1 - half * self.a)
+        v = inverse * v
+        scale = half / (1 + half * self.inner(inverse * self.p))
+        return v - scale * self.inner(v) * inverse * self.p
+
+    def change(self, v: Complex[Array, "#B #D M"]) -> Complex[Array, "#B D M"]:
+        """(A_bar - I) v = (I - dt/2 A)^-1 dt A v."""
+        return self.dt * self.solve(self.a * v - self.p * self.inner(v))
+
+    def inner(self, v: Complex[Array, "#B #D M"]) -> Float[Array, "#B D 1"]:
+        """p^H v, summed over pairs and their conjugates."""
+        return 2 * (self.p.conj() * v).real.sum(-1, keepdims=True)
+
+
+def _kernel(dplr, b, rows, less_identity, length):
+    """2 Re(C A_bar^t B_bar) (D, 1, T); `rows` and `less_identity` are C and A_bar - I as real matrices."""
+    size = fft_length(length)
+    truncated = -powers.product(rows, powers.Powers(less_identity).power(size))[:, 0] / 2
+    c = powers.complex_state(truncated).conj()
+    half = np.pi * np.arange(size // 2 + 1) / size
+    sin, cos, phase = (jnp.asarray(v, dplr.a.real.dtype) for v in (np.sin(half), np.cos(half), half))
+
+    @jax.checkpoint
+    def transform(inputs):
+        a, p, dt, b, c = inputs
+        cauchy = 1 / (2j / dt * sin[None] - cos[None] * jnp.concatenate([a, a.conj()])[:, None])
+        pairs = jnp.stack([c * b, c * p, p.conj() * b, p.conj() * p])
+        pairs = jnp.concatenate([pairs, pairs.conj()], axis=1)
+        cb, cp, pb, pp = powers.product(pairs, cauchy)
+        return jnp.exp(1j * phase) * (cb - cos * cp * pb / (1 + cos * pp))
+
+    waves = jax.lax.map(transform, (dplr.a[0], dplr.p[0], dplr.dt[0, :, 0], b, c), batch_size=CHANNELS)
+    return jnp.fft.irfft(waves, size)[:, None, :length]
+
+
+class S4Layer(Mixer):
+    """Parameters of `s4`: D (4 N + 2 + D + 1) of them, and D (D + 1) for the gate."""
+
+    function = staticmethod(s4)
+
+    def parameters(self, depth):
+        d, n = self.dim, self.config.state_dim
+        legs = hippo.diagonalised_legs(n)
+        fixed = {
+            "log_a_real": np.log(-legs.a.real),
+            "a_imag": legs.a.imag,
+            "p_real": legs.p.real,
+            "p_imag": legs.p.imag,
+            "b_real": legs.b.real,
+            "b_imag": legs.b.imag,
+        }
+        return {
+            **{name: (time_invariant.constant, (d, n // 2), value) for name, value in fixed.items()},
+            **{name: (nn.initializers.normal(math.sqrt(0.5)), (d, n // 2)) for name in ("c_real", "c_imag")},
+            "log_dt": (time_invariant.log_steps, (d,), self.config),
+            "skip": (nn.initializers.normal(1.0), (d,)),
+            **time_invariant.channel_parameters(d, d, self.config.gate),
+        }

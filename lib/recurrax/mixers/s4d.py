@@ -1,0 +1,108 @@
+"""S4D, diagonal state spaces (Gu et al., 2022, arXiv 2206.11893).
+
+    d/dt h = a h + x               per channel; a = -exp(log_a_real) + i a_imag, one of each conjugate pair
+    h_t    = exp(a dt) h_{t-1} + (exp(a dt) - 1) / a x_t
+    y_t    = 2 Re(c h_t) + skip x_t
+    out    = (W_out g_t + b) sigmoid(W_gate g_t + b_gate)     g_t = GELU(y_t)
+
+What the paper calls B is 1 here: only its product with C can be seen from outside.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+from recurrax import checks
+from recurrax.mixers import hippo, time_invariant
+from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.ops import state_space
+from recurrax.types import Params, Reset
+
+INITS = ("lin", "inv", "legs")
+
+
+@dataclasses.dataclass(frozen=True)
+class S4D(MixerConfig):
+    """An S4D layer."""
+
+    state_dim: int = 64
+    """N, real states per channel: N / 2 conjugate pairs."""
+    init: str = "lin"
+    """Eigenvalues at the start: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "legs" those of HiPPO-LegS."""
+    discretization: str = "zoh"
+    """"zoh" or "bilinear"."""
+    dt_min: float = 0.001
+    """Smallest step at the start."""
+    dt_max: float = 0.1
+    """Largest step at the start; log-uniform between them, one per channel."""
+    rate: float = 1.0
+    """Time between tokens, relative to training: 2 for data sampled half as often."""
+    gate: bool = True
+    """Whether the output is a GLU, as in the published code; otherwise one matrix."""
+
+    def __post_init__(self):
+        time_invariant.check(self)
+        checks.choice("init", self.init, INITS)
+        checks.choice("discretization", self.discretization, time_invariant.DISCRETIZATIONS)
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return S4DLayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return jnp.zeros((batch_size, dim, self.state_dim // 2), jnp.complex64)
+
+
+def s4d(
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: Complex[Array, "B D M"] | None,
+    config: S4D,
+    *,
+    reset: Reset | None = None,
+) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
+    """Diagonal state spaces; the state is h, complex64, M = N / 2."""
+    dt = config.rate * jnp.exp(params["log_dt"])[:, None]
+    log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
+    c = 2 * jax.lax.complex(params["c_real"], params["c_imag"])
+    y, state = state_space(x, log_a, b, c[:, None], state, reset=reset)
+    y = y[..., 0] + params["skip"].astype(x.dtype)[None, None] * x
+    return time_invariant.mix_channels(params, y), state
+
+
+class S4DLayer(Mixer):
+    """Parameters of `s4d`: D (2 N + 2 + D + 1) of them, and D (D + 1) for the gate."""
+
+    function = staticmethod(s4d)
+
+    def parameters(self, depth):
+        d, n, init = self.dim, self.config.state_dim, self.config.init
+        a, b = _start(init, n)
+        return {
+            "log_a_real": (time_invariant.constant, (d, n // 2), np.log(-a.real)),
+            "a_imag": (time_invariant.constant, (d, n // 2), a.imag),
+            "c_real": (_read_out, (d, n // 2), np.abs(b)),
+            "c_imag": (_read_out, (d, n // 2), np.abs(b)),
+            "log_dt": (time_invariant.log_steps, (d,), self.config),
+            "skip": (nn.initializers.normal(1.0), (d,)),
+            **time_invariant.channel_parameters(d, d, self.config.gate),
+        }
+
+
+def _start(init, n):
+    """a and B of each conjugate pair."""
+    index = np.arange(n // 2)
+    if init == "legs":
+        start = hippo.diagonalised_legs(n)
+        return start.a, start.b
+    frequencies = math.pi * index if init == "lin" else n / math.pi * (n / (2 * index + 1) - 1)
+    return -0.5 + 1j * frequencies, np.ones(n // 2)
+
+
+def _read_out(key, shape, scale):
+    """One part of C B with C complex normal of variance 1: its phase is uniform, so that only |B| counts."""
+    return math.sqrt(0.5) * jnp.asarray(scale, jnp.float32)[None] * jax.random.normal(key, shape)

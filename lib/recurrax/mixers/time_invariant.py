@@ -1,0 +1,91 @@
+"""What the time-invariant state-space layers share: step sizes, discretisation, the mixing of channels."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Inexact
+
+from recurrax import checks
+from recurrax.mixers.base import MixerConfig, fan_in, zeros
+from recurrax.ops import linear
+from recurrax.types import ArrayLike, Dtype, Params
+
+DISCRETIZATIONS = ("zoh", "bilinear")
+
+
+def check(config: MixerConfig, *, pairs: bool = True) -> None:
+    """Raises ValueError if the state's size (even, where it is conjugate pairs), step sizes or rate make no sense."""
+    checks.positive(config, "state_dim", "dt_min", "dt_max", "rate")
+    if pairs and config.state_dim % 2:
+        raise ValueError(f"state_dim must be even, it counts conjugate pairs twice, got {config.state_dim}")
+    if config.dt_min > config.dt_max:
+        raise ValueError(f"dt_min {config.dt_min} is above dt_max {config.dt_max}")
+
+
+def log_steps(
+    key: jax.Array, shape: tuple[int, ...], config: MixerConfig, dtype: Dtype = jnp.float32
+) -> Float[Array, "..."]:
+    """log dt, uniform between log dt_min and log dt_max."""
+    low, high = math.log(config.dt_min), math.log(config.dt_max)
+    return low + (high - low) * jax.random.uniform(key, shape, dtype)
+
+
+def constant(key: jax.Array, shape: tuple[int, ...], value: np.ndarray, dtype: Dtype = jnp.float32) -> Array:
+    """This value, for every leading index of the shape: an initializer."""
+    return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
+
+
+def eigenvalues(params: Params) -> Complex[Array, "..."]:
+    """a = -exp(log_a_real) + i a_imag: in the left half plane, wherever training takes the parameters."""
+    return jax.lax.complex(-jnp.exp(params["log_a_real"]), params["a_imag"])
+
+
+def discretize(
+    a: Complex[Array, "..."], dt: Float[Array, "..."], method: str
+) -> tuple[Complex[Array, "..."], Complex[Array, "..."]]:
+    """log A and the factor of B for steps of dt.
+
+    "zoh": A = exp(a dt) and (exp(a dt) - 1) / a. "bilinear": A = (1 + a dt/2) / (1 - a dt/2), which has no logarithm
+    at the one point a dt = -2, and dt / (1 - a dt/2).
+    """
+    z = a * dt
+    if method == "zoh":
+        return z, dt * _mean_exponential(z)
+    return jnp.log1p(z / 2) - jnp.log1p(-z / 2), dt / (1 - z / 2)
+
+
+def _mean_exponential(z):
+    """(exp(z) - 1) / z with all its digits, and those of its gradient, which cancel in the quotient near 0."""
+    series = jnp.ones_like(z)
+    for i in range(10, 1, -1):
+        series = 1 + z / i * series
+    small = jnp.abs(z.real) + jnp.abs(z.imag) < 0.5
+    return jnp.where(small, series, jnp.expm1(z) / jnp.where(small, 1, z))
+
+
+def before(
+    state: Inexact[Array, "B D N"] | None, reset: Bool[ArrayLike, "B 1"] | None, initial: Inexact[Array, "B D N"]
+) -> Inexact[Array, "B D N"]:
+    """The state that a single token starts from."""
+    state = initial if state is None else state
+    return state if reset is None else jnp.where(jnp.asarray(reset)[..., None], initial, state)
+
+
+def mix_channels(params: Params, y: Float[Array, "B T E"]) -> Float[Array, "B T D"]:
+    """W_out GELU(y) + b, and times sigmoid(W_gate GELU(y) + b_gate) where there is a gate."""
+    y = jax.nn.gelu(y, approximate=False)
+    out = linear(y, params["out_kernel"]) + params["output_bias"].astype(y.dtype)[None, None]
+    if "out_gate" not in params:
+        return out
+    gate = linear(y, params["out_gate"]) + params["gate_bias"].astype(y.dtype)[None, None]
+    return out * jax.nn.sigmoid(gate)
+
+
+def channel_parameters(width: int, dim: int, gate: bool) -> dict[str, tuple]:
+    """The parameters of `mix_channels`: D (E + 1) of them, twice as many with a gate."""
+    parameters = {"out_kernel": (fan_in, (width, dim)), "output_bias": (zeros, (dim,))}
+    if gate:
+        parameters |= {"out_gate": (fan_in, (width, dim)), "gate_bias": (zeros, (dim,))}
+    return parameters
