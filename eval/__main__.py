@@ -1,4 +1,4 @@
-"""python -m eval {perplexity,generate,bench,accuracy} ..."""
+"""python -m eval {perplexity,generate,bench,accuracy,compare} ..."""
 
 import difflib
 import importlib
@@ -10,6 +10,7 @@ COMMANDS = {
     "perplexity": ("eval.perplexity", "held-out loss and bits per byte of a run"),
     "generate": ("eval.generate", "text from a run"),
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
+    "compare": ("eval.compare.cli", "every mixer trained on the same text with as many parameters"),
     "accuracy": ("eval.accuracy.cli", "digits of the ops beside float64"),
 }
 

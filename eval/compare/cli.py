@@ -1,0 +1,88 @@
+"""The flags of `python -m eval compare`."""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+
+import tyro
+
+from eval.bench import report
+from eval.compare import models, page
+from eval.compare.measure import Result, measure
+from recurrax import checks
+from train.allocator import keep_freed_memory
+from train.config import to_json
+from train.workdir import Workdir, versions, write_json_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Trains every mixer at matched parameters on the same text, and writes what came of it as a table and a picture.
+
+    An interrupted comparison goes on where it stopped: the same command again.
+    """
+
+    workdir: str
+    """Directory of the runs, one folder each, and of results.json."""
+    mixers: tuple[str, ...] = tuple(models.PATTERNS)
+    """Which of them; all by default."""
+    steps: int = 600
+    """Training steps of 1,024 bytes each."""
+    parameters: int = 1_000_000
+    """Of each model, as near as the projections' width allows."""
+    output: str | None = None
+    """The Markdown file to write, its picture beside it; None: WORKDIR/mixers.md."""
+
+    def __post_init__(self):
+        checks.positive(self, "steps", "parameters")
+        for name in self.mixers:
+            checks.choice("mixer", name, models.PATTERNS)
+
+
+def main(arguments: list[str]) -> int:
+    command = tyro.cli(Compare, args=arguments, prog="python -m eval compare")
+    # All of them before any is trained: a model that cannot be made is no reason to stop after an hour.
+    configs = {name: models.training(name, command.parameters, command.steps) for name in command.mixers}
+    root = pathlib.Path(command.workdir)
+    output = root / "mixers.md" if command.output is None else pathlib.Path(command.output)
+    keep_freed_memory()
+    results, failed = [], []
+    with Workdir(root):
+        for name, config in configs.items():
+            folder = root / name.replace(" ", "-").replace(":", "-")
+            try:
+                results.append(_finished(folder, config) or _run(name, config, folder))
+            except FloatingPointError as error:
+                failed.append(f"{name}: {error}")
+            except KeyboardInterrupt:
+                print(f"Stopped; the same command goes on with {name}")
+                return 0
+            print(page.table(results[-1:]).splitlines()[-1])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    picture = output.with_suffix(".png")
+    page.plot(results, picture)
+    shown = f"python -m eval compare {shlex.join(arguments)}"
+    output.write_text(page.page(results, command.steps, shown, report.header(report.machine()), picture.name))
+    print(f"wrote {output} and {picture}")
+    for line in failed:
+        print(f"no result of {line}")
+    return 1 if failed else 0
+
+
+def _finished(folder: pathlib.Path, config) -> Result | None:
+    """What an earlier call found, if it trained this very model this far with this code."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    same = found["config"] == to_json(config) and found["versions"] == versions()
+    return Result(**found["result"]) if same else None
+
+
+def _run(name: str, config, folder: pathlib.Path) -> Result:
+    print(f"\n{name}", flush=True)
+    result = measure(name, config, folder)
+    found = {"result": dataclasses.asdict(result), "config": to_json(config), "versions": versions()}
+    write_json_atomically(folder / "result.json", found)
+    return result

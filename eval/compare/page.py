@@ -1,0 +1,71 @@
+"""docs/mixers.md and its picture."""
+
+import pathlib
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from eval.compare import models
+from eval.compare.measure import DECODED, Result
+
+
+def page(results: Sequence[Result], steps: int, command: str, machine: str, picture: str) -> str:
+    """The whole page, in Markdown."""
+    tokens = steps * 4 * models.LENGTH
+    return f"""# Mixers
+
+Every mixer in the same small language model, trained on the same {tokens:,} bytes of Python's standard library in the
+same order: {models.LAYERS} layers of width {models.DIM}, gated projections as wide as brings all models to one number
+of parameters, AdamW with one learning rate for all ({steps:,} steps of 4 x {models.LENGTH} bytes). One seed each.
+
+A model this small, on sequences this short, does not tell which layer is the best at scale. The table shows that each
+layer trains, what it costs here, and what it carries from token to token.
+
+    {command}
+
+{machine}
+
+{table(results)}
+
+- **state**: bytes that one sequence carries from one call to the next, all layers together; attention's is a cache of
+  {models.LENGTH} tokens.
+- **train**: bytes per second of training, the median over the run. **decode**: bytes per second of one sequence, token
+  by token, the median of calls of {DECODED}.
+- **held out**: bits per byte of held-out files after the last step.
+- **wall**: seconds of the whole training; compilation, evaluation and checkpoints included.
+
+![bits per byte over bytes of state]({picture})
+"""
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as a Markdown table, best first."""
+    lines = [
+        "| mixer | parameters | state, bytes | train, bytes/s | decode, bytes/s | held out, bits per byte | wall, s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(results, key=lambda row: row.bits_per_byte):
+        lines.append(
+            f"| {row.name} | {row.parameters:,} | {row.state_bytes:,} | {row.training_tokens_per_second:,.0f} "
+            f"| {row.decode_tokens_per_second:,.0f} | {row.bits_per_byte:.3f} | {row.seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: Sequence[Result], path: pathlib.Path) -> None:
+    """Bits per byte over bytes of state, and over training speed."""
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axis, label, value in (
+        (left, "state per sequence, bytes", lambda row: row.state_bytes),
+        (right, "training, bytes per second", lambda row: row.training_tokens_per_second),
+    ):
+        axis.scatter([value(row) for row in results], [row.bits_per_byte for row in results], s=18)
+        for row in results:
+            axis.annotate(row.name, (value(row), row.bits_per_byte), (4, 3), textcoords="offset points", fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+        axis.margins(x=0.15)
+    left.set_ylabel("held out, bits per byte")
+    figure.savefig(path, dpi=110)

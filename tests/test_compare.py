@@ -1,0 +1,61 @@
+"""`python -m eval compare`: models of one size, a table of what they did."""
+
+import re
+
+import pytest
+
+from eval.__main__ import main
+from eval.compare import models, page
+from eval.compare.measure import Result
+from recurrax import mixers
+
+
+def result(name, bits):
+    return Result(name, 1_000_000, 2_048, 6_000.4, 900.6, bits, 61.5)
+
+
+@pytest.mark.parametrize("name", ["GLA", "Griffin 2:1"])
+def test_models_are_of_one_size(name):
+    config = models.fitted(models.PATTERNS[name], 1_000_000)
+    # A step of the projections' width is 8 columns of three matrices in every layer.
+    assert abs(models.count(config) - 1_000_000) <= models.LAYERS * 3 * 8 * models.DIM / 2
+    assert models.state_bytes(config) > 0
+
+
+def test_every_mixer_is_among_the_patterns():
+    public = {v for v in vars(mixers).values() if isinstance(v, type) and issubclass(v, mixers.MixerConfig)}
+    assert {type(mixer) for pattern in models.PATTERNS.values() for mixer in pattern} == public - {mixers.MixerConfig}
+
+
+def test_too_few_parameters_are_refused():
+    with pytest.raises(ValueError, match=r"parameters 10,000 are too few: 4 layers of GLA have \d+,\d+"):
+        models.fitted(models.PATTERNS["GLA"], 10_000)
+
+
+def test_the_table_has_the_best_first_and_the_page_says_how_it_was_made(tmp_path):
+    results = [result("worse", 2.5), result("better", 2.25)]
+    rows = page.table(results).splitlines()
+    assert rows[2] == "| better | 1,000,000 | 2,048 | 6,000 | 901 | 2.250 | 62 |"
+    assert rows[3].startswith("| worse |")
+    text = page.page(results, 600, "python -m eval compare --steps 600", "a machine", "mixers.png")
+    assert "614,400 bytes" in text
+    assert "    python -m eval compare --steps 600\n\na machine\n" in text
+    page.plot(results, tmp_path / "mixers.png")
+    assert (tmp_path / "mixers.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mixers", "GLU"], "unknown mixer 'GLU'"),
+        (["--steps", "0"], "steps must be positive, got 0"),
+        (["--parameters", "-1"], "parameters must be positive, got -1"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(tmp_path, capfd, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "--workdir", str(tmp_path / "runs"), *flags])
+    assert stopped.value.code == 2
+    # tyro may draw a box around it.
+    assert re.search(message, " ".join(re.findall(r"[^\s│]+", capfd.readouterr().err)))
+    assert not (tmp_path / "runs").exists()
