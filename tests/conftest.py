@@ -5,6 +5,8 @@ import os
 # Child processes inherit this; the tests that time a mesh start from it as well.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Programs here run a few times on small arrays: most of what LLVM would do to them is not worth its while.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 import jaxtyping
@@ -19,3 +21,12 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A file stays in one process, where its fixtures and compiled programs live; the mixers' laws go case by case."""
+    for item in items:
+        case = getattr(item, "callspec", None)
+        by_case = item.path.name == "test_mixers.py" and case is not None
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case.id}" if by_case else item.path.name))

@@ -171,7 +171,7 @@ def test_bfloat16_is_close_to_float32_with_the_same_parameters():
     logits, _ = apply(params, tokens_of(), build("tied")[0].init_state(2), reset)
     got, state = apply_half(params, tokens_of(), half.init_state(2), reset)
     assert_close(got, logits, 0.1)
-    groups = state["groups"]
+    groups = [block["mixer"] for block in state["groups"]]
     assert groups[0]["h"].dtype == groups[0]["conv"].dtype == jnp.float32
     assert groups[1].dtype == jnp.complex64
     assert groups[2]["k"].dtype == jnp.bfloat16

@@ -1,6 +1,8 @@
 """The bugs that libraries of this field have had, by name: each is a test here, of every op that it could befall."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -259,3 +261,21 @@ def test_the_definition_of_every_op_at_a_length_of_one():
     q = k = v = np.ones((1, 1, 1, 1), np.float32)
     o, state = linear_attention(q, 2 * k, 3 * v, state=5 * np.ones((1, 1, 1, 1), np.float32), scale=1.0)
     assert float(o[0, 0, 0, 0]) == float(state[0, 0, 0, 0]) == 11
+
+
+def test_reduction_over_seven_axes():
+    """jaxlib 0.10.2 on a CPU: the sum of a product of rank 7 overran a buffer and killed the process (jax #40412).
+
+    The gradient of a decay per channel under one vmap had such a sum.
+    """
+    program = """
+import jax, jax.numpy as jnp
+from recurrax.ops import delta_rule
+q, k = jax.random.normal(jax.random.key(0), (2, 2, 2, 40, 2, 12))
+v, beta = jnp.ones((2, 2, 40, 2, 11)), jnp.full((2, 2, 40, 2), 0.5)
+loss = lambda q, k, v, beta: (delta_rule(q, k / 4, v, beta, -jnp.abs(k))[0] ** 2).sum()
+gradients = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3))))(q, k, v, beta)
+assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
