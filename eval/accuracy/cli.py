@@ -1,7 +1,6 @@
 """The flags of `python -m eval accuracy`."""
 
 import dataclasses
-import difflib
 import pathlib
 import shlex
 import sys
@@ -15,6 +14,7 @@ from eval.accuracy.cases import CASES, DTYPES, Case
 from eval.accuracy.measure import Group, groups, measure
 from eval.accuracy.regimes import REGIMES
 from eval.bench import report
+from recurrax import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,7 @@ def _choose(what: str, value: str, choices: Iterable[str]) -> list[str]:
     if value == "all":
         return choices
     if value not in choices:
-        close = difflib.get_close_matches(value, choices, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = checks.hint(value, choices)
         raise ValueError(f"unknown {what} {value!r}{hint}; choose one of 'all', {', '.join(map(repr, choices))}")
     return [value]
 

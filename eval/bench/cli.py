@@ -1,7 +1,6 @@
 """The flags of `python -m eval bench`."""
 
 import dataclasses
-import difflib
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from eval.bench import measure, programs, report
 from eval.bench.contestants import BENCHMARKS, Benchmark, Contestant
+from recurrax import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +110,7 @@ def _sizes(shape: str, benchmark: Benchmark) -> list[tuple[int, ...]]:
 def _choose(what: str, value: str, choices: Iterable[str], also: str = "") -> str:
     choices = list(choices)
     if value not in choices:
-        close = difflib.get_close_matches(value, choices, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = checks.hint(value, choices)
         raise ValueError(f"unknown {what} {value!r}{hint}; choose one of {', '.join(map(repr, choices))}{also}")
     return value
 

@@ -20,9 +20,27 @@ def choice(name: str, value, choices: Iterable[str]) -> None:
     """Raises ValueError if the value is none of the choices, with the one that is spelt most like it."""
     choices = list(choices)
     if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown {name} {value!r}{hint}; choose one of {', '.join(choices)}")
+        raise ValueError(f"unknown {name} {value!r}{hint(value, choices)}; choose one of {', '.join(choices)}")
+
+
+def hint(value, choices: Iterable[str]) -> str:
+    """ " (did you mean 'this'?)" where one of the choices is spelt like the value; else nothing."""
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def ordered(config, low: str, high: str) -> None:
+    """Raises ValueError if the field `low` is above the field `high`."""
+    if getattr(config, low) > getattr(config, high):
+        raise ValueError(f"{low} {getattr(config, low)} is above {high} {getattr(config, high)}")
+
+
+def head_sizes(config, *, keys: int, values: int) -> tuple[int, int]:
+    """K and V: the config's head_dim and value_head_dim, or those widths dealt to its heads."""
+    return (
+        config.head_dim or per_head("head_dim", keys, config.num_heads),
+        config.value_head_dim or per_head("value_head_dim", values, config.num_heads),
+    )
 
 
 def per_head(name: str, width: int, num_heads: int) -> int:

@@ -21,7 +21,7 @@ from recurrax.types import Dtype, Params, Reset, Scalar, State
 fan_in = nn.initializers.lecun_normal()
 """Variance 1 / D for a matrix (D, E): what projections of the residual stream start from."""
 small = nn.initializers.variance_scaling(1 / 32, "fan_avg", "uniform")
-"""Xavier's with a gain of 2^-2.5, from which GLA and DeltaNet start queries, keys and values. A norm follows them: its
+"""Xavier's with a gain of 2^-2.5, from which the authors of GLA start queries, keys and values. A norm follows: its
 epsilon then damps what the first tokens read, whose gradients would have heavy tails."""
 after_norm = nn.initializers.variance_scaling(1 / 8, "fan_in", "truncated_normal")
 """Variance 1 / 8 D: for a matrix that reads normed heads. It makes a layer as loud as softmax attention, whose averages

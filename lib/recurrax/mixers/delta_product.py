@@ -55,10 +55,7 @@ class DeltaProduct(MixerConfig):
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
-        return (
-            self.head_dim or checks.per_head("head_dim", 3 * dim // 4, self.num_heads),
-            self.value_head_dim or checks.per_head("value_head_dim", 3 * dim // 2, self.num_heads),
-        )
+        return checks.head_sizes(self, keys=3 * dim // 4, values=3 * dim // 2)
 
     def widths(self, dim: int) -> dict[str, int]:
         """Of queries, keys and values, over all heads and steps."""

@@ -56,8 +56,7 @@ class KDA(MixerConfig):
 
     def sizes(self, dim: int) -> tuple[int, int, int]:
         """K, V and the gates' rank."""
-        k = self.head_dim or checks.per_head("head_dim", dim, self.num_heads)
-        v = self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads)
+        k, v = checks.head_sizes(self, keys=dim, values=dim)
         return k, v, self.gate_rank or v
 
     def layer(self, dim, dtype=jnp.float32, name=None):

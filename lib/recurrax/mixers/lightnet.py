@@ -41,10 +41,7 @@ class LightNet(MixerConfig):
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
-        return (
-            self.head_dim or checks.per_head("head_dim", dim, self.num_heads),
-            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
-        )
+        return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
         self.sizes(dim)

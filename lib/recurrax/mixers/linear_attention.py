@@ -56,10 +56,7 @@ class LinearAttention(MixerConfig):
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
-        return (
-            self.head_dim or checks.per_head("head_dim", dim, self.num_heads),
-            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
-        )
+        return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
         self.sizes(dim)
@@ -80,7 +77,7 @@ def linear_attention(
 ) -> tuple[Float[Array, "B T D"], State]:
     """Linear attention; the state is {"s": (B, H, K, V [+ 1 for z]) float32}."""
     s = None if state is None else state["s"]
-    q, k, v = (parts.heads(linear, config.num_heads) for linear in (ops.linear(x, params[f"in_{n}"]) for n in "qkv"))
+    q, k, v = (parts.heads(ops.linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k = (FEATURE_MAPS[config.feature_map](array) for array in (q, k))
     if config.normalize:
         # In float32: the divisor grows with t, and must not lose the terms that it is divided into.

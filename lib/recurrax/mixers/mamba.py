@@ -44,8 +44,7 @@ class Mamba(MixerConfig):
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
-        if self.dt_min > self.dt_max:
-            raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}")
+        checks.ordered(self, "dt_min", "dt_max")
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """E and R."""

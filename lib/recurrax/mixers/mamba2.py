@@ -49,8 +49,7 @@ class Mamba2(MixerConfig):
         checks.positive(self, *names)
         if self.num_heads % self.num_groups:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_groups {self.num_groups}")
-        if self.dt_min > self.dt_max:
-            raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}")
+        checks.ordered(self, "dt_min", "dt_max")
         if not 0 <= self.dt_limit[0] < self.dt_limit[1]:
             raise ValueError(f"dt_limit must be a range of steps 0 <= low < high, got {self.dt_limit}")
 

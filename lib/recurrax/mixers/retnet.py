@@ -41,10 +41,10 @@ class RetNet(MixerConfig):
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
-        k = self.head_dim or checks.per_head("head_dim", dim, self.num_heads)
+        k, v = checks.head_sizes(self, keys=dim, values=2 * dim)
         if k % 2:
             raise ValueError(f"rotary positions turn pairs of channels: head_dim must be even, got {k}")
-        return k, self.value_head_dim or checks.per_head("value_head_dim", 2 * dim, self.num_heads)
+        return k, v
 
     def layer(self, dim, dtype=jnp.float32, name=None):
         self.sizes(dim)

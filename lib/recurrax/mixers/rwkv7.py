@@ -61,10 +61,7 @@ class RWKV7(MixerConfig):
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
-        return (
-            self.head_dim or checks.per_head("head_dim", dim, self.num_heads),
-            self.value_head_dim or checks.per_head("value_head_dim", dim, self.num_heads),
-        )
+        return checks.head_sizes(self, keys=dim, values=dim)
 
     def ranks(self, dim: int) -> dict[str, int]:
         """Of the low-rank matrices."""

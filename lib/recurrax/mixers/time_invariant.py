@@ -20,8 +20,7 @@ def check(config: MixerConfig, *, pairs: bool = True) -> None:
     checks.positive(config, "state_dim", "dt_min", "dt_max", "rate")
     if pairs and config.state_dim % 2:
         raise ValueError(f"state_dim must be even, it counts conjugate pairs twice, got {config.state_dim}")
-    if config.dt_min > config.dt_max:
-        raise ValueError(f"dt_min {config.dt_min} is above dt_max {config.dt_max}")
+    checks.ordered(config, "dt_min", "dt_max")
 
 
 def log_steps(

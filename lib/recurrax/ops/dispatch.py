@@ -1,10 +1,11 @@
 """Which implementation runs: the one that was asked for, or the measured best of this backend."""
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
 import jax
+
+from recurrax import checks
 
 T = TypeVar("T")
 
@@ -20,8 +21,7 @@ def choose(implementation: str | None, implementations: Mapping[str, T], best: M
     if implementation is None:
         implementation = best.get(jax.default_backend(), best["default"])
     if implementation not in implementations:
-        close = difflib.get_close_matches(str(implementation), implementations, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = checks.hint(implementation, implementations)
         raise ValueError(
             f"unknown implementation {implementation!r}{hint}; choose one of {', '.join(map(repr, implementations))}, "
             "or None for the best one on this backend"
