@@ -27,11 +27,6 @@ ONE_PER_OP = ("linear attention, channel", "delta rule, scalar", "delta product"
 IMPLEMENTATIONS = ("reference", "xla")
 STEPS = 2  # of delta_product
 
-# Programs here run once on little: most of what LLVM would do to them is not worth its while.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
-
 
 def mild(rng, shape):
     """Gates around -0.1 per step."""
@@ -73,7 +68,7 @@ def call(case, inputs, **options):
     return getattr(ops, op)(**arguments, **options)
 
 
-@functools.partial(jit, static_argnames=("case", "implementation", "chunk_size", "scale"))
+@functools.partial(jax.jit, static_argnames=("case", "implementation", "chunk_size", "scale"))
 def evaluate(case, inputs, cotangents, reset=None, **options):
     """(o, state) and the gradients by name."""
     outputs, pullback = jax.vjp(lambda inputs: call(case, inputs, reset=reset, **options), inputs)

@@ -18,10 +18,6 @@ from recurrax.ops.long_convolution.api import fft_length
 # Float32 rounds at 6e-8; sums of some tens of terms stay well below this.
 FLOAT32 = 2e-6
 KINDS = ("complex", "real", "dense")
-# Programs here run once or twice on a few hundred numbers: compiling them is what takes time.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
 
 
 def error(got, want):
@@ -40,7 +36,7 @@ def draw(*shape, seed=0):
 def test_long_convolution_is_its_sum_and_goes_on_from_its_state(length, width):
     x, kernel, state, t = draw(2, length, 3), draw(3, width), draw(2, width - 1, 3), (length + 1) // 2
 
-    @jit
+    @jax.jit
     def run(x, kernel, state):
         first, middle = long_convolution(x[:, :t], kernel, state)
         second = long_convolution(x[:, t:], kernel, middle) if t < length else (x[:, t:], middle)
@@ -71,14 +67,14 @@ def test_gradients_of_long_convolution_and_several_filters_shared_by_all_channel
     def stacked(x, kernel, state):
         return long_convolution(x, jnp.stack([0 * kernel, kernel], 1), state)[0][..., 1], state**0 * x[:, -3:]
 
-    got, several, want = jit(lambda: (gradients(long_convolution), gradients(stacked), gradients(by_taps)))()
+    got, several, want = jax.jit(lambda: (gradients(long_convolution), gradients(stacked), gradients(by_taps)))()
     for value, expected in zip(got, want, strict=True):
         assert error(value, expected) <= FLOAT32
     assert error(several[1], want[1]) <= FLOAT32
-    shared, repeated = jit(lambda: [long_convolution(x, k[:, None])[0] for k in (kernel[:1], kernel[[0, 0, 0]])])()
+    shared, repeated = jax.jit(lambda: [long_convolution(x, k[:, None])[0] for k in (kernel[:1], kernel[[0, 0, 0]])])()
     assert error(shared, repeated) <= FLOAT32
     assert shared.shape == (2, 9, 3, 1)
-    check = jit(lambda *v: long_convolution(*v))
+    check = jax.jit(lambda *v: long_convolution(*v))
     check_grads(check, (x, kernel, state), order=1, modes=["fwd"], atol=2e-2, rtol=2e-2)
 
 
@@ -87,7 +83,7 @@ def test_long_convolution_keeps_dtypes():
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
     with jax.enable_x64(True):
         x, kernel = draw(2, 50, 3).astype(float), draw(3, 40).astype(float)
-        y, state = jit(long_convolution)(x, kernel)
+        y, state = jax.jit(long_convolution)(x, kernel)
         assert (y.dtype, state.dtype) == (jnp.float64, jnp.float64)
         assert error(y, oracles.causal_conv1d(x, kernel.T[::-1])[0]) <= 1e-14
 
@@ -154,7 +150,7 @@ def test_state_space_matches_its_definition(length, kind):
     a, b, c, matrix = system(kind)
     x, state = draw(2, length, 3), start(kind, 2, 3, 4)
 
-    @jit
+    @jax.jit
     def run(a, b, c, x, state, reset):
         """Chunks of 8 with all powers computed here, with powers that are constants, and the FFT of both."""
         run = functools.partial(state_space, x, state=state, reset=reset, chunk_size=8)
@@ -168,7 +164,7 @@ def test_state_space_matches_its_definition(length, kind):
             for y, after in ways:
                 assert error(y, want[0]) <= FLOAT32
                 assert error(after, want[1]) <= FLOAT32
-    y, after = jit(functools.partial(state_space, chunk_size=8))(x, a, b, c, state)
+    y, after = jax.jit(functools.partial(state_space, chunk_size=8))(x, a, b, c, state)
     want, want_state = stepped(x, matrix, b, c, state)
     assert max(error(y, want), error(after, want_state)) <= FLOAT32
 
@@ -210,7 +206,7 @@ def test_gradients_of_both_forms_are_those_of_the_loop(kind):
 
         return jax.grad(loss, argnums=(0, 1, 2, 3, 4))(x, a, b, c, state)
 
-    @jit
+    @jax.jit
     def pairs(reset):
         chunked = gradients(functools.partial(state_space, reset=reset, chunk_size=8))
         whole = gradients(lambda *v: state_space(*v[:4], chunk_size=8))
@@ -224,7 +220,7 @@ def test_gradients_of_both_forms_are_those_of_the_loop(kind):
 
 def test_state_space_forgets_exactly():
     a, b, c, _ = system("complex")
-    run = jit(lambda x, h, reset: state_space(x, a, b, c, h, reset=reset, chunk_size=8))
+    run = jax.jit(lambda x, h, reset: state_space(x, a, b, c, h, reset=reset, chunk_size=8))
     x, state = draw(1, 20, 3), start("complex", 1, 3, 4)
     for border in (3, 8, 15):  # inside a chunk, at its first and at its last step
         reset = np.arange(20)[None] == border
@@ -240,7 +236,7 @@ def test_state_space_keeps_the_digits_of_slow_modes():
     x = np.zeros((1, 2000, 1), np.float32)
     x[0, 0] = 1
 
-    @jit
+    @jax.jit
     def last(x, a):
         dense = jnp.expm1(a)[..., None] * jnp.eye(2)[None]
         forms = ((v, form) for v in (a, dense) for form in ("chunked", "fft"))
@@ -255,7 +251,7 @@ def test_state_space_keeps_dtypes():
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.complex64)
     with jax.enable_x64(True):
         x = draw(2, 50, 3).astype(float)
-        y, state = jit(functools.partial(state_space, chunk_size=8))(x, *(wide(value) for value in (a, b, c)))
+        y, state = jax.jit(functools.partial(state_space, chunk_size=8))(x, *(wide(value) for value in (a, b, c)))
         assert (y.dtype, state.dtype) == (jnp.float64, jnp.complex128)
         assert error(y, stepped(x, matrix, b, c)[0]) <= 1e-13
 
@@ -295,14 +291,14 @@ def test_state_space_says_what_does_not_fit(unchecked_shapes, arguments, options
 )
 def test_layers_are_their_definitions_with_the_fft(config, oracle):
     layer, x = config.layer(2), draw(1, 70, 2)
-    params = jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
-    assert error(jit(layer.apply)({"params": params}, x)[0], oracle(params, x, None, config)) <= 1e-5
+    params = jax.jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
+    assert error(jax.jit(layer.apply)({"params": params}, x)[0], oracle(params, x, None, config)) <= 1e-5
 
 
 def test_s4_is_the_same_function_by_cauchy_sums_and_by_powers():
     config = S4(state_dim=6)
     layer, x, g = config.layer(3), draw(2, 100, 3), draw(2, 100, 3, seed=1)
-    params = jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
+    params = jax.jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
 
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def gradients(params, x, state):
@@ -310,7 +306,7 @@ def test_s4_is_the_same_function_by_cauchy_sums_and_by_powers():
         return (g * y).sum(), (y, after)
 
     states = None, layer.init_state(2)
-    results = jit(lambda params, x: [gradients(params, x, state) for state in states])(params, x)
+    results = jax.jit(lambda params, x: [gradients(params, x, state) for state in states])(params, x)
     by_cauchy, by_powers = ((outputs, grads) for (_, outputs), grads in results)
     assert error(by_cauchy[0][0], structured.s4(params, x, None, config)) <= 1e-5
     for value, expected in zip(jax.tree.leaves(by_cauchy), jax.tree.leaves(by_powers), strict=True):
@@ -351,14 +347,14 @@ def test_hold_is_the_exponential_of_stiff_matrices_too():
 def test_discretisation_keeps_its_digits_near_zero_and_its_gradient_at_zero(method):
     z = np.array([0, 1e-30, -1e-7 + 1e-8j, -1e-3 + 1e-3j, -0.3 + 0.19j, -0.3 + 0.21j, -4 + 30j], np.complex64)
     dt = np.ones(z.shape, np.float32)
-    log_a, b = jit(functools.partial(time_invariant.discretize, method=method))(z, dt)
+    log_a, b = jax.jit(functools.partial(time_invariant.discretize, method=method))(z, dt)
     w = wide(z)
     with np.errstate(invalid="ignore"):
         want_a = np.exp(w) if method == "zoh" else (1 + w / 2) / (1 - w / 2)
         want_b = np.where(w == 0, 1, np.expm1(w) / w) if method == "zoh" else 1 / (1 - w / 2)
     np.testing.assert_allclose(np.exp(log_a), want_a, rtol=3e-6)
     np.testing.assert_allclose(b, want_b, rtol=1e-6)
-    gradient = jit(jax.grad(lambda z: time_invariant.discretize(z, jnp.asarray(dt), method)[1].real.sum()))(z)
+    gradient = jax.jit(jax.grad(lambda z: time_invariant.discretize(z, jnp.asarray(dt), method)[1].real.sum()))(z)
     with np.errstate(invalid="ignore", divide="ignore"):
         exact = (np.exp(w) - np.expm1(w) / w) / w if method == "zoh" else 0.5 / (1 - w / 2) ** 2
     near = np.abs(w) < 1e-2
@@ -369,6 +365,6 @@ def test_half_the_sampling_rate_is_twice_the_rate():
     # A slow wave, held over pairs of tokens: with steps twice as long, every second token is the whole story.
     layer, coarse = (S4D(state_dim=8, rate=rate, gate=False).layer(2) for rate in (1.0, 2.0))
     x = np.repeat(np.sin(np.arange(40) / 5)[None, :, None] * np.ones(2), 2, axis=1).astype(np.float32)
-    params = jit(layer.init)(jax.random.key(0), x)
-    fine, got = jit(lambda x: (layer.apply(params, x)[0], coarse.apply(params, x[:, ::2])[0]))(x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
+    fine, got = jax.jit(lambda x: (layer.apply(params, x)[0], coarse.apply(params, x[:, ::2])[0]))(x)
     assert error(got, fine[:, 1::2]) <= 1e-5

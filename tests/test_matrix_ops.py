@@ -17,7 +17,6 @@ from matrix_ops import (
     check,
     draw,
     evaluate,
-    jit,
     random_cotangents,
     wide,
 )
@@ -56,7 +55,7 @@ def test_cutting_the_sequence_anywhere_changes_nothing(case):
     reset = np.zeros((1, 40), bool)
     reset[:, 11] = True
     state = inputs.pop("state")
-    run = jit(functools.partial(call, case, chunk_size=16))
+    run = jax.jit(functools.partial(call, case, chunk_size=16))
     whole, last = run(inputs, state=state, reset=reset)
     for t in (1, 12, 28, 39):
         pieces = [slice(None, t), slice(t, None)]
@@ -73,7 +72,7 @@ def test_a_reset_is_a_new_sequence(case, implementation):
     inputs = draw(case, 40)
     reset = np.arange(40)[None] % 8 == 0
     big = {**inputs, "state": 1e30 * inputs["state"]}
-    run = jit(functools.partial(call, case, chunk_size=16, implementation=implementation))
+    run = jax.jit(functools.partial(call, case, chunk_size=16, implementation=implementation))
     o, last = run(big, reset=reset)
     pieces = [slice(start, start + 8) for start in range(0, 40, 8)]
     alone = [run({n: x[:, p] for n, x in inputs.items() if n != "state"}) for p in pieces]
@@ -120,11 +119,11 @@ def test_float64_is_exact_and_differentiable_twice():
 def test_vmap_and_eval_shape(case):
     inputs = draw(case, 20)
     run = functools.partial(call, case)
-    o, state = jit(run)(inputs)
+    o, state = jax.jit(run)(inputs)
     stacked = {name: jnp.stack([x, x]) for name, x in inputs.items()}
     for name in ("v", "state"):
         stacked[name] = stacked[name].at[1].multiply(2)
-    many, _ = jit(jax.vmap(run))(stacked)  # o is linear in (v, state)
+    many, _ = jax.jit(jax.vmap(run))(stacked)  # o is linear in (v, state)
     np.testing.assert_allclose(many[1], 2 * o, rtol=1e-5, atol=1e-6)
     shapes = jax.eval_shape(run, inputs)
     assert [(x.shape, x.dtype) for x in shapes] == [(x.shape, x.dtype) for x in (o, state)]
@@ -139,7 +138,7 @@ def test_checkpoint():
         return (o**2).sum() + (state**2).sum()
 
     run = functools.partial(call, case)
-    plain, again = (jit(jax.grad(functools.partial(loss, f=f)))(inputs) for f in (run, jax.checkpoint(run)))
+    plain, again = (jax.jit(jax.grad(functools.partial(loss, f=f)))(inputs) for f in (run, jax.checkpoint(run)))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), plain, again)
 
 
@@ -189,7 +188,7 @@ def numbers_held(batch, length, heads, key, value, *, rows, chunk=32):
 
 @every_op
 def test_memory_of_forward_and_backward_stays_under_its_formula(case):
-    step = jit(lambda inputs: jax.value_and_grad(lambda inputs: (call(case, inputs)[0] ** 2).sum())(inputs))
+    step = jax.jit(lambda inputs: jax.value_and_grad(lambda inputs: (call(case, inputs)[0] ** 2).sum())(inputs))
     for length in (1024, 4096):
         memory = step.lower(shapes_of(case, length)).compile().memory_analysis()
         rows = STEPS if case.startswith(("delta product", "dplr")) else 1

@@ -19,10 +19,6 @@ from recurrax.ops import delta_rule, dplr_rule, linear_attention, selective_scan
 BATCH = 2
 # Layers of the deep model whose first step is looked at.
 DEPTH = 24
-# Programs here run a few times on 640 numbers: most of what LLVM would do to them is not worth its while.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 # The first of each class, for laws whose programs take longer to compile; what options change are values.
 one_of_each = pytest.mark.parametrize(
@@ -94,7 +90,7 @@ class Compiled:
     def __init__(self, name):
         self.config = MIXERS[name].config
         self.layer = layer = self.config.layer(DIM)
-        init = jit(jax.vmap(lambda key, depth: layer.init(key, jnp.zeros((1, 1, DIM)), depth=depth)["params"]))
+        init = jax.jit(jax.vmap(lambda key, depth: layer.init(key, jnp.zeros((1, 1, DIM)), depth=depth)["params"]))
         # Two layers, each with the parameters that its depth starts from.
         self.layers = jax.device_get(init(jax.random.split(jax.random.key(0), 2), np.arange(2) / 2))
         # Biases start at 0, where a forgotten one would not show.
@@ -105,7 +101,7 @@ class Compiled:
             lambda leaf: jnp.ones_like(leaf) if leaf.dtype == bool else jnp.asarray(draw(*leaf.shape), leaf.dtype),
             self.initial,
         )
-        self.apply = jit(self.call)
+        self.apply = jax.jit(self.call)
         self.whole = self.differentiate(self.call)
         self.steps = self.differentiate(self.scan, states=True)
 
@@ -135,7 +131,7 @@ class Compiled:
             # The imaginary part counts too, and differently from the real one.
             return (g * y).sum() + weight * sum(wave.real + 2 * wave.imag for wave in waves), (y, after)
 
-        transformed = jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True, allow_int=True))
+        transformed = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True, allow_int=True))
 
         def evaluate(params, x, state, reset=NOWHERE, g=None, weight=1.0):
             g = draw(*x.shape, seed=1) if g is None else g
@@ -265,7 +261,7 @@ def test_bfloat16_keeps_the_laws_to_its_rounding(name):
     layer = m.config.layer(DIM, jnp.bfloat16)
     half = jnp.asarray(x, jnp.bfloat16)
 
-    @jit
+    @jax.jit
     def both(params, x, reset):
         call = functools.partial(layer.apply, {"params": params})
 
@@ -330,7 +326,7 @@ def test_scan_over_depth_remat_and_vmap_change_nothing(name):
     )(m.config)
     states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), m.start)
 
-    @jit
+    @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def gradients(params, x):
         def loss(params, x):
@@ -371,7 +367,7 @@ def first_steps(config):
         y, _ = jax.lax.scan(block, x, (jnp.arange(DEPTH), params))
         return (g * y).sum(), jnp.sqrt(jnp.square(y - x).mean())
 
-    @jit
+    @jax.jit
     def measure(key, depth):
         init = jax.vmap(lambda key, depth: layer.init(key, jnp.zeros((1, 1, dim)), depth=depth)["params"])
         params = init(jax.random.split(key, DEPTH), jnp.minimum(jnp.arange(DEPTH) / depth, 1 - 1 / DEPTH))
@@ -411,7 +407,7 @@ def test_every_mixer_of_the_library_is_in_the_table():
 
 def test_lru_starts_on_its_ring_with_unit_gain():
     config = LRU(state_dim=4096, r_min=0.5, r_max=0.9, max_phase=1.0)
-    params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
+    params = jax.jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
     modulus, phase = np.abs(mixers.eigenvalues(params)), np.exp(wide(params["theta_log"]))
     assert 0.5 <= modulus.min() < 0.51
     assert 0.89 < modulus.max() <= 0.9 + 1e-6
@@ -424,14 +420,14 @@ def test_lru_starts_on_its_ring_with_unit_gain():
 
 def test_lru_gain_keeps_its_digits_next_to_the_unit_circle():
     config = LRU(state_dim=64, r_min=1 - 2e-6, r_max=1 - 1e-6)
-    params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
+    params = jax.jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
     want = np.sqrt(-np.expm1(-2 * np.exp(wide(params["nu_log"]))))
     np.testing.assert_allclose(np.exp(wide(params["gamma_log"])), want, rtol=1e-5)
 
 
 def test_rglru_starts_with_decays_in_their_range():
     config = RGLRU(width=1024, num_heads=512, a_min=0.5, a_max=0.9)
-    params = jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
+    params = jax.jit(config.layer(2).init)(jax.random.key(0), np.zeros((1, 1, 2), np.float32))["params"]
     a = np.exp(-config.c * softplus(wide(params["decay"])))  # the gate fully open
     assert 0.5 - 1e-5 <= a.min() < 0.51
     assert 0.89 < a.max() <= 0.9 + 1e-5
@@ -463,12 +459,12 @@ def test_rglru_whose_gate_underflows_to_zero_has_finite_gradients():
 def test_attention_without_a_window_refuses_a_call_longer_than_its_cache_and_slides_over_longer_streams():
     config = Attention(num_heads=2, max_length=6)
     layer, x = config.layer(DIM), draw(BATCH, 12, DIM)
-    params = jit(layer.init)(jax.random.key(0), x[:, :6])
+    params = jax.jit(layer.init)(jax.random.key(0), x[:, :6])
     with pytest.raises(ValueError, match="12 tokens in one call, but max_length is 6"):
         layer.apply(params, jnp.asarray(x))
-    _, state = jit(layer.apply)(params, x[:, :6])
-    second, _ = jit(layer.apply)(params, x[:, 6:], state)
-    want, _ = jit(Attention(num_heads=2, window=6).layer(DIM).apply)(params, x)
+    _, state = jax.jit(layer.apply)(params, x[:, :6])
+    second, _ = jax.jit(layer.apply)(params, x[:, 6:], state)
+    want, _ = jax.jit(Attention(num_heads=2, window=6).layer(DIM).apply)(params, x)
     assert error(second, want[:, 6:]) <= FLOAT32
 
 
@@ -479,7 +475,7 @@ def test_rwkv7_blends_values_with_those_of_the_first_layer():
     mixed = inputs + m.params["mix_v"] * (np.pad(inputs, ((0, 0), (1, 0), (0, 0)))[:, :-1] - inputs)
     own = mixers.rwkv7_value(params, x, None)
     assert error(own, mixed @ m.params["in_v"]) <= FLOAT32
-    blend = jit(lambda first: mixers.rwkv7(params, x, None, m.config, first_value=first)[0])
+    blend = jax.jit(lambda first: mixers.rwkv7(params, x, None, m.config, first_value=first)[0])
     plain = m.apply(params, x)[0]
     assert error(blend(own), plain) <= FLOAT32  # v + (v - v) * anything
     # Any blend is that of values which are already blended, when the gate lets nothing else through.
@@ -487,7 +483,7 @@ def test_rwkv7_blends_values_with_those_of_the_first_layer():
     gate = sigmoid(m.params["blend_bias"] + mixed @ m.params["in_blend"] @ m.params["blend_kernel"])
     opened = {**params, "blend_bias": jnp.full(width, 100.0)}
     blended = jnp.asarray(own + (first - own) * gate)
-    want, _ = jit(lambda first: mixers.rwkv7(opened, x, None, m.config, first_value=first))(blended)
+    want, _ = jax.jit(lambda first: mixers.rwkv7(opened, x, None, m.config, first_value=first))(blended)
     assert error(blend(first), want) <= FLOAT32
     assert error(blend(first), plain) > 0.01
     with pytest.raises(ValueError, match="value_residual=False"):

@@ -38,11 +38,6 @@ MODELS = {
 BOUNDS = {"tied": 1e-5, "untied": 1e-5, "tied bfloat16": 0.1}
 every_model = pytest.mark.parametrize("name", MODELS)
 
-# Programs here run a few times on small arrays: most of what LLVM would do to them is not worth its while.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
-
 
 def assert_close(got, want, bound, label=""):
     got, want = (jax.tree_util.tree_leaves_with_path(tree) for tree in (got, want))
@@ -66,8 +61,8 @@ def tokens_of(seed=0):
 def build(name):
     """A language model, its parameters, and one compiled call."""
     model = LanguageModel(MODELS[name])
-    params = jit(model.init)(jax.random.key(0), tokens_of())
-    return model, params, jit(lambda params, tokens, state, reset: model.apply(params, tokens, state, reset=reset))
+    params = jax.jit(model.init)(jax.random.key(0), tokens_of())
+    return model, params, jax.jit(lambda params, tokens, state, reset: model.apply(params, tokens, state, reset=reset))
 
 
 @every_model
@@ -79,7 +74,7 @@ def test_split_anywhere(name):
     assert logits.dtype == jnp.float32
     assert 0.1 < float(jnp.std(logits)) < 10
 
-    @jit
+    @jax.jit
     def by_token(params, state):
         def step(state, inputs):
             y, state = model.apply(params, inputs[0][:, None], state, reset=inputs[1][:, None])
@@ -113,7 +108,7 @@ def test_gradients_through_the_carried_state_are_those_of_the_whole_sequence():
         cut = [jnp.moveaxis(v.reshape(2, 3, LENGTH // 3, *v.shape[2:]), 1, 0) for v in (tokens, weights)]
         return jax.lax.scan(chunk, model.init_state(2), cut)[1].sum()
 
-    assert_close(jit(jax.grad(chunks))(params), jit(jax.grad(whole))(params), 1e-5)
+    assert_close(jax.jit(jax.grad(chunks))(params), jax.jit(jax.grad(whole))(params), 1e-5)
 
 
 def test_no_logit_depends_on_a_later_token_or_another_document():
@@ -158,7 +153,7 @@ def test_the_initial_state_is_what_none_means_and_looks_like_every_later_state(n
         assert after == want, f"T={length}: {after} instead of {want}"
         assert logits == jax.ShapeDtypeStruct((2, length, VOCAB), jnp.float32)
     if name == "tied":
-        none, state = jit(model.apply)(params, tokens_of())
+        none, state = jax.jit(model.apply)(params, tokens_of())
         logits, after = apply(params, tokens_of(), model.init_state(2), np.zeros((2, LENGTH), bool))
         assert_close((none, state), (logits, after), BOUNDS[name])
 
@@ -199,8 +194,8 @@ VECTORS = np.random.default_rng(4).standard_normal((2, LENGTH, 3)).astype(np.flo
 
 def loss_and_gradients(config, function):
     model = Regressor(config)
-    params = jit(model.init)(jax.random.key(0), VECTORS)["params"]
-    return jit(jax.value_and_grad(functools.partial(function, config)))(params)
+    params = jax.jit(model.init)(jax.random.key(0), VECTORS)["params"]
+    return jax.jit(jax.value_and_grad(functools.partial(function, config)))(params)
 
 
 def scanned(config, params):
@@ -292,34 +287,34 @@ def test_readouts_pool_what_they_say(kind, pooling):
     inputs = tokens_of() if kind == "tokens" else VECTORS
     config = ClassifierConfig(dim=8, num_layers=1, pattern=(LRU(state_dim=4),), vocab_size=vocab, num_classes=5)
     model = Classifier(dataclasses.replace(config, pooling=pooling))
-    params = jit(model.init)(jax.random.key(0), inputs)
+    params = jax.jit(model.init)(jax.random.key(0), inputs)
     every = Classifier(dataclasses.replace(config, pooling="none"))
-    steps, state = jit(every.apply)(params, inputs)
+    steps, state = jax.jit(every.apply)(params, inputs)
     assert steps.shape == (2, LENGTH, 5)
     assert steps.dtype == jnp.float32
-    got, after = jit(model.apply)(params, inputs)
+    got, after = jax.jit(model.apply)(params, inputs)
     # The head is affine: pooling its outputs is pooling its inputs.
     want = {"mean": steps.mean(1), "last": steps[:, -1], "none": steps}[pooling]
     assert_close(got, want, 1e-5)
     assert_close(after, state, 1e-6)
-    assert_close(jit(model.apply)(params, inputs, model.init_state(2))[0], want, 1e-5)
+    assert_close(jax.jit(model.apply)(params, inputs, model.init_state(2))[0], want, 1e-5)
     if pooling == "mean":
         mask = np.random.default_rng(5).choice([0.0, 1.0, 0.5], (2, LENGTH)).astype(np.float32)
         mask[:, 0] = 1
-        got, _ = jit(model.apply)(params, inputs, mask=mask)
+        got, _ = jax.jit(model.apply)(params, inputs, mask=mask)
         assert_close(got, jnp.asarray((steps * mask[..., None]).sum(1) / mask.sum(1)[:, None]), 1e-5)
 
 
 def test_regressor_goes_on_from_its_state_and_sees_no_later_input():
     config = dataclasses.replace(SHALLOW, num_targets=2)
     model = Regressor(config)
-    params = jit(model.init)(jax.random.key(0), VECTORS)
-    whole, _ = jit(model.apply)(params, VECTORS)
+    params = jax.jit(model.init)(jax.random.key(0), VECTORS)
+    whole, _ = jax.jit(model.apply)(params, VECTORS)
     assert whole.shape == (2, LENGTH, 2)
-    first, state = jit(model.apply)(params, VECTORS[:, :9])
-    second, _ = jit(model.apply)(params, VECTORS[:, 9:], state)
+    first, state = jax.jit(model.apply)(params, VECTORS[:, :9])
+    second, _ = jax.jit(model.apply)(params, VECTORS[:, 9:], state)
     assert_close(jnp.concatenate([first, second], 1), whole, 1e-5)
-    jacobian = jit(jax.jacrev(lambda x: model.apply(params, x)[0].sum((0, 2))))(VECTORS)
+    jacobian = jax.jit(jax.jacrev(lambda x: model.apply(params, x)[0].sum((0, 2))))(VECTORS)
     for s in range(LENGTH):
         assert not np.asarray(jacobian)[s, :, s + 1 :].any(), f"the output at {s} depends on later inputs"
         assert np.asarray(jacobian)[s, :, s].any()
@@ -369,14 +364,14 @@ def test_description_of_a_model_counts_every_parameter():
 def test_nnx_wraps_a_language_model():
     model = LanguageModel(dataclasses.replace(MODELS["tied"], num_layers=2, pattern=(LRU(state_dim=4),)))
     tokens = jnp.asarray(tokens_of())
-    params = jit(model.init)(jax.random.key(0), tokens)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
     wrapped = nnx.jit(lambda: nnx.bridge.ToNNX(model, rngs=nnx.Rngs(1)).lazy_init(tokens))()
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(wrapped, nnx.Param))]
     assert len(paths) == len(jax.tree.leaves(params))
     values = [functools.reduce(lambda tree, key: tree[key], path, params) for path in paths]
     nnx.update(wrapped, nnx.from_flat_state({path: nnx.Param(v) for path, v in zip(paths, values, strict=True)}))
     logits, after = nnx.jit(lambda wrapped, tokens: wrapped(tokens))(wrapped, tokens)
-    want, want_after = jit(model.apply)({"params": params}, tokens)
+    want, want_after = jax.jit(model.apply)({"params": params}, tokens)
     assert_close((logits, after), (want, want_after), 1e-5)
 
 

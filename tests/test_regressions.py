@@ -16,7 +16,6 @@ from matrix_ops import (
     check,
     draw,
     evaluate,
-    jit,
     random_cotangents,
     relative_error,
     truth,
@@ -69,7 +68,7 @@ def test_reverse_cumulative_sum_over_the_whole_sequence():
 def test_state_in_the_dtype_of_half_precision_inputs(case):
     # 1,000 steps that hardly forget: a bfloat16 state would stop growing.
     inputs = draw(case, 1000, heads=1, gates=gates(rest=-1e-4), dtype=jnp.bfloat16)
-    _, state = jit(functools.partial(call, case, implementation="xla"))(inputs)
+    _, state = jax.jit(functools.partial(call, case, implementation="xla"))(inputs)
     (_, want), _ = truth(case, inputs)
     assert state.dtype == jnp.float32
     assert relative_error(state, want) < 1e-6
@@ -130,7 +129,8 @@ def test_gradient_of_a_convolution_whose_last_piece_is_shorter_than_its_width():
         return (jnp.concatenate(outputs, 1) ** 3).sum() + (state**3).sum()
 
     grads = [
-        jit(jax.grad(functools.partial(in_pieces, cuts=cuts), (0, 1, 2)))(x, kernel, state) for cuts in ([], [2, 3, 8])
+        jax.jit(jax.grad(functools.partial(in_pieces, cuts=cuts), (0, 1, 2)))(x, kernel, state)
+        for cuts in ([], [2, 3, 8])
     ]
     for other in grads[1:]:
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), other, grads[0])
@@ -147,7 +147,7 @@ def test_cotangent_of_another_layout(case):
         o, _ = call(case, inputs)
         return jnp.sum(jnp.transpose(o, (1, 3, 0, 2)) * weights)
 
-    got = jit(jax.vmap(jax.grad(loss)))(stacked)
+    got = jax.jit(jax.vmap(jax.grad(loss)))(stacked)
     for i in range(2):
         one = {name: x[i] for name, x in stacked.items()}
         _, want = truth(case, one, (weights.transpose(2, 0, 3, 1), np.zeros(one["state"].shape)))
@@ -172,7 +172,7 @@ def test_sizes_beyond_32_bits(case):
 def test_padding_that_writes_into_the_state(case):
     # 19 tokens in chunks of 16; and a caller's own padding of zeros.
     inputs = draw(case, 19)
-    run = jit(functools.partial(call, case, chunk_size=16))
+    run = jax.jit(functools.partial(call, case, chunk_size=16))
     o, state = run(inputs)
     (_, want), _ = truth(case, inputs)
     assert relative_error(state, want) < 1e-6
@@ -188,7 +188,7 @@ def test_padding_that_writes_into_the_state(case):
 def test_final_state_only_if_an_initial_one_is_given(case):
     inputs = draw(case, 12)
     inputs["state"] = 0 * inputs["state"]
-    run = jit(functools.partial(call, case))
+    run = jax.jit(functools.partial(call, case))
     with_state = run(inputs)
     del inputs["state"]
     o, state = run(inputs)
@@ -200,7 +200,7 @@ def test_final_state_only_if_an_initial_one_is_given(case):
 def test_finite_but_wrong_on_a_new_device(case):
     # Whatever this backend's best implementation is, it computes what the definition computes, on this device.
     inputs = draw(case, 300, key=32, value=32)
-    o, state = jit(functools.partial(call, case))(inputs)
+    o, state = jax.jit(functools.partial(call, case))(inputs)
     (want, want_state), _ = truth(case, inputs)
     assert max(relative_error(o, want), relative_error(state, want_state)) < 2e-6
 
@@ -208,7 +208,7 @@ def test_finite_but_wrong_on_a_new_device(case):
 @every_op
 def test_precision_of_a_chain_of_eight_pieces(case):
     inputs = draw(case, 8 * 32, gates=gates(rest=-1e-4))
-    run = jit(functools.partial(call, case))
+    run = jax.jit(functools.partial(call, case))
     state, outputs = inputs.pop("state"), []
     (want, want_state), _ = truth(case, {**inputs, "state": state})
     for n in range(8):
@@ -223,7 +223,7 @@ def test_initial_state_after_a_resume(case):
     # Prefill, then one token at a time: the whole sequence, state and all.
     inputs = draw(case, 24)
     (want, want_state), _ = truth(case, inputs)
-    run = jit(functools.partial(call, case))
+    run = jax.jit(functools.partial(call, case))
     state = inputs.pop("state")
     o, state = run({name: x[:, :16] for name, x in inputs.items()}, state=state)
     outputs = [o]
