@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models import (
     Block,
+    BlockConfig,
     Classifier,
     ClassifierConfig,
     LanguageModel,
@@ -23,6 +24,7 @@ from recurrax.models import (
     describe,
 )
 from recurrax.models.backbone import REMAT_POLICIES
+from recurrax.models.block import Norm
 from recurrax.projections import MLP
 
 VOCAB = 11
@@ -182,7 +184,8 @@ def one_by_one(config, params, x, reset):
             own = jax.tree.map(lambda leaf, i=i: leaf[i // width], params["groups"][name])
         else:
             own = params["rest"][name]
-        x, _ = Block(config, mixer).apply({"params": own}, x, None, reset)
+        block = Block(BlockConfig(mixer, config.projection), config.dim, Norm("rms", 1e-6, "float32"))
+        x, _, _ = block.apply({"params": own}, x, None, None, reset)
     return nn.RMSNorm().apply({"params": params["norm"]}, x)
 
 
@@ -388,8 +391,8 @@ def readout(kind, **changes):
     [
         (lambda: config(dim=0), "must be at least 1, got dim=0, num_layers=7"),
         (lambda: config(num_layers=0), "must be at least 1, got dim=8, num_layers=0"),
-        (lambda: config(pattern=()), r"pattern must be a non-empty tuple of mixer configs, got \(\)"),
-        (lambda: config(pattern=("lru",)), r"pattern must be a non-empty tuple of mixer configs, got \('lru',\)"),
+        (lambda: config(pattern=()), r"pattern must have at least one mixer config, got \(\)"),
+        (lambda: config(pattern=("lru",)), r"pattern must be a tuple of mixer configs, got \('lru',\)"),
         (lambda: config(projection="glu"), "projection must be a projection config, got 'glu'"),
         (
             lambda: config(dtype="bfloat"),
@@ -405,7 +408,7 @@ def readout(kind, **changes):
         (lambda: config(dim=9, pattern=(Attention(num_heads=2),)), "dim 9 is not divisible by num_heads 2"),
         (
             lambda: config(dim=6, pattern=(Attention(num_heads=2),)),
-            "dim 6 is not divisible by num_heads 2 into heads of ev",
+            "turn pairs of channels: head_dim 3 must be even",
         ),
         (lambda: config(vocab_size=0), "vocab_size must be at least 1, got 0"),
         (

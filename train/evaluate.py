@@ -18,12 +18,13 @@ class Evaluation:
     """What a model makes of a text."""
 
     loss: float
-    """Mean -log p in nats per byte."""
-    num_bytes: int
-    """Bytes predicted."""
+    """Mean -log p in nats per token."""
+    num_tokens: int
+    """Tokens predicted."""
 
     @property
     def bits_per_byte(self) -> float:
+        """Of tokens that are bytes."""
         return self.loss / math.log(2)
 
     @property
@@ -75,4 +76,4 @@ def state_shardings(state, mesh: Mesh):
         spec = PartitionSpec(*before, sharding.BATCH_AXES)
         return jax.tree.map(lambda _: NamedSharding(mesh, spec), part)
 
-    return {"groups": split(state["groups"], None), "rest": split(state["rest"])}
+    return {name: split(part, None) if name == "groups" else split(part) for name, part in state.items()}

@@ -34,6 +34,16 @@ ones = nn.initializers.ones
 class MixerConfig:
     """Hyperparameters of one published layer; checked when it is made."""
 
+    @property
+    def hands_on(self) -> bool:
+        """Whether layers above may read something that this one computes, within one call."""
+        return False
+
+    @property
+    def reads_shared(self) -> bool:
+        """Whether this layer reads what a layer below hands on."""
+        return False
+
     def layer(self, dim: int, dtype: Dtype = jnp.float32, name: str | None = None) -> "Mixer":
         """The Linen shell for inputs (B, T, dim); `dtype` is that of its caches.
 
@@ -76,11 +86,12 @@ class Mixer(nn.Module):
         *,
         reset: Reset | None = None,
         depth: Scalar = 0.0,
+        shared: Array | None = None,
     ) -> tuple[Float[Array, "B T D"], State]:
         """The mixed sequence and the state after it; state=None is `init_state`.
 
         `depth` is the part of the model's layers that comes before this one, in [0, 1): some papers start their gates
-        from it. Only initializers see it.
+        from it. Only initializers see it. `shared` is what a layer below handed on; few layers read it.
 
         Raises:
           ValueError: the state is not of this layer or not for this many sequences.
@@ -88,7 +99,16 @@ class Mixer(nn.Module):
         if state is not None:
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure(type(self.config).__name__, state, want)
-        return self.function(self.declare(depth), x, state, self.config, reset=reset)
+        return self.mix(self.declare(depth), x, state, reset, shared)
+
+    def mix(self, params, x, state, reset, shared):
+        """The function's call; `shared` goes to those that read it."""
+        del shared
+        return self.function(params, x, state, self.config, reset=reset)
+
+    def shared(self, x: Float[Array, "B T D"], state: State | None, reset: Reset | None, below: Array | None):
+        """What the layers above read, after the call on the same x and state: what those below handed on."""
+        return below
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""

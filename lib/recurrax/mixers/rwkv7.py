@@ -59,6 +59,14 @@ class RWKV7(MixerConfig):
         names = [field.name for field in dataclasses.fields(self) if field.name != "value_residual"]
         checks.positive(self, *names)
 
+    @property
+    def hands_on(self):
+        return not self.value_residual
+
+    @property
+    def reads_shared(self):
+        return self.value_residual
+
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
@@ -157,6 +165,16 @@ class RWKV7Layer(Mixer):
     """
 
     function = staticmethod(rwkv7)
+
+    def mix(self, params, x, state, reset, shared):
+        first_value = shared if self.config.reads_shared else None
+        return rwkv7(params, x, state, self.config, reset=reset, first_value=first_value)
+
+    def shared(self, x, state, reset, below):
+        """The values of the model's first layer: of this one, where it is the first."""
+        if below is not None:
+            return below
+        return rwkv7_value(self.variables["params"], x, state, reset=reset)
 
     def parameters(self, depth):
         d, h, (k, v), ranks = self.dim, self.config.num_heads, self.config.sizes(self.dim), self.config.ranks(self.dim)

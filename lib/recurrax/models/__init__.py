@@ -1,6 +1,7 @@
 """Models: mixers and projections composed."""
 
-from recurrax.models.backbone import Backbone, BackboneConfig, Block
+from recurrax.models.backbone import Backbone, BackboneConfig
+from recurrax.models.block import Block, BlockConfig
 from recurrax.models.describe import describe
 from recurrax.models.language_model import LanguageModel, LanguageModelConfig
 from recurrax.models.readout import Classifier, ClassifierConfig, Regressor, RegressorConfig
@@ -10,6 +11,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "Block",
+    "BlockConfig",
     "Classifier",
     "ClassifierConfig",
     "LanguageModel",

@@ -1,7 +1,6 @@
 """The stack that every model shares: blocks of mixer and projection, in a pattern repeated over depth.
 
-    block:     x = x + mixer(norm(x));  x = x + projection(norm(x))
-    backbone:  the pattern's blocks, repeated num_layers / len(pattern) times under one `nn.scan`, the rest after it
+    backbone:  blocks before the pattern, the pattern's blocks repeated under one `nn.scan`, the rest, a norm
 
 so the program, and the time to compile it, do not grow with depth.
 """
@@ -15,8 +14,9 @@ from jaxtyping import Array, Float
 
 from recurrax import checks
 from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
+from recurrax.models.block import NORMS, Block, BlockConfig, Norm
 from recurrax.projections import GLU, MLP, ProjectionConfig
-from recurrax.types import Reset, Scalar, State
+from recurrax.types import Reset, State
 
 DTYPES = ("float32", "bfloat16")
 # everything_saveable is None, and JAX cannot keep complex numbers in it.
@@ -35,10 +35,19 @@ class BackboneConfig:
     """D, the width of the residual stream."""
     num_layers: int = 6
     """Blocks in all."""
-    pattern: tuple[RGLRU | LRU | Attention | MixerConfig, ...] = (RGLRU(),)
-    """Mixers of consecutive blocks, repeated over depth: (RGLRU(), RGLRU(), Attention(window=256)) is Griffin."""
-    projection: GLU | MLP | ProjectionConfig | MixerConfig = GLU()
-    """The position-wise network of every block, or a layer with a state such as RWKV's channel mix."""
+    pattern: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = (RGLRU(),)
+    """Mixers of consecutive blocks, repeated over depth: (RGLRU(), RGLRU(), Attention(window=256)) is Griffin. A
+    BlockConfig stands for a block that has another projection than the others, or none, or another order."""
+    first: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = ()
+    """Blocks before the pattern."""
+    last: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = ()
+    """Blocks after it. What first and last leave of num_layers is the pattern's, the last repetition cut short."""
+    projection: GLU | MLP | ProjectionConfig | MixerConfig | None = GLU()
+    """The position-wise network of every block, or a layer with a state such as RWKV's channel mix; None: none."""
+    norm: str = "rms"
+    """rms: RMSNorm; simple_rms: without a scale; layer: LayerNorm with scale and bias."""
+    norm_eps: float = 1e-6
+    """Added to the mean square, or to the variance."""
     dtype: str = "float32"
     """What activations are computed in: float32 or bfloat16. Parameters are float32, states at least float32."""
     remat: str | None = None
@@ -47,64 +56,92 @@ class BackboneConfig:
     def __post_init__(self):
         if self.dim < 1 or self.num_layers < 1:
             raise ValueError(f"dim and num_layers must be at least 1, got dim={self.dim}, num_layers={self.num_layers}")
-        if not self.pattern or not all(isinstance(mixer, MixerConfig) for mixer in self.pattern):
-            raise ValueError(f"pattern must be a non-empty tuple of mixer configs, got {self.pattern!r}")
-        if not isinstance(self.projection, ProjectionConfig | MixerConfig):
+        if not self.pattern:
+            raise ValueError("pattern must have at least one mixer config, got ()")
+        for name in ("pattern", "first", "last"):
+            if not all(isinstance(mixer, MixerConfig | BlockConfig) for mixer in getattr(self, name)):
+                raise ValueError(f"{name} must be a tuple of mixer configs, got {getattr(self, name)!r}")
+        ends = len(self.first) + len(self.last)
+        if self.num_layers < ends:
+            raise ValueError(f"num_layers {self.num_layers} is less than the {ends} blocks of first and last")
+        if not isinstance(self.projection, ProjectionConfig | MixerConfig | None):
             raise ValueError(f"projection must be a projection config, got {self.projection!r}")
+        checks.choice("norm", self.norm, NORMS)
+        checks.positive(self, "norm_eps")
         checks.choice("dtype", self.dtype, DTYPES)
         if self.remat is not None:
             checks.choice("remat", self.remat, REMAT_POLICIES)
-        for mixer in self.pattern:
-            mixer.layer(self.dim)  # raises where the mixer cannot have this dim
+        handed = False
+        for i, block in enumerate(self.layout.blocks):
+            block.mixer.layer(self.dim)  # raises where the mixer cannot have this dim
+            if block.mixer.reads_shared and not handed:
+                raise ValueError(
+                    f"{block.mixer} reads what one of the first blocks hands on, and none does: start with one, as in "
+                    "first=(RWKV7(),), pattern=(RWKV7(value_residual=True),)"
+                )
+            handed = handed or (block.mixer.hands_on and i < len(self.first))
+
+    def block(self, of: MixerConfig | BlockConfig) -> BlockConfig:
+        """The block that an entry of `pattern`, `first` or `last` stands for."""
+        return of if isinstance(of, BlockConfig) else BlockConfig(of, self.projection)
+
+    @property
+    def layout(self) -> "Layout":
+        """The blocks as they are run."""
+        first, pattern, last = (tuple(map(self.block, part)) for part in (self.first, self.pattern, self.last))
+        repeats, cut = divmod(self.num_layers - len(first) - len(last), len(pattern))
+        return Layout(first, pattern, repeats, pattern[:cut] + last)
 
 
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + projection(norm(x)).
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which blocks are run one by one, and which under the scan."""
 
-    The state is {"mixer": the mixer's}, and "projection" where that is a layer with a state of its own.
-    """
+    first: tuple[BlockConfig, ...]
+    pattern: tuple[BlockConfig, ...]
+    repeats: int
+    rest: tuple[BlockConfig, ...]
+    """The last, incomplete repetition and the blocks after it."""
 
-    config: BackboneConfig
-    mixer: MixerConfig
+    @property
+    def blocks(self) -> tuple[BlockConfig, ...]:
+        """All kinds of them, in order: the pattern once."""
+        return self.first + (self.pattern if self.repeats else ()) + self.rest
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], state: State | None, reset: Reset | None, depth: Scalar = 0.0
-    ) -> tuple[Float[Array, "B T D"], State]:
-        dtype = jnp.dtype(self.config.dtype)
-        state = state or {"mixer": None, "projection": None}
-        mixer = self.mixer.layer(self.config.dim, dtype, name="mixer")
-        normed = nn.RMSNorm(dtype=dtype, name="mixer_norm")(x)
-        mixed, mixer_state = mixer(normed, state["mixer"], reset=reset, depth=depth)
-        x = x + mixed
-        normed = nn.RMSNorm(dtype=dtype, name="projection_norm")(x)
-        if not isinstance(self.config.projection, MixerConfig):
-            projection = self.config.projection.layer(self.config.dim, name="projection")
-            return x + projection(normed), {"mixer": mixer_state}
-        projection = self.config.projection.layer(self.config.dim, dtype, name="projection")
-        projected, projection_state = projection(normed, state["projection"], reset=reset, depth=depth)
-        return x + projected, {"mixer": mixer_state, "projection": projection_state}
+    @property
+    def shares(self) -> bool:
+        """Whether a layer reads what a layer below hands on."""
+        return any(block.mixer.reads_shared for block in self.blocks)
 
 
 class Group(nn.Module):
-    """One block after the other for the given mixers; `first` is the number of the first. States: one per block."""
+    """One block after the other; `first` is the number of the first among all. States: one per block."""
 
     config: BackboneConfig
-    mixers: tuple[MixerConfig, ...]
+    blocks: tuple[BlockConfig, ...]
 
     @nn.compact
-    def __call__(self, x, states, reset, first):
-        after = []
-        for i, mixer in enumerate(self.mixers):
+    def __call__(self, carry, states, reset, first):
+        (x, shared), config, after = carry, self.config, []
+        norm = Norm(config.norm, config.norm_eps, config.dtype)
+        for i, block in enumerate(self.blocks):
             state = None if states is None else states[i]
-            block = Block(self.config, mixer, name=f"{i}_{type(mixer).__name__.lower()}")
-            x, state = block(x, state, reset, (first + i) / self.config.num_layers)
+            layer = Block(block, config.dim, norm, config.layout.shares, name=block_name(i, block))
+            x, shared, state = layer(x, shared, state, reset, (first + i) / config.num_layers)
             after.append(state)
-        return x, tuple(after)
+        return (x, shared), tuple(after)
+
+
+def block_name(i: int, block: BlockConfig) -> str:
+    """Of the i-th block of a group, among the parameters."""
+    return f"{i}_{type(block.mixer).__name__.lower()}"
 
 
 class Backbone(nn.Module):
-    """All blocks and the final norm. The state is {"groups": leaves with a leading axis of groups, "rest": ...}."""
+    """All blocks and the final norm.
+
+    The state is {"first": one per block, "groups": leaves with a leading axis of groups, "rest": one per block}.
+    """
 
     config: BackboneConfig
 
@@ -112,54 +149,45 @@ class Backbone(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], state: State | None = None, *, reset: Reset | None = None
     ) -> tuple[Float[Array, "B T D"], State]:
-        config, (repeats, rest) = self.config, self._layout
+        config, layout = self.config, self.config.layout
         if state is not None:
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure("this model", state, want)
-        x = x.astype(config.dtype)
-        group, rest_group = Group, Group
+        states = state or {"first": None, "groups": None, "rest": None}
+        group, single = Group, Group
         if config.remat is not None:
             policy = getattr(jax.checkpoint_policies, config.remat)
             # Inside of the scan the loops keep forward and recomputation apart; outside XLA would merge the two again.
             group = nn.remat(Group, policy=policy, prevent_cse=False)
-            rest_group = nn.remat(Group, policy=policy)
-        after = {"groups": (), "rest": ()}
-        if repeats:
+            single = nn.remat(Group, policy=policy)
+        carry, after = (x.astype(config.dtype), None), {"first": (), "groups": (), "rest": ()}
+        number = jnp.float32(0)
+        if layout.first:
+            carry, after["first"] = single(config, layout.first, name="first")(carry, states["first"], reset, number)
+        if layout.repeats:
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast, 0),
-                length=repeats,
+                length=layout.repeats,
             )
-            states = None if state is None else state["groups"]
-            first = len(config.pattern) * jnp.arange(repeats, dtype=jnp.float32)
-            x, after["groups"] = scanned(config, config.pattern, name="groups")(x, states, reset, first)
-        if rest:
-            states = None if state is None else state["rest"]
-            first = jnp.float32(repeats * len(config.pattern))
-            x, after["rest"] = rest_group(config, rest, name="rest")(x, states, reset, first)
-        return nn.RMSNorm(dtype=jnp.dtype(config.dtype), name="norm")(x), after
-
-    @property
-    def _layout(self):
-        """How often the whole pattern repeats, and the mixers of the last, incomplete repetition."""
-        repeats, rest = divmod(self.config.num_layers, len(self.config.pattern))
-        return repeats, self.config.pattern[:rest]
+            numbers = len(layout.first) + len(layout.pattern) * jnp.arange(layout.repeats, dtype=jnp.float32)
+            carry, after["groups"] = scanned(config, layout.pattern, name="groups")(
+                carry, states["groups"], reset, numbers
+            )
+        if layout.rest:
+            number = jnp.float32(config.num_layers - len(layout.rest))
+            carry, after["rest"] = single(config, layout.rest, name="rest")(carry, states["rest"], reset, number)
+        return Norm(config.norm, config.norm_eps, config.dtype).layer("norm")(carry[0]), after
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""
-        config, (repeats, rest) = self.config, self._layout
+        config, layout = self.config, self.config.layout
 
-        def state(mixer):
-            state = {"mixer": mixer.init_state(batch_size, config.dim, config.dtype)}
-            if isinstance(config.projection, MixerConfig):
-                state["projection"] = config.projection.init_state(batch_size, config.dim, config.dtype)
-            return state
+        def states(blocks):
+            return tuple(block.init_state(batch_size, config.dim, config.dtype) for block in blocks)
 
-        def states(mixers):
-            return tuple(state(mixer) for mixer in mixers)
-
-        groups = states(config.pattern) if repeats else ()
-        groups = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (repeats, *leaf.shape)), groups)
-        return {"groups": groups, "rest": states(rest)}
+        groups = states(layout.pattern) if layout.repeats else ()
+        groups = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (layout.repeats, *leaf.shape)), groups)
+        return {"first": states(layout.first), "groups": groups, "rest": states(layout.rest)}

@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
+from recurrax.models.block import Norm
 from recurrax.types import ArrayLike, Reset, State
 
 
@@ -19,11 +21,18 @@ class LanguageModelConfig(BackboneConfig):
     """Tokens that can be read and predicted."""
     tied_head: bool = True
     """Predict with the embedding's own table."""
+    embedding_scale: float | None = None
+    """Times the embedding; None is sqrt(dim), which brings rows of norm 1 to entries of variance 1."""
+    embedding_norm: bool = False
+    """Whether a norm follows the embedding, as in RWKV."""
+    logit_soft_cap: float | None = None
+    """c of the logits' soft cap c tanh(. / c); None: there is none."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
+        checks.positive(self, "embedding_scale", "logit_soft_cap")
 
 
 class LanguageModel(nn.Module):
@@ -44,13 +53,18 @@ class LanguageModel(nn.Module):
         # Rows of norm 1, scaled to entries of variance 1 where they enter the residual stream: as a tied head they
         # then give logits of order 1.
         table = self.param("embedding", nn.initializers.normal(config.dim**-0.5), (config.vocab_size, config.dim))
-        x = jnp.take(table, tokens, axis=0).astype(config.dtype) * math.sqrt(config.dim)
+        scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
+        x = jnp.take(table, tokens, axis=0).astype(config.dtype) * scale
+        if config.embedding_norm:
+            x = Norm(config.norm, config.norm_eps, config.dtype).layer("embedding_norm")(x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
         if config.tied_head:
             head = table.T
         else:
             head = self.param("out_kernel", nn.initializers.lecun_normal(), (config.dim, config.vocab_size))
         logits = jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
+        if config.logit_soft_cap is not None:
+            logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)
         return logits, state
 
     def init_state(self, batch_size: int) -> State:

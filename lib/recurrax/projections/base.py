@@ -31,17 +31,19 @@ class ProjectionConfig:
     """Hyperparameters of a projection."""
 
     expansion: float = 4.0
-    """Width of the hidden layer over the model's dimension."""
+    """Width of the hidden layer over the model's dimension, to the nearest multiple of 8."""
+    hidden: int | None = None
+    """That width itself; None is by expansion."""
     activation: str = "gelu"
     """Name of the activation, as in jax.nn: gelu, silu, relu, relu_squared, sigmoid, tanh or identity."""
 
     def __post_init__(self):
-        checks.positive(self, "expansion")
+        checks.positive(self, "expansion", "hidden")
         checks.choice("activation", self.activation, ACTIVATIONS)
 
     def width(self, dim: int) -> int:
-        """E = expansion * D, to the nearest multiple of 8 (the smallest lane that matrix units like)."""
-        return max(8, 8 * round(self.expansion * dim / 8))
+        """E: hidden, or expansion * D to the nearest multiple of 8 (the smallest lane that matrix units like)."""
+        return self.hidden or max(8, 8 * round(self.expansion * dim / 8))
 
     def layer(self, dim: int, name: str | None = None) -> "Projection":
         """The Linen shell for inputs (B, T, dim)."""

@@ -25,14 +25,16 @@ class ChannelMix(MixerConfig):
     """RWKV-7's channel mix."""
 
     expansion: float = 4.0
-    """Width of the hidden layer over the model's dimension."""
+    """Width of the hidden layer over the model's dimension, to the nearest multiple of 8."""
+    hidden: int | None = None
+    """That width itself; None is by expansion."""
 
     def __post_init__(self):
-        checks.positive(self, "expansion")
+        checks.positive(self, "expansion", "hidden")
 
     def width(self, dim: int) -> int:
-        """E = expansion * D, to the nearest multiple of 8."""
-        return max(8, 8 * round(self.expansion * dim / 8))
+        """E."""
+        return self.hidden or max(8, 8 * round(self.expansion * dim / 8))
 
     def layer(self, dim, dtype=jnp.float32, name=None):
         return ChannelMixLayer(self, dim, dtype, name=name)

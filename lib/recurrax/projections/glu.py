@@ -15,20 +15,27 @@ class GLU(ProjectionConfig):
     """(act(x W_gate) * x W_in) W_out: GeGLU with gelu, SwiGLU with silu, bilinear with identity."""
 
     expansion: float = 3.0
-    """Width of the hidden layer over the model's dimension."""
+    """Width of the hidden layer over the model's dimension, to the nearest multiple of 8."""
+    bias: bool = False
+    """Whether all three matrices have one, as in RecurrentGemma."""
 
     def layer(self, dim, name=None):
         return GLULayer(self, dim, name=name)
 
 
 def glu(params: Params, x: Float[Array, "B T D"], config: GLU) -> Float[Array, "B T D"]:
-    """(act(x W_gate) * x W_in) W_out."""
-    gate = ACTIVATIONS[config.activation](linear(x, params["in_gate"]))
-    return linear(gate * linear(x, params["in_kernel"]), params["out_kernel"])
+    """(act(x W_gate) * x W_in) W_out, with biases where the config has them."""
+
+    def affine(x, kernel, bias):
+        y = linear(x, params[kernel])
+        return y + params[bias].astype(y.dtype)[None, None] if config.bias else y
+
+    gate = ACTIVATIONS[config.activation](affine(x, "in_gate", "bias_gate"))
+    return affine(gate * affine(x, "in_kernel", "bias_in"), "out_kernel", "bias_out")
 
 
 class GLULayer(Projection):
-    """Parameters of `glu`: 3 D E of them."""
+    """Parameters of `glu`: 3 D E of them, and 2 E + D for biases."""
 
     @nn.compact
     def __call__(self, x):
@@ -38,4 +45,7 @@ class GLULayer(Projection):
             "in_kernel": self.param("in_kernel", fan_in, (d, e)),
             "out_kernel": self.param("out_kernel", fan_in, (e, d)),
         }
+        if self.config.bias:
+            widths = {"bias_gate": e, "bias_in": e, "bias_out": d}
+            params |= {name: self.param(name, nn.initializers.zeros, (width,)) for name, width in widths.items()}
         return glu(params, x, self.config)

@@ -1,0 +1,129 @@
+"""A block of the stack: a mixer, then a projection, each added to the residual stream.
+
+    pre_norm          x = x + f(norm(x))                    of most models
+    post_norm         x = x + norm(f(x))                    OLMo 2 (arXiv 2501.00656)
+    normed_residual   n = norm(x), x = r n + s f(n)         MiniMax-01 (arXiv 2501.08313)
+
+with f the mixer and then the projection. r and s are 1 unless the block says otherwise.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from recurrax import checks
+from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
+from recurrax.projections import GLU, MLP, ProjectionConfig
+from recurrax.types import Dtype, Reset, Scalar, State
+
+ORDERS = ("pre_norm", "post_norm", "normed_residual")
+NORMS = ("rms", "simple_rms", "layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """A block that is not the model's usual one."""
+
+    mixer: RGLRU | LRU | Attention | MixerConfig = RGLRU()
+    """The layer that looks along the sequence."""
+    projection: GLU | MLP | ProjectionConfig | MixerConfig | None = None
+    """The position-wise network after it, or a layer with a state such as RWKV's channel mix; None: there is none."""
+    order: str = "pre_norm"
+    """Where norms and sums are: pre_norm, post_norm or normed_residual."""
+    mixer_weights: tuple[float, float] = (1.0, 1.0)
+    """r and s, of the stream and of the mixer's output."""
+    projection_weights: tuple[float, float] = (1.0, 1.0)
+    """r and s, of the stream and of the projection's output."""
+
+    def __post_init__(self):
+        if not isinstance(self.mixer, MixerConfig):
+            raise ValueError(f"mixer must be a mixer config, got {self.mixer!r}")
+        if not isinstance(self.projection, ProjectionConfig | MixerConfig | None):
+            raise ValueError(f"projection must be a projection config or None, got {self.projection!r}")
+        checks.choice("order", self.order, ORDERS)
+
+    def init_state(self, batch_size: int, dim: int, dtype: Dtype) -> State:
+        """{"mixer": the mixer's}, and "projection" where that is a layer with a state of its own."""
+        state = {"mixer": self.mixer.init_state(batch_size, dim, dtype)}
+        if isinstance(self.projection, MixerConfig):
+            state["projection"] = self.projection.init_state(batch_size, dim, dtype)
+        return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """Which norm a model has, at every place where it has one."""
+
+    kind: str
+    eps: float
+    dtype: str
+
+    def layer(self, name: str) -> nn.Module:
+        """The Linen layer."""
+        dtype = jnp.dtype(self.dtype)
+        if self.kind == "layer":
+            # Two passes: E x^2 - (E x)^2 has no digits left where the mean is large.
+            return nn.LayerNorm(epsilon=self.eps, dtype=dtype, use_fast_variance=False, name=name)
+        return nn.RMSNorm(epsilon=self.eps, dtype=dtype, use_scale=self.kind == "rms", name=name)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + projection(norm(x)), in the block's own order.
+
+    The state is that of `BlockConfig.init_state`. `shared` is what a layer below hands to layers above within one call
+    (`Mixer.shared`), in a model that `shares`; else None.
+    """
+
+    config: BlockConfig
+    dim: int
+    norm: Norm
+    shares: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        shared: Array | None,
+        state: State | None,
+        reset: Reset | None,
+        depth: Scalar = 0.0,
+    ) -> tuple[Float[Array, "B T D"], Array | None, State]:
+        config, dtype = self.config, jnp.dtype(self.norm.dtype)
+        state = state or {"mixer": None, "projection": None}
+        after = {}
+
+        def mix(x):
+            nonlocal shared
+            layer = config.mixer.layer(self.dim, dtype, name="mixer")
+            y, after["mixer"] = layer(x, state["mixer"], reset=reset, depth=depth, shared=shared)
+            if self.shares:
+                shared = layer.shared(x, state["mixer"], reset, shared)
+            return y
+
+        def project(x):
+            if not isinstance(config.projection, MixerConfig):
+                return config.projection.layer(self.dim, name="projection")(x)
+            layer = config.projection.layer(self.dim, dtype, name="projection")
+            y, after["projection"] = layer(x, state["projection"], reset=reset, depth=depth)
+            return y
+
+        x = self._add(x, mix, "mixer_norm", config.mixer_weights)
+        if config.projection is not None:
+            x = self._add(x, project, "projection_norm", config.projection_weights)
+        return x, shared, after
+
+    def _add(self, x, f, name, weights):
+        """The sum of the stream and f of it."""
+        norm = self.norm.layer(name)
+        if self.config.order == "post_norm":
+            y = norm(f(x))
+        elif self.config.order == "normed_residual":
+            x = norm(x)
+            y = f(x)
+        else:
+            y = f(norm(x))
+        if weights == (1.0, 1.0):
+            return x + y
+        return weights[0] * x + weights[1] * y
