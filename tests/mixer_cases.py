@@ -54,6 +54,11 @@ VECTOR = {
     "RG-LRU wide": Case(
         RGLRU(width=12, num_heads=3, conv_width=2), vector.rglru, 3 * 8 * 12 + 2 * 12**2 // 3 + (2 + 4) * 12
     ),
+    "RG-LRU as RecurrentGemma's": Case(
+        RGLRU(width=6, num_heads=3, bias=True, unit_start=True),
+        vector.rglru,
+        3 * 8 * 6 + 2 * 6**2 // 3 + (4 + 4) * 6 + 2 * 6 + 8,
+    ),
     "HGRN": Case(HGRN(width=6), vector.hgrn, 7 * 8 * 6 + 11 * 6 + 8),
     "Mamba": Case(Mamba(state_dim=3, dt_rank=2), vector.mamba, 16 * (3 * 8 + 4 + 2 * 2 + 3 * 3 + 3)),
     "Mamba with inner norms": Case(
@@ -250,6 +255,16 @@ ATTENTION = {
         Attention(num_heads=4, num_kv_heads=2, head_dim=6, window=16, rotary_base=100.0),
         attention.attention,
         2 * 8 * 6 * (4 + 2),
+    ),
+    "attention with norms, gate and half of the positions": Case(
+        Attention(num_heads=4, num_kv_heads=2, head_dim=8, rotary_fraction=0.5, qk_norm="head", output_gate=True),
+        attention.attention,
+        2 * 8 * 8 * (4 + 2) + 2 * 8 + 8 * 4 * 8,
+    ),
+    "attention with norms over all heads and no positions": Case(
+        Attention(num_heads=4, num_kv_heads=2, head_dim=5, rotary_fraction=0.0, qk_norm="all", out_bias=True),
+        attention.attention,
+        2 * 8 * 5 * (4 + 2) + 5 * (4 + 2) + 8,
     ),
 }
 

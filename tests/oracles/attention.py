@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oracles.common import each_document
+from oracles.common import each_document, rms_norm, sigmoid
 
 
 @each_document
@@ -12,12 +12,23 @@ def attention(p, x, config):
     head_dim = p["in_q"].shape[1] // heads
     share = heads // (p["in_k"].shape[1] // head_dim)
     window = length if config.window is None else config.window
-    turn = np.exp(1j * config.rotary_base ** (-2 * np.arange(head_dim // 2) / head_dim))
+    pairs = int(config.rotary_fraction * head_dim) // 2
+    turn = np.exp(1j * config.rotary_base ** (-np.arange(pairs) / max(pairs, 1)))
 
     def rotated(vector, position):
-        """Channels (i, i + K/2) as one complex number, turned `position` times."""
-        pair = (vector[: head_dim // 2] + 1j * vector[head_dim // 2 :]) * turn**position
-        return np.concatenate([pair.real, pair.imag])
+        """Channels (i, i + pairs) as one complex number, turned `position` times; the others as they are."""
+        pair = (vector[:pairs] + 1j * vector[pairs : 2 * pairs]) * turn**position
+        return np.concatenate([pair.real, pair.imag, vector[2 * pairs :]])
+
+    def projected(name, vector):
+        """All heads of q or k, normed."""
+        z = vector @ p[f"in_{name}"]
+        if config.qk_norm == "all":
+            return rms_norm(z, p[f"{name}_norm_scale"], config.norm_eps)
+        if config.qk_norm == "head":
+            heads_of = z.reshape(-1, head_dim)
+            return np.concatenate([rms_norm(one, p[f"{name}_norm_scale"], config.norm_eps) for one in heads_of])
+        return z
 
     y = np.zeros(x.shape)
     for t in range(length):
@@ -26,10 +37,13 @@ def attention(p, x, config):
         for h in range(heads):
             own, shared = slice(h * head_dim, (h + 1) * head_dim), h // share * head_dim
             shared = slice(shared, shared + head_dim)
-            q = rotated((x[t] @ p["in_q"])[own], t)
-            scores = [q @ rotated((x[s] @ p["in_k"])[shared], s) / np.sqrt(head_dim) for s in visible]
+            q = rotated(projected("q", x[t])[own], t)
+            scores = [q @ rotated(projected("k", x[s])[shared], s) / np.sqrt(head_dim) for s in visible]
             weights = np.exp(scores - np.max(scores))
             values = [(x[s] @ p["in_v"])[shared] for s in visible]
             out.append(weights @ np.array(values) / weights.sum())
-        y[t] = np.concatenate(out) @ p["out_kernel"]
+        o = np.concatenate(out)
+        if config.output_gate:
+            o = o * sigmoid(x[t] @ p["in_gate"])
+        y[t] = o @ p["out_kernel"] + p.get("bias", 0)
     return y

@@ -31,14 +31,14 @@ def rglru(p, x, config):
         return matrix
 
     w_a, w_x = dense(p["recurrence_gate_kernel"]), dense(p["input_gate_kernel"])
-    us = conv(x @ p["in_kernel"], p["conv_kernel"], p["conv_bias"])
+    us = conv(x @ p["in_kernel"] + p.get("bias_in", 0), p["conv_kernel"], p["conv_bias"])
     h, y = np.zeros(p["decay"].shape), np.zeros(x.shape)
     for t, u in enumerate(us):
         r = sigmoid(u @ w_a + p["recurrence_gate_bias"])
         gate = sigmoid(u @ w_x + p["input_gate_bias"])
         a = sigmoid(-p["decay"]) ** (config.c * r)  # exp(-softplus(v)) = sigmoid(-v)
-        h = a * h + np.sqrt(1 - a**2) * (gate * u)
-        y[t] = (gelu(x[t] @ p["in_gate"]) * h) @ p["out_kernel"]
+        h = a * h + (1 if config.unit_start and t == 0 else np.sqrt(1 - a**2)) * (gate * u)
+        y[t] = (gelu(x[t] @ p["in_gate"] + p.get("bias_gate", 0)) * h) @ p["out_kernel"] + p.get("bias_out", 0)
     return y
 
 

@@ -1,11 +1,13 @@
 """Causal softmax attention with rotary positions and grouped key/value heads, under the same state law as the rest.
 
     o_t = sum_s softmax_s( q_t . k_s / sqrt(K) ) v_s          over the last W positions of the document, t included
+    y_t = W_out o_t
 
 Rotary positions: Su et al., 2021 (arXiv 2104.09864). Grouped heads: Ainslie et al., 2023 (arXiv 2305.13245). Local
-windows as in Griffin (arXiv 2402.19427). The state is a cache of the last W keys and values, of fixed size. Keys are
-kept unrotated and turned by their place in the present call: only differences of positions matter, so angles stay
-small however long the stream is.
+windows as in Griffin (arXiv 2402.19427). On request RMS norms of q and k (arXiv 2302.05442) and y_t = W_out (o_t *
+sigmoid(W_g x_t)), as in Qwen3-Next. The state is a cache of the last W keys and values, of fixed size. Keys are kept
+unrotated and turned by their place in the present call: only differences of positions matter, so angles stay small
+however long the stream is.
 """
 
 import dataclasses
@@ -15,10 +17,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.mixers import rotary
-from recurrax.mixers.base import Mixer, MixerConfig, fan_in
+from recurrax.mixers import parts, rotary
+from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.ops import linear
 from recurrax.types import Params, Reset, State
+
+QK_NORMS = ("head", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +41,47 @@ class Attention(MixerConfig):
     """Size of the cache where there is no window: a longer call is refused, a longer stream keeps its last tokens."""
     rotary_base: float = 10_000.0
     """Longest wavelength of the rotary positions, over 2 pi."""
+    rotary_fraction: float = 1.0
+    """Part of each head's channels that is turned, the first ones; 0: there are no positions."""
+    qk_norm: str | None = None
+    """RMS norms of queries and keys: head, over each head; all, over all heads together; None: there are none."""
+    norm_eps: float = 1e-6
+    """Added to the mean square in these norms."""
+    output_gate: bool = False
+    """Whether the output is multiplied by sigmoid(W_g x)."""
+    out_bias: bool = False
+    """Whether the output matrix has a bias."""
 
     def __post_init__(self):
-        checks.positive(self, *(field.name for field in dataclasses.fields(self)))
+        names = ("num_heads", "num_kv_heads", "head_dim", "window", "max_length", "rotary_base", "norm_eps")
+        checks.positive(self, *names)
+        if not 0 <= self.rotary_fraction <= 1:
+            raise ValueError(f"rotary_fraction must be in [0, 1], got {self.rotary_fraction}")
+        if self.qk_norm is not None:
+            checks.choice("qk_norm", self.qk_norm, QK_NORMS)
         if self.num_heads % (self.num_kv_heads or self.num_heads):
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
-        if self.head_dim is not None and self.head_dim % 2:
-            raise ValueError(f"rotary positions turn pairs of channels: head_dim must be even, got {self.head_dim}")
+        if self.head_dim is not None:
+            self.turned(self.head_dim)
+
+    def turned(self, head_dim: int) -> int:
+        """Channels of a head that are turned. Raises ValueError where they are no pairs."""
+        size = int(self.rotary_fraction * head_dim)
+        if size % 2:
+            part = "" if self.rotary_fraction == 1 else f" * rotary_fraction {self.rotary_fraction}"
+            raise ValueError(f"rotary positions turn pairs of channels: head_dim {head_dim}{part} must be even")
+        return size
 
     @property
     def cache_size(self) -> int:
         return self.window or self.max_length
 
     def layer(self, dim, dtype=jnp.float32, name=None):
-        if self.head_dim is None and (dim % self.num_heads or (dim // self.num_heads) % 2):
+        if self.head_dim is None and dim % self.num_heads:
             raise ValueError(
-                f"dim {dim} is not divisible by num_heads {self.num_heads} into heads of even size; "
-                "change one of them or set head_dim"
+                f"dim {dim} is not divisible by num_heads {self.num_heads}; change one of them or set head_dim"
             )
+        self.turned(self.kv_heads(dim)[1])
         return AttentionLayer(self, dim, dtype, name=name)
 
     def kv_heads(self, dim: int) -> tuple[int, int]:
@@ -80,7 +107,12 @@ def attention(
             f"{length} tokens in one call, but max_length is {config.max_length}; raise it or set a window"
         )
     head_dim = params["in_q"].shape[1] // config.num_heads
-    q, k, v = (linear(x, params[f"in_{n}"]).reshape(batch, length, -1, head_dim) for n in "qkv")
+    q, k, v = (linear(x, params[f"in_{n}"]) for n in "qkv")
+    if config.qk_norm == "all":
+        q, k = (parts.rms_norm(z, params[f"{n}_norm_scale"], config.norm_eps) for n, z in (("q", q), ("k", k)))
+    q, k, v = (array.reshape(batch, length, -1, head_dim) for array in (q, k, v))
+    if config.qk_norm == "head":
+        q, k = (parts.rms_norm(z, params[f"{n}_norm_scale"], config.norm_eps) for n, z in (("q", q), ("k", k)))
 
     past = 0
     keys, values, seen = k, v, jnp.ones((batch, length), bool)
@@ -99,17 +131,25 @@ def attention(
         if past:
             ahead = jnp.arange(past + length)[None] - (past + jnp.arange(length))[:, None]
             mask = mask & ((ahead <= 0) & (ahead > -config.cache_size))[None, None]
-    frequency = rotary.frequencies(head_dim // 2, config.rotary_base)
+    turned_q, turned_k = q, keys
+    if config.turned(head_dim):
+        frequency = rotary.frequencies(config.turned(head_dim) // 2, config.rotary_base)
+        turned_q, turned_k = rotary.turn(q, frequency, past), rotary.turn(keys, frequency)
     o = jax.nn.dot_product_attention(
-        rotary.turn(q, frequency, past),
-        rotary.turn(keys, frequency),
+        turned_q,
+        turned_k,
         values,
         mask=mask,
         # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
         is_causal=not past,
         local_window_size=None if past or config.window is None else (config.window - 1, 0),
     )
-    y = linear(o.reshape(batch, length, -1), params["out_kernel"])
+    o = o.reshape(batch, length, -1)
+    if config.output_gate:
+        o = o * jax.nn.sigmoid(linear(x, params["in_gate"]))
+    y = linear(o, params["out_kernel"])
+    if config.out_bias:
+        y = y + params["bias"].astype(dtype)[None, None]
 
     seen = seen & (key_document == document[:, -1:])
     cache = {"k": keys, "v": values, "seen": seen}
@@ -124,16 +164,29 @@ def _last(array, size):
 
 
 class AttentionLayer(Mixer):
-    """Parameters of `attention`: 2 D K (H + Hkv) of them."""
+    """Parameters of `attention`: 2 D K (H + Hkv) of them.
+
+    Norms over heads have 2 K more, over all heads K (H + Hkv), a gate D H K, a bias D.
+    """
 
     function = staticmethod(attention)
 
     def parameters(self, depth):
         d, h = self.dim, self.config.num_heads
         kv, k = self.config.kv_heads(d)
+        more = {}
+        if self.config.qk_norm is not None:
+            whole = self.config.qk_norm == "all"
+            more["q_norm_scale"] = (ones, (h * k if whole else k,))
+            more["k_norm_scale"] = (ones, (kv * k if whole else k,))
+        if self.config.output_gate:
+            more["in_gate"] = (fan_in, (d, h * k))
+        if self.config.out_bias:
+            more["bias"] = (zeros, (d,))
         return {
             "in_q": (fan_in, (d, h * k)),
             "in_k": (fan_in, (d, kv * k)),
             "in_v": (fan_in, (d, kv * k)),
             "out_kernel": (fan_in, (h * k, d)),
+            **more,
         }

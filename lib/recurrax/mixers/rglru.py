@@ -8,7 +8,8 @@
              h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i_t * u_t)
 
 A real diagonal state whose decay looks at the input. conv is a causal depthwise convolution of width 4; W_a and W_i
-are block-diagonal with one block per head.
+are block-diagonal with one block per head. The authors' own models have biases in the block's matrices, and start a
+document with h_1 = i_1 * u_1 (`bias`, `unit_start`).
 """
 
 import dataclasses
@@ -37,6 +38,10 @@ class RGLRU(MixerConfig):
     """Taps of the causal convolution."""
     c: float = 8.0
     """Scale of log a: how fast an open gate forgets."""
+    bias: bool = False
+    """Whether the three matrices of the block have biases."""
+    unit_start: bool = False
+    """Whether a document's first input enters the state whole, without the factor sqrt(1 - a^2)."""
     a_min: float = 0.9
     """Smallest a at initialisation where the recurrence gate is fully open (a^c in the paper's words)."""
     a_max: float = 0.999
@@ -57,26 +62,47 @@ class RGLRU(MixerConfig):
     def init_state(self, batch_size, dim, dtype=jnp.float32):
         width = self.width or dim
         conv = jnp.zeros((batch_size, self.conv_width - 1, width), jnp.float32)
-        return {"conv": conv, "h": jnp.zeros((batch_size, width), jnp.float32)}
+        state = {"conv": conv, "h": jnp.zeros((batch_size, width), jnp.float32)}
+        return {**state, "started": jnp.zeros((batch_size,), bool)} if self.unit_start else state
 
 
 def rglru(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: RGLRU, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Griffin's recurrent block; the state is {"conv": the last inputs of the convolution, "h": (B, E) float32}."""
+    """Griffin's recurrent block; the state is {"conv": the last inputs of the convolution, "h": (B, E) float32}.
+
+    With `unit_start` it also has "started": (B,) bool, whether the document has begun.
+    """
     dtype = x.dtype
-    state = state or {"conv": None, "h": None}
-    gate = jax.nn.gelu(linear(x, params["in_gate"]))
-    u, conv = causal_conv1d(
-        linear(x, params["in_kernel"]), params["conv_kernel"], params["conv_bias"], state["conv"], reset=reset
-    )
+    state = state or {"conv": None, "h": None, "started": None}
+
+    def affine(x, kernel, bias):
+        y = linear(x, params[kernel])
+        return y + params[bias].astype(dtype)[None, None] if config.bias else y
+
+    gate = jax.nn.gelu(affine(x, "in_gate", "bias_gate"))
+    u = affine(x, "in_kernel", "bias_in")
+    u, conv = causal_conv1d(u, params["conv_kernel"], params["conv_bias"], state["conv"], reset=reset)
     # From here to the state in float32: 1 - a^2 has no digits left in bfloat16 where a is near 1.
     recurrence_gate = jax.nn.sigmoid(_heads(u, params["recurrence_gate_kernel"], params["recurrence_gate_bias"]))
     input_gate = jax.nn.sigmoid(_heads(u, params["input_gate_kernel"], params["input_gate_bias"]))
     log_a = -config.c * jax.nn.softplus(params["decay"])[None, None] * recurrence_gate
-    drive = _sqrt(-jnp.expm1(2 * log_a)) * input_gate * u.astype(jnp.float32)
-    h, h_last = diagonal_scan(jnp.exp(log_a), drive, state["h"], reset=reset)
-    return linear(gate * h.astype(dtype), params["out_kernel"]), {"conv": conv, "h": h_last}
+    weight = _sqrt(-jnp.expm1(2 * log_a))
+    if config.unit_start:
+        weight = jnp.where(_starts(x, state["started"], reset)[..., None], 1, weight)
+    h, h_last = diagonal_scan(jnp.exp(log_a), weight * input_gate * u.astype(jnp.float32), state["h"], reset=reset)
+    after = {"conv": conv, "h": h_last}
+    if config.unit_start:
+        after["started"] = jnp.ones((x.shape[0],), bool)
+    return affine(gate * h.astype(dtype), "out_kernel", "bias_out"), after
+
+
+def _starts(x, started, reset):
+    """(B, T) bool: where documents start."""
+    first = jnp.ones((x.shape[0],), bool) if started is None else ~started
+    later = jnp.zeros((x.shape[0], x.shape[1] - 1), bool)
+    starts = jnp.concatenate([first[:, None], later], axis=1)
+    return starts if reset is None else starts | reset
 
 
 def _heads(u, kernel, bias):
@@ -98,7 +124,7 @@ def _sqrt(v):
 
 
 class RGLRULayer(Mixer):
-    """Parameters of `rglru`: 3 D E + 2 E^2 / H + (W + 4) E of them."""
+    """Parameters of `rglru`: 3 D E + 2 E^2 / H + (W + 4) E of them, and 2 E + D for the block's biases."""
 
     function = staticmethod(rglru)
 
@@ -106,6 +132,7 @@ class RGLRULayer(Mixer):
         d, h, w = self.dim, self.config.num_heads, self.config.conv_width
         e = self.config.width or d
         blocks = nn.initializers.lecun_normal(batch_axis=0)
+        biases = {"bias_gate": e, "bias_in": e, "bias_out": d} if self.config.bias else {}
         return {
             "in_kernel": (fan_in, (d, e)),
             "in_gate": (fan_in, (d, e)),
@@ -117,6 +144,7 @@ class RGLRULayer(Mixer):
             "input_gate_bias": (zeros, (e,)),
             "decay": (_decays, (e,), self.config),
             "out_kernel": (fan_in, (e, d)),
+            **{name: (zeros, (width,)) for name, width in biases.items()},
         }
 
 

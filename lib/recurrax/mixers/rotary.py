@@ -17,9 +17,16 @@ def frequencies(size: int, base: float) -> Float[Array, " K"]:
 def turn(
     x: Float[Array, "B T H K"], frequency: Float[Array, "*H half"], first_position: int = 0
 ) -> Float[Array, "B T H K"]:
-    """Pairs (i, i + K/2) turned by position * frequency_i, in float32; frequencies may differ from head to head."""
+    """Pairs (i, i + n) of the first 2 n channels turned by position * frequency_i, in float32, for n frequencies.
+
+    Frequencies may differ from head to head. The other channels stay as they are.
+    """
     position = first_position + jnp.arange(x.shape[1], dtype=jnp.float32)
-    return _turned(x, (position[:, None, None] * jnp.atleast_2d(frequency)[None])[None])
+    angle = (position[:, None, None] * jnp.atleast_2d(frequency)[None])[None]
+    size = 2 * frequency.shape[-1]
+    if size == x.shape[-1]:
+        return _turned(x, angle)
+    return jnp.concatenate([_turned(x[..., :size], angle), x[..., size:]], axis=-1)
 
 
 def turn_state(
