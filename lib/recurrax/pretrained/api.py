@@ -1,0 +1,242 @@
+"""`load` and `save`: a published checkpoint's directory as a model with its parameters, and back."""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax import checks
+from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig
+from recurrax.models.backbone import block_name
+from recurrax.pretrained import directory as files
+from recurrax.pretrained.families import FAMILIES
+from recurrax.pretrained.family import Family, Fields, blocks_of
+from recurrax.pretrained.rules import Rule
+from recurrax.types import Dtype, Params
+
+Sharding = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]
+
+
+class Entry(NamedTuple):
+    """A rule at its place: whole paths of parameters, and where in the stacked layers they are."""
+
+    rule: Rule
+    paths: tuple[str, ...]
+    index: int | None
+    """Which of the layers that a scan stacks; None: not stacked."""
+
+
+def load(
+    directory: str | pathlib.Path,
+    *,
+    dtype: str = "float32",
+    param_dtype: Dtype = jnp.float32,
+    max_length: int = 2048,
+    sharding: Sharding | None = None,
+) -> tuple[LanguageModel, Params]:
+    """A published checkpoint: `logits, state = model.apply(params, tokens)`.
+
+    Reads config.json and the tensors, in one safetensors file or in several with an index, one parameter at a time.
+    What the files hold is compared with what the model needs before anything is read.
+
+    Args:
+      directory: of a Hugging Face checkpoint; the families are the keys of `FAMILIES`.
+      dtype: what activations are computed in: float32 or bfloat16.
+      param_dtype: what parameters are cast to.
+      max_length: tokens that attention without a window remembers: the size of its cache.
+      sharding: path and shape of a parameter -> how it is laid out over devices; None is one device.
+
+    Raises:
+      ValueError: an unknown family or setting of it; tensors that are missing, unknown or of another shape, all listed;
+        a damaged file.
+    """
+    directory = pathlib.Path(directory)
+    fields = files.read_config(directory)
+    name = fields.get("model_type")
+    checks.choice("model_type", name, FAMILIES)
+    family = FAMILIES[name]
+    config = family.read_config(Fields(fields, str(directory / "config.json")))
+    config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype)
+    model = LanguageModel(config)
+    tensors = files.Tensors(directory)
+    leaves = abstract(config)
+    table = entries(family, config)
+    _compare(directory, tensors.shapes, published(table, leaves), family.ignored)
+
+    params = {}
+    for rules in _stacks(table):
+        arrays = {}
+        for entry in rules:
+            values = entry.rule.read(tuple(tensors[name] for name in entry.rule.theirs))
+            for path, value in zip(entry.paths, values, strict=True):
+                if entry.index is None:
+                    arrays[path] = value.astype(param_dtype)
+                else:
+                    # Layers are cast one by one into their stack.
+                    arrays.setdefault(path, np.empty(leaves[path].shape, param_dtype))[entry.index] = value
+        for path, array in arrays.items():
+            params[path] = _on_device(array, None if sharding is None else sharding(path, leaves[path]))
+    return model, {"params": _nested(params)}
+
+
+def save(
+    directory: str | pathlib.Path,
+    model: LanguageModel,
+    params: Params,
+    *,
+    family: str,
+    shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes a model as a published checkpoint of that family: config.json and safetensors, with an index if several.
+
+    Tensors have the dtype of their parameters. The directory appears whole or not at all.
+
+    Raises:
+      ValueError: an unknown family; a model or parameters that it cannot hold; a directory that is not empty.
+    """
+    checks.choice("family", family, FAMILIES)
+    family, config = FAMILIES[family], model.config
+    kinds = {type(block.mixer) for block in blocks_of(config)}
+    if kinds != set(family.mixers):
+        has, holds = (", ".join(sorted(kind.__name__ for kind in those)) for those in (kinds, family.mixers))
+        raise ValueError(f"{family.name} is a family of models with {holds}; this one has {has}")
+    fields = family.write_config(config)
+    back = dataclasses.replace(family.read_config(Fields(fields)), dtype=config.dtype, remat=config.remat)
+    caches = [block.mixer.max_length for block in blocks_of(config) if hasattr(block.mixer, "max_length")]
+    back = _with_cache(back, *caches[:1])
+    if _program(back) != _program(config):
+        raise ValueError(f"{family.name} cannot hold this model; read back it would be\n{back}\ninstead of\n{config}")
+    checks.same_structure("this model", params["params"], _nested(abstract(config)))
+    leaves = _flat(params["params"])
+    table = entries(family, config)
+    sources = {name: entry for entry in table for name in entry.rule.theirs}
+
+    def values(entry):
+        return tuple(
+            np.asarray(leaves[path] if entry.index is None else leaves[path][entry.index]) for path in entry.paths
+        )
+
+    def tensor(names):
+        found = {}
+        for name in names:
+            if name not in found:
+                rule = sources[name].rule
+                found |= zip(rule.theirs, rule.write(values(sources[name])), strict=True)
+        return {name: found[name] for name in names}
+
+    for entry in table:
+        if not entry.rule.theirs:
+            for path, is_, should in zip(entry.paths, values(entry), entry.rule.read(()), strict=True):
+                if not np.array_equal(is_, should.astype(is_.dtype)):
+                    raise ValueError(f"{path} is in no file of this family, and differs from what the config makes it")
+    head = {"architectures": [family.architecture], "model_type": family.name}
+    shapes = published(table, leaves)
+    files.write(pathlib.Path(directory), {**head, **fields}, shapes, tensor, shard_bytes)
+
+
+def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
+    """The family's whole table for this model."""
+    table = [Entry(rule, rule.ours, None) for rule in family.model(config)]
+    layout = config.layout
+    for i, block in enumerate(blocks_of(config)):
+        slot, index = i - len(layout.first), None
+        if slot < 0:
+            place = f"first/{block_name(i, block)}"
+        elif slot < layout.repeats * len(layout.pattern):
+            index, slot = divmod(slot, len(layout.pattern))
+            place = f"groups/{block_name(slot, block)}"
+        else:
+            slot -= layout.repeats * len(layout.pattern)
+            place = f"rest/{block_name(slot, block)}"
+        for rule in family.block(config, block, i):
+            table.append(Entry(rule, tuple(f"backbone/{place}/{name}" for name in rule.ours), index))
+    return table
+
+
+def abstract(config: LanguageModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path -> shape of every parameter."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return _flat(jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
+
+
+def published(table: list[Entry], leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Name -> shape of every published tensor, from the shapes of the parameters."""
+    covered = sorted(path for entry in table for path in entry.paths if entry.index in (None, 0))
+    assert covered == sorted(leaves), f"the table leaves out or repeats {set(covered) ^ set(leaves)}"
+    shapes = {}
+    for entry in table:
+        ours = tuple(
+            jax.ShapeDtypeStruct(leaves[path].shape[entry.index is not None :], leaves[path].dtype)
+            for path in entry.paths
+        )
+        shapes |= zip(entry.rule.theirs, jax.eval_shape(entry.rule.write, ours), strict=True)
+    return shapes
+
+
+def _compare(directory, found, wanted, ignored):
+    """Raises ValueError with all differences of names and shapes."""
+    lines = [f"  missing: {name} {shape.shape}" for name, shape in wanted.items() if name not in found]
+    for name, shape in sorted(found.items()):
+        if name not in wanted:
+            if not any(re.fullmatch(pattern, name) for pattern in ignored):
+                lines.append(f"  unknown: {name} {shape}")
+        elif shape != wanted[name].shape:
+            lines.append(f"  of another shape: {name} {shape}, should be {wanted[name].shape}")
+    if lines:
+        raise ValueError(f"the tensors in {directory} are not those of its config.json:\n" + "\n".join(lines))
+
+
+def _program(config):
+    """What a model computes, whatever words its config says it in: programs for a first chunk and for a later one."""
+    model = LanguageModel(config)
+    tokens, params = jax.ShapeDtypeStruct((1, 2), jnp.int32), {"params": _nested(abstract(config))}
+    state = jax.eval_shape(lambda: model.init_state(1))
+    made = jax.make_jaxpr(model.apply)(params, tokens), jax.make_jaxpr(model.apply)(params, tokens, state)
+    return [(str(jaxpr), [np.asarray(const).tolist() for const in jaxpr.consts]) for jaxpr in made]
+
+
+def _stacks(table):
+    """Entries of the same parameters together: all layers of a stack, or one alone."""
+    stacks: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in table:
+        stacks.setdefault(entry.paths, []).append(entry)
+    return stacks.values()
+
+
+def _with_cache(config, max_length=None):
+    """The config with caches of that many tokens, which no checkpoint has a word of."""
+
+    def changed(of):
+        if isinstance(of, BlockConfig):
+            return dataclasses.replace(of, mixer=changed(of.mixer))
+        return dataclasses.replace(of, max_length=max_length) if hasattr(of, "max_length") else of
+
+    if max_length is None:
+        return config
+    parts = {name: tuple(map(changed, getattr(config, name))) for name in ("first", "pattern", "last")}
+    return dataclasses.replace(config, **parts)
+
+
+def _on_device(array, sharding):
+    if sharding is None:
+        return jnp.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _flat(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _nested(leaves):
+    tree = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, tree)[last] = leaf
+    return tree

@@ -1,0 +1,142 @@
+"""The files of a published checkpoint: config.json, and tensors in one safetensors file or in several with an index."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+class Tensors:
+    """The tensors of a directory; each is read when it is asked for.
+
+    Raises:
+      ValueError: there are no files, one is missing, damaged or names a tensor that another has.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        safe_open = _safetensors().safe_open
+        index = directory / INDEX
+        if index.exists():
+            where = json.loads(index.read_text())["weight_map"]
+            names = sorted(set(where.values()))
+        elif (directory / SINGLE).exists():
+            where, names = None, [SINGLE]
+        else:
+            raise ValueError(f"{directory} has neither {SINGLE} nor {INDEX}")
+        missing = [name for name in names if not (directory / name).exists()]
+        if missing:
+            raise ValueError(f"{index} names files that are not there: {', '.join(missing)}")
+        self._files, self.shapes, self.dtypes = {}, {}, {}
+        for name in names:
+            try:
+                file = safe_open(directory / name, "np")
+            except Exception as error:
+                raise ValueError(f"{directory / name} is damaged, or no safetensors file: {error}") from error
+            for key in sorted(file.keys()):
+                if key in self._files:
+                    raise ValueError(f"{key} is in {name} and in another file of {directory}")
+                part = file.get_slice(key)
+                self._files[key], self.shapes[key], self.dtypes[key] = file, tuple(part.get_shape()), part.get_dtype()
+        if where is not None and set(where) != set(self.shapes):
+            odd = sorted(set(where) ^ set(self.shapes))
+            raise ValueError(f"{index} and the files that it names differ in their tensors: {', '.join(odd)}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A tensor, in float32 unless it is wider."""
+        if self.dtypes[name] not in DTYPES:
+            raise ValueError(f"{name} is {self.dtypes[name]}; numbers are read from {', '.join(DTYPES)}")
+        array = self._files[name].get_tensor(name)
+        return array if array.dtype == np.float64 else array.astype(np.float32)
+
+
+def read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """config.json. Raises ValueError if there is none, or no JSON in it."""
+    path = directory / "config.json"
+    if not path.exists():
+        raise ValueError(f"{directory} has no config.json: it is no directory of a published checkpoint")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def write(
+    directory: pathlib.Path,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    tensor: Callable[[Sequence[str]], Mapping[str, np.ndarray]],
+    shard_bytes: int,
+) -> None:
+    """Writes a checkpoint's directory, whole or not at all.
+
+    `tensor` gives the arrays of some names; they are asked for file by file, so that one file's are held at a time.
+
+    Raises:
+      ValueError: the directory exists and is not empty.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty; nothing is written over")
+    save_file = _safetensors().numpy.save_file
+    with _made_whole(directory) as folder:
+        shards = list(_shards(shapes, shard_bytes))
+        where = {}
+        for i, names in enumerate(shards):
+            file = SINGLE if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+            arrays = {name: np.ascontiguousarray(array) for name, array in tensor(names).items()}
+            save_file(arrays, folder / file, {"format": "pt"})
+            where |= dict.fromkeys(names, file)
+        if len(shards) > 1:
+            total = sum(shape.size * shape.dtype.itemsize for shape in shapes.values())
+            index = {"metadata": {"total_size": total}, "weight_map": where}
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _shards(shapes, shard_bytes) -> Iterator[list[str]]:
+    """Names in order, as many to a list as stay below that size."""
+    names, size = [], 0
+    for name, shape in shapes.items():
+        more = shape.size * shape.dtype.itemsize
+        if names and size + more > shard_bytes:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += more
+    yield names
+
+
+@contextlib.contextmanager
+def _made_whole(directory):
+    """A folder beside the directory that takes its place at the end, and goes where something fails."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if directory.exists():
+            directory.rmdir()
+        folder.rename(directory)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _safetensors():
+    """The package, which the library itself does not need."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        message = "published checkpoints need the package safetensors: pip install 'recurrax[pretrained]'"
+        raise ImportError(message) from error
+    return safetensors

@@ -1,0 +1,108 @@
+"""How published tensors and parameters correspond: the entries that the families' tables are made of.
+
+A rule names some published tensors and the parameters that they hold, and turns one into the other, both ways.
+Published matrices are (out, in) and are applied from the left; ours are (in, out).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax.types import ArrayLike
+
+Arrays = tuple[ArrayLike, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """These published tensors are these parameters.
+
+    `read` and `write` see NumPy arrays, or JAX's abstract ones where only shapes are asked for.
+    """
+
+    theirs: tuple[str, ...]
+    """Names in the checkpoint; none: the parameters follow from the config alone."""
+    ours: tuple[str, ...]
+    """Paths of parameters, such as mixer/in_q."""
+    read: Callable[[Arrays], Arrays]
+    """Published tensors -> parameters, in the order of the names."""
+    write: Callable[[Arrays], Arrays]
+    """Parameters -> published tensors."""
+
+
+def same(theirs: str, ours: str) -> Rule:
+    """One vector, table or number as it is."""
+    return Rule((theirs,), (ours,), lambda arrays: arrays, lambda arrays: arrays)
+
+
+def matrix(theirs: str, ours: str) -> Rule:
+    """A matrix, transposed."""
+    return _one(theirs, ours, lambda a: a.T, lambda a: a.T)
+
+
+def conv(theirs: str, ours: str) -> Rule:
+    """The kernel of a depthwise convolution, (E, 1, W) and (W, E)."""
+    return _one(theirs, ours, lambda a: a[:, 0].T, lambda a: a.T[:, None])
+
+
+def reshaped(theirs: str, ours: str, published: Sequence[int], shape: Sequence[int]) -> Rule:
+    """The same numbers in the same order in another shape."""
+    return _one(theirs, ours, lambda a: a.reshape(shape), lambda a: a.reshape(published))
+
+
+def centred(theirs: str, ours: str) -> Rule:
+    """A norm's scale that is published as what it has above 1."""
+    return _one(theirs, ours, lambda a: 1 + a, lambda a: a - 1)
+
+
+def fused(theirs: str, parts: Mapping[str, int], *, axis: int = 0, turn: bool = True) -> Rule:
+    """Several parameters, each of that size, side by side along an axis of one tensor; transposed unless not `turn`."""
+    ends = np.cumsum(list(parts.values()))[:-1].tolist()
+
+    def read(arrays):
+        pieces = np.split(arrays[0], ends, axis=axis)
+        return tuple(piece.T for piece in pieces) if turn else tuple(pieces)
+
+    def write(arrays):
+        return (concatenate([a.T for a in arrays] if turn else arrays, axis),)
+
+    return Rule((theirs,), tuple(parts), read, write)
+
+
+def fused_conv(theirs: str, parts: Mapping[str, int]) -> Rule:
+    """The kernels (W, E) of several depthwise convolutions as one (E, 1, W)."""
+    whole = fused("", parts)
+    return Rule(
+        (theirs,),
+        tuple(parts),
+        lambda arrays: whole.read((arrays[0][:, 0],)),
+        lambda arrays: (whole.write(arrays)[0][:, None],),
+    )
+
+
+def stacked(theirs: Sequence[str], ours: str) -> Rule:
+    """Matrices of one shape, transposed, as one array with a leading axis."""
+    return Rule(
+        tuple(theirs),
+        (ours,),
+        lambda arrays: (np.stack([a.T for a in arrays]),),
+        lambda arrays: tuple(arrays[0][i].T for i in range(len(theirs))),
+    )
+
+
+def computed(ours: str, value: Callable[[], ArrayLike]) -> Rule:
+    """A parameter that is in no checkpoint: the config says what it is."""
+    return Rule((), (ours,), lambda _: (np.asarray(value()),), lambda _: ())
+
+
+def concatenate(arrays: Sequence[ArrayLike], axis: int) -> ArrayLike:
+    """np.concatenate, for abstract arrays too."""
+    module = jnp if any(isinstance(a, jax.core.Tracer) for a in arrays) else np
+    return module.concatenate(arrays, axis)
+
+
+def _one(theirs, ours, read, write):
+    return Rule((theirs,), (ours,), lambda arrays: (read(arrays[0]),), lambda arrays: (write(arrays[0]),))
