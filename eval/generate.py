@@ -1,19 +1,17 @@
-"""python -m eval generate: text from a run, written as it is drawn."""
+"""python -m eval generate: text from a run or a published checkpoint, written as it is drawn."""
 
-import codecs
 import dataclasses
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from eval.run import open_run
-from recurrax.mixers import Attention
+from eval.run import one_source, open_run
+from eval.vocabulary import Bytes, Tokenizer
+from recurrax import pretrained
 from recurrax.models import generate, prefill
-from train.data import DOCUMENT_START
 
 TOKENS_PER_CALL = 32
 
@@ -22,22 +20,25 @@ TOKENS_PER_CALL = 32
 class Command:
     """Continues a prompt: the prompt in one chunk, then token by token with a state of constant size."""
 
-    workdir: str
-    """Directory of the run."""
+    workdir: str | None = None
+    """Directory of a run."""
+    pretrained: str | None = None
+    """Or directory of a published checkpoint: config.json, safetensors, tokenizer.json."""
     prompt: str = ""
     """Text to continue; a document starts with it."""
     tokens: int = 400
-    """Bytes to draw."""
+    """Tokens to draw; a run's tokens are bytes."""
     temperature: float = 0.8
-    """Divides the logits; 0 takes the likeliest byte."""
+    """Divides the logits; 0 takes the likeliest token."""
     top_p: float = 0.95
-    """Draws from the smallest set of bytes that reaches this probability."""
+    """Draws from the smallest set of tokens that reaches this probability."""
     seed: int = 0
     """Of the draws."""
     step: int | None = None
-    """Checkpoint to use; None is the newest."""
+    """The run's checkpoint to use; None is the newest."""
 
     def __post_init__(self):
+        one_source(self.workdir, self.pretrained)
         if self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
         if not self.temperature >= 0:
@@ -48,37 +49,42 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Command, args=arguments, prog="python -m eval generate")
-    run = open_run(command.workdir, command.step)
-    prompt = np.frombuffer(command.prompt.encode(), np.uint8).astype(np.int32)
-    prompt = jnp.asarray(np.concatenate([[DOCUMENT_START], prompt]))[None]
-    check_length(run.config.model, prompt.shape[1] + command.tokens)
-
-    params = {"params": run.params}
+    vocabulary = Bytes() if command.pretrained is None else Tokenizer(command.pretrained)
+    prompt = jnp.asarray(vocabulary.prompt(command.prompt))[None]
+    length = prompt.shape[1] + command.tokens
+    if command.pretrained is None:
+        run = open_run(command.workdir, command.step)
+        model, params, source = run.model, {"params": run.params}, f"step {run.step}"
+        check_length(model.config, length)
+    else:
+        model, params = pretrained.load(command.pretrained, max_length=length)
+        source = command.pretrained
     # Compiled before they are timed: users wait for compilation once, for tokens always.
-    compiled_prefill = prefill.lower(run.model, params, prompt).compile()
+    compiled_prefill = prefill.lower(model, params, prompt).compile()
     jax.block_until_ready(compiled_prefill(params, prompt))  # the first call of a program also sets it up
     start = time.monotonic()
     logits, state = jax.block_until_ready(compiled_prefill(params, prompt))
     prefill_seconds = time.monotonic() - start
 
-    sampling = (jnp.float32(command.temperature), jnp.float32(command.top_p), jnp.int32(DOCUMENT_START))
+    sampling = (jnp.float32(command.temperature), jnp.float32(command.top_p), jnp.int32(vocabulary.size))
     key = jax.random.key(command.seed)
     arguments = (params, logits, state, key)
-    compiled = generate.lower(run.model, *arguments, TOKENS_PER_CALL, *sampling).compile()
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    compiled = generate.lower(model, *arguments, TOKENS_PER_CALL, *sampling).compile()
+    decode = vocabulary.decoder()
     sys.stdout.write(command.prompt)
-    start, left = time.monotonic(), command.tokens
+    start, left, calls = time.monotonic(), command.tokens, 0
     while left > 0:
         tokens, logits, state, key = compiled(params, logits, state, key, *sampling)
-        text = bytes(np.asarray(tokens[0, :left]).tolist())
-        left -= len(text)
-        sys.stdout.write(decoder.decode(text, final=left <= 0))
+        drawn, calls = tokens[0, :left].tolist(), calls + 1
+        if vocabulary.end in drawn:
+            drawn, left = drawn[: drawn.index(vocabulary.end)], 0
+        left -= len(drawn)
+        sys.stdout.write(decode(drawn, left <= 0))
         sys.stdout.flush()
     decode_seconds = time.monotonic() - start
-    calls = -(-command.tokens // TOKENS_PER_CALL)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     print(
-        f"\n\n[step {run.step}; prefill {prompt.shape[1] / prefill_seconds:,.0f} tokens/s, "
+        f"\n\n[{source}; prefill {prompt.shape[1] / prefill_seconds:,.0f} tokens/s, "
         f"decode {calls * TOKENS_PER_CALL / decode_seconds:,.0f} tokens/s, state {size:,} bytes]"
     )
     return 0
@@ -86,9 +92,10 @@ def main(arguments: list[str]) -> int:
 
 def check_length(config, length: int) -> None:
     """Raises ValueError if attention without a window would have to forget the beginning."""
-    for mixer in config.pattern:
-        if isinstance(mixer, Attention) and mixer.window is None and length > mixer.max_length:
+    for block in config.layout.blocks:
+        size = getattr(block.mixer, "max_length", length)
+        if getattr(block.mixer, "window", None) is None and length > size:
             raise ValueError(
                 f"prompt and tokens are {length} together, but this model's attention has no window and a cache of "
-                f"{mixer.max_length} tokens (max_length); ask for fewer"
+                f"{size} tokens (max_length); ask for fewer"
             )

@@ -1,15 +1,19 @@
-"""python -m eval perplexity: the held-out loss of a run, beside what simpler models make of the same text."""
+"""python -m eval perplexity: the held-out loss of a run or a published checkpoint, beside what simpler models make of
+the same text."""
 
 import dataclasses
 import lzma
+import math
 import time
 
 import numpy as np
 import tyro
 
-from eval.run import open_run
+from eval.run import one_source, open_run
+from eval.vocabulary import TokenDocuments, Tokenizer
+from recurrax import pretrained
 from train import sharding
-from train.data import DOCUMENT_START, DataConfig, Documents, open_documents
+from train.data import DOCUMENT_START, DataConfig, Documents, document_lengths, open_documents
 from train.evaluate import make_evaluator
 from train.sharding import MeshConfig
 
@@ -18,40 +22,64 @@ from train.sharding import MeshConfig
 class Command:
     """Loss, perplexity and bits per byte of a whole split: every byte once, each document from its start to its end."""
 
-    workdir: str
-    """Directory of the run."""
+    workdir: str | None = None
+    """Directory of a run."""
+    pretrained: str | None = None
+    """Or directory of a published checkpoint: config.json, safetensors, tokenizer.json."""
     step: int | None = None
-    """Checkpoint to evaluate; None is the newest."""
+    """The run's checkpoint to evaluate; None is the newest."""
     split: str = "validation"
     """validation or train."""
     batch_size: int | None = None
-    """Lanes that the documents are dealt to; None: as in training."""
+    """Lanes that the documents are dealt to; None: as in training, or 8."""
+    sequence_length: int | None = None
+    """Tokens of a call; None: as in training, or 256. The state goes on from call to call."""
     dataset: str | None = None
-    """Another TFDS data set than the run's own."""
+    """Another TFDS data set than the run's own, or than python_stdlib."""
     path: str | None = None
     """Another local text than the run's own."""
+    max_length: int = 2048
+    """Tokens that a published model's attention remembers where it has no window."""
 
     def __post_init__(self):
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        one_source(self.workdir, self.pretrained)
+        for name in ("batch_size", "sequence_length", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Command, args=arguments, prog="python -m eval perplexity")
-    run = open_run(command.workdir, command.step)
-    data = other_data(run.config.data, command.dataset, command.path)
+    if command.pretrained is None:
+        run = open_run(command.workdir, command.step)
+        config, params, data, source = run.config.model, run.params, run.config.data, f"step {run.step}"
+        lanes, tokenizer = run.config.evaluation.batch_size, None
+    else:
+        tokenizer = Tokenizer(command.pretrained)
+        model, params = pretrained.load(command.pretrained, max_length=command.max_length)
+        config, params, data, source, lanes = model.config, params["params"], DataConfig(), command.pretrained, 8
+    data = other_data(data, command.dataset, command.path)
     documents = open_documents(data, command.split)
-    lanes = command.batch_size or run.config.evaluation.batch_size
+    tokens = documents if tokenizer is None else TokenDocuments(documents, tokenizer)
+    length = command.sequence_length or data.sequence_length
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    evaluate = make_evaluator(run.config.model, mesh, data.sequence_length, lanes)
+    evaluate = make_evaluator(config, mesh, length, command.batch_size or lanes)
     start = time.monotonic()
-    result = evaluate(run.params, documents)
+    result = evaluate(params, tokens)
     seconds = time.monotonic() - start
     unigram, bigram = byte_entropies(documents)
     xz = xz_bits_per_byte(documents)
-    print(f"{documents.name}, step {run.step}: {result.num_bytes:,} bytes in {seconds:.1f} s")
-    print(f"  loss {result.loss:.4f} nats per byte, perplexity {result.perplexity:.4f}")
-    print(f"  {result.bits_per_byte:.4f} bits per byte")
+    if tokenizer is None:
+        print(f"{documents.name}, {source}: {result.num_tokens:,} bytes in {seconds:.1f} s")
+        print(f"  loss {result.loss:.4f} nats per byte, perplexity {result.perplexity:.4f}")
+        print(f"  {result.bits_per_byte:.4f} bits per byte")
+    else:
+        num_bytes = int(document_lengths(documents).sum())
+        bits = result.loss * result.num_tokens / num_bytes / math.log(2)
+        print(f"{documents.name}, {source}: {result.num_tokens:,} tokens, {num_bytes:,} bytes in {seconds:.1f} s")
+        print(f"  loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.4f}")
+        print(f"  {bits:.4f} bits per byte")
     print(f"  the same text: {unigram:.4f} by byte frequencies, {bigram:.4f} by byte pairs, {xz:.4f} by xz -9")
     return 0
 

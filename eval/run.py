@@ -25,6 +25,12 @@ class Run:
         return LanguageModel(self.config.model)
 
 
+def one_source(workdir: str | None, published: str | None) -> None:
+    """Raises ValueError unless there is one place, and one only, to take the model from."""
+    if (workdir is None) == (published is None):
+        raise ValueError(f"give either --workdir or --pretrained, got {workdir} and {published}")
+
+
 def open_run(path: str, step: int | None = None) -> Run:
     """The run in `path` at `step`, or at its newest undamaged checkpoint. Reads only: the run may still be going on.
 

@@ -85,7 +85,7 @@ def test_perplexity_is_that_of_reading_byte_by_byte(trained, folder, documents, 
     mesh = sharding.make_mesh(MeshConfig(data=1))
     for lanes, length in ((1, 64), (3, 7), (8, 32)):
         found = make_evaluator(run.config.model, mesh, length, lanes)(run.params, documents)
-        assert found.num_bytes == count
+        assert found.num_tokens == count
         assert found.loss == pytest.approx(loss, rel=2e-6), (lanes, length)
 
     before = snapshot(trained)

@@ -11,7 +11,7 @@ once.
 
 from train.data.batches import batch_at, train_batches
 from train.data.config import DataConfig
-from train.data.documents import Documents, open_documents
+from train.data.documents import Documents, document_lengths, open_documents
 from train.data.evaluation import evaluation_batches
 from train.data.rows import DOCUMENT_START, VOCAB_SIZE, Rows
 
@@ -22,6 +22,7 @@ __all__ = [
     "Documents",
     "Rows",
     "batch_at",
+    "document_lengths",
     "evaluation_batches",
     "open_documents",
     "train_batches",

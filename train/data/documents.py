@@ -41,8 +41,16 @@ class ReadsAhead(Protocol):
         """Reads these documents now, so that `documents[i]` has them at hand."""
 
 
+@runtime_checkable
+class HasStart(Protocol):
+    """Documents of other tokens than bytes."""
+
+    start: int
+    """The token that opens each of them; it is in none."""
+
+
 def document_lengths(documents: Documents) -> np.ndarray:
-    """The number of bytes of every document, int64, shape (len(documents),)."""
+    """The number of bytes (tokens) of every document, int64, shape (len(documents),)."""
     if isinstance(documents, KnowsLengths):
         return documents.lengths()
     return np.array([len(documents[i]) for i in range(len(documents))], dtype=np.int64)

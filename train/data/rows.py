@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.data.documents import Documents, ReadsAhead, document_lengths
+from train.data.documents import Documents, HasStart, ReadsAhead, document_lengths
 
 DOCUMENT_START = 256  # the token that opens every document; bytes are 0..255
 VOCAB_SIZE = 288  # 257 rounded up to a multiple of 32, so that the table splits over any usual mesh
@@ -14,13 +14,14 @@ class TokenStream:
     """The tokens `DOCUMENT_START b1 .. bn DOCUMENT_START b1 ..` of some documents in a given order, by position.
 
     Past its end the stream goes on with `DOCUMENT_START`, as if empty documents followed: that is the padding, and it
-    needs no rule of its own.
+    needs no rule of its own. Documents that are no bytes have a start token of their own in its place.
     """
 
     def __init__(self, documents: Documents, order: np.ndarray, lengths: np.ndarray):
         """`order`: the documents' indices, int, shape (n,); `lengths`: their bytes in that order, shape (n,)."""
         self._documents = documents
         self._order = order
+        self._start = documents.start if isinstance(documents, HasStart) else DOCUMENT_START
         # Document k occupies positions starts[k] to starts[k + 1], its start token included.
         self._starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64) + 1)])
 
@@ -29,7 +30,7 @@ class TokenStream:
 
     def tokens(self, begin: int, end: int) -> np.ndarray:
         """The tokens at positions `begin` to `end`, int32, shape (end - begin,)."""
-        tokens = np.full(end - begin, DOCUMENT_START, dtype=np.int32)
+        tokens = np.full(end - begin, self._start, dtype=np.int32)
         for k in self._span(begin, end):
             text_start = self._starts[k] + 1
             low, high = max(begin, text_start), min(end, self._starts[k + 1])
@@ -64,8 +65,8 @@ class TokenStream:
         return {
             "inputs": inputs,
             "targets": targets,
-            "reset": inputs == DOCUMENT_START,
-            "weights": (targets != DOCUMENT_START).astype(np.float32),
+            "reset": inputs == self._start,
+            "weights": (targets != self._start).astype(np.float32),
         }
 
 

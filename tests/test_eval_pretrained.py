@@ -1,0 +1,108 @@
+"""`eval generate` and `eval perplexity` of a published checkpoint, with a tokenizer of its own."""
+
+import json
+import math
+import pathlib
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+
+from eval.__main__ import main
+from eval.vocabulary import Tokenizer
+from recurrax import pretrained
+
+FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "pretrained" / "mamba"
+START = 0
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,'\n"
+TEXTS = ["a short text,\nof two lines.", "another one", "b", "it's <s> the end, so far. " * 3]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The fixture's model with one token per letter; <s> both opens and closes a text."""
+    folder = pathlib.Path(shutil.copytree(FIXTURE, tmp_path_factory.mktemp("published") / "mamba"))
+    vocabulary = {"<s>": START, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(LETTERS)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    model, params = pretrained.load(checkpoint)
+    return jax.jit(lambda tokens: model.apply(params, tokens)[0])
+
+
+def encoded(text):
+    return [LETTERS.index(letter) + 2 if letter in LETTERS else 1 for letter in text]
+
+
+def test_perplexity_is_that_of_every_text_read_from_its_start(checkpoint, model, tmp_path, capsys):
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i}.txt").write_text(text)
+    words = ["--pretrained", str(checkpoint), "--path", str(tmp_path), "--split", "train"]
+    assert main(["perplexity", *words, "--sequence-length", "9", "--batch-size", "2"]) == 0
+    out = capsys.readouterr().out
+    # One of the four is the validation split.
+    counts = re.search(r"mamba: (\d+) tokens, (\d+) bytes", out)
+    size = int(counts[2])
+    (texts,) = [[text for text in TEXTS if text != left] for left in TEXTS if sum(map(len, TEXTS)) - len(left) == size]
+    total = count = 0
+    for text in texts:
+        tokens = jnp.asarray([[START, *encoded(text)]], jnp.int32)
+        logits = np.asarray(model(tokens)[0, :-1], np.float64)
+        total += (np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(text)), encoded(text)]).sum()
+        count += len(text)
+    assert int(counts[1]) == count == size
+    assert f"loss {total / count:.4f} nats per token, perplexity {math.exp(total / count):.4f}" in out
+    assert f"{total / size / math.log(2):.4f} bits per byte" in out
+
+
+def test_generate_goes_on_with_the_likeliest_token_and_ends_at_the_last(checkpoint, model, capsys):
+    words = ["--pretrained", str(checkpoint), "--prompt", "so it ", "--temperature", "0", "--tokens", "40"]
+    assert main(["generate", *words]) == 0
+    text, _, about = capsys.readouterr().out.rpartition("\n\n[")
+    tokens, size = encoded("so it "), len(LETTERS) + 2
+    while len(tokens) < 46:
+        padded = jnp.asarray([tokens + [0] * (46 - len(tokens))], jnp.int32)
+        token = int(np.argmax(model(padded)[0, len(tokens) - 1, :size]))
+        if token == START:
+            break
+        tokens.append(token)
+    assert text == "so it " + "".join(LETTERS[token - 2] for token in tokens[6:] if token > 1)
+    assert about.startswith(f"{checkpoint}; prefill")
+
+
+def test_an_empty_prompt_is_the_start_token_and_special_names_in_texts_are_text(checkpoint):
+    tokenizer = Tokenizer(str(checkpoint))
+    assert tokenizer.prompt("").tolist() == [START]
+    assert tokenizer.encode("a<s>b").tolist() == encoded("a<s>b")
+    assert tokenizer.prompt("a<s>b").tolist() == [2, START, 3]
+    assert (tokenizer.start, tokenizer.end, tokenizer.size) == (0, 0, 33)
+
+
+def test_what_is_missing_is_said(checkpoint, tmp_path, capsys):
+    for words, message in (
+        ([], "give either --workdir or --pretrained, got None and None"),
+        (["--workdir", "a", "--pretrained", "b"], "give either --workdir or --pretrained, got a and b"),
+        (["--pretrained", str(FIXTURE)], "has no tokenizer.json; text cannot be read or written without one"),
+        (["--pretrained", str(tmp_path / "none")], "has no tokenizer.json"),
+    ):
+        for command in ("generate", "perplexity"):
+            with pytest.raises(SystemExit, match="2"):
+                main([command, *words])
+            said = re.sub(r"[\s│─╭╮╰╯]+", " ", capsys.readouterr().err)  # the parser's messages come in a box
+            assert message in said
+    lost = pathlib.Path(shutil.copytree(checkpoint, tmp_path / "lost"))
+    config = json.loads((lost / "config.json").read_text())
+    (lost / "config.json").write_text(json.dumps({**config, "bos_token_id": None, "eos_token_id": None}))
+    with pytest.raises(ValueError, match="names no token to open a document with: bos_token_id, eos_token_id"):
+        Tokenizer(str(lost))
