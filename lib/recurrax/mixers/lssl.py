@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import hippo, parts, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
-from recurrax.ops import state_space
+from recurrax.ops import diagonal_scan, state_space
 from recurrax.types import Params, Reset
 
 
@@ -64,10 +64,7 @@ def lssl(
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D N"]]:
     """State spaces with a trained HiPPO matrix; the state is h, float32."""
     dt = config.rate * jnp.exp(params["log_dt"])[:, None, None]
-    rank_one = params["a_left"][:, None] * params["a_right"][None]
-    a = -(jnp.diag(jnp.exp(params["log_a"])) + jnp.tril(rank_one, -1))
-    left = jnp.eye(config.state_dim)[None] - config.alpha * dt * a[None]
-    solve = functools.partial(jax.lax.linalg.triangular_solve, left, left_side=True, lower=True)
+    solve = functools.partial(_solve, params, config.alpha * dt)
     if x.shape[1] == 1 and config.alpha >= 0.5:
         # A_bar = I + ((I - alpha dt A)^-1 - I) / alpha: for one token, one right-hand side per row of the batch.
         h = time_invariant.before(state, reset, config.init_state(*x.shape[::2]))
@@ -76,10 +73,25 @@ def lssl(
         state = h + (jnp.moveaxis(solved, 2, 0) - h) / config.alpha
         y = jnp.einsum("dmn,bdn->bdm", params["c"], state, precision=jax.lax.Precision.HIGHEST)[:, None].astype(x.dtype)
     else:
+        rank_one = params["a_left"][:, None] * params["a_right"][None]
+        a = -(jnp.diag(jnp.exp(params["log_a"])) + jnp.tril(rank_one, -1))
         solved = solve(dt * jnp.concatenate([a, params["b"][:, None]], axis=1)[None])
         y, state = state_space(x, solved[..., :-1], solved[..., -1], params["c"], state, reset=reset)
     y = y + params["skip"].astype(x.dtype)[None, None] * x[..., None]
     return time_invariant.mix_channels(params, parts.merge(y)), state
+
+
+def _solve(params, dt, r):
+    """(I - dt A)^-1 r for every channel: dt (D, 1, 1), r (D, N, M).
+
+    Forward substitution, y_i = (r_i - dt p_i s_i) / d_i with d = 1 + dt exp(log_a), in which s_i = sum_{j<i} q_j y_j is
+    itself a linear recurrence: s_{i+1} = (1 - dt p_i q_i / d_i) s_i + q_i r_i / d_i.
+    """
+    p, q = (params[name][None, :, None] for name in ("a_left", "a_right"))
+    d = 1 + dt * jnp.exp(params["log_a"])[None, :, None]
+    y = r / d
+    s, _ = diagonal_scan(jnp.broadcast_to(1 - dt * p * q / d, r.shape), q * y)
+    return y - dt * p / d * jnp.pad(s[:, :-1], ((0, 0), (1, 0), (0, 0)))
 
 
 class LSSLLayer(Mixer):
