@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "pretrained"
 LENGTH = 21
@@ -38,6 +39,91 @@ CONFIGS = {
         num_hidden_layers=3,
         chunk_size=8,
         time_step_limit=(0.01, 1.5),
+    ),
+    "minimax": lambda: transformers.MiniMaxConfig(
+        vocab_size=VOCAB,
+        hidden_size=24,
+        intermediate_size=10,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        block_size=8,
+        layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        full_attn_alpha_factor=1.5,
+        full_attn_beta_factor=0.75,
+        linear_attn_alpha_factor=1.25,
+        linear_attn_beta_factor=0.5,
+        mlp_alpha_factor=1.75,
+        mlp_beta_factor=0.875,
+    ),
+    "qwen3_next": lambda: transformers.Qwen3NextConfig(
+        vocab_size=VOCAB,
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        linear_conv_kernel_dim=3,
+        linear_key_head_dim=5,
+        linear_value_head_dim=6,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        moe_intermediate_size=7,
+        shared_expert_intermediate_size=9,
+        num_experts_per_tok=2,
+        num_experts=5,
+        mlp_only_layers=[4],
+        tie_word_embeddings=False,
+    ),
+    "olmo_hybrid": lambda: transformers.OlmoHybridConfig(
+        vocab_size=VOCAB,
+        hidden_size=24,
+        intermediate_size=22,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],
+        # Queries, keys and values as wide as each other: transformers 5.23 cuts their convolutions into equal parts.
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=14,
+        linear_value_head_dim=7,
+        linear_conv_kernel_dim=3,
+        linear_allow_neg_eigval=True,
+        pad_token_id=None,
+        bos_token_id=0,
+        eos_token_id=1,
+    ),
+    "kimi_linear": lambda: transformers.KimiLinearConfig(
+        vocab_size=VOCAB,
+        hidden_size=24,
+        intermediate_size=22,
+        moe_intermediate_size=7,
+        num_hidden_layers=6,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        n_shared_experts=2,
+        kv_lora_rank=10,
+        q_lora_rank=None,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=5,
+        v_head_dim=6,
+        num_experts_per_tok=2,
+        num_local_experts=6,
+        n_group=2,
+        topk_group=1,
+        linear_head_dim=5,
+        linear_num_heads=3,
+        pad_token_id=None,
+        bos_token_id=0,
+        eos_token_id=1,
+        linear_conv_kernel_dim=3,
+        layer_types=["linear_attention"] * 2 + ["full_attention"] + ["linear_attention"] * 2 + ["full_attention"],
     ),
     "recurrent_gemma": lambda: transformers.RecurrentGemmaConfig(
         vocab_size=VOCAB,
@@ -81,11 +167,20 @@ def randomized(model: torch.nn.Module) -> torch.nn.Module:
 def from_transformers(family: str) -> None:
     """A model of transformers' own."""
     config = CONFIGS[family]()
+    config._experts_implementation = "eager"  # the grouped product wants sizes in multiples of four
     torch.manual_seed(0)
     model = randomized(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
     folder = FIXTURES / family
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="60KB" if family == "qwen3_next" else "1GB")
     (folder / "generation_config.json").unlink(missing_ok=True)
+    if family == "olmo_hybrid":
+        # It also writes names of the linear layers' norms into the other layers; this is how they are published.
+        names = {f"model.layers.{i}.{{}}": kind for i, kind in enumerate(config.layer_types)}
+        tensors = load_file(folder / "model.safetensors")
+        for prefix in (prefix for prefix, kind in names.items() if kind == "full_attention"):
+            moved = tensors.pop(prefix.format("feedforward_layer_norm.weight"))
+            tensors[prefix.format("post_attention_layernorm.weight")] = moved
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     tokens = np.random.default_rng(0).integers(0, VOCAB, (2, LENGTH))
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens), use_cache=False).logits

@@ -94,6 +94,18 @@ def transnormer_llm(p, x, config):
 
 
 @each_document
+def lightning(p, x, config):
+    """MiniMax 2025, section 2.2: decayed sums of scores and values, normed over all heads, gated."""
+    q, k, v = (silu(z) for z in qkv(p, x, config))
+    o = np.zeros(v.shape)
+    for t in range(len(x)):
+        for s in range(t + 1):
+            o[t] += (np.exp(-p["decay"] * (t - s)) * (q[t] * k[s]).sum(-1))[:, None] * v[s]
+    o = rms_norm(o.reshape(len(x), -1), p["norm_scale"], config.norm_eps)
+    return (o * sigmoid(x @ p["in_gate"])) @ p["out_kernel"]
+
+
+@each_document
 def lightnet(p, x, config):
     """Qin et al. 2024, section 3.2: the state is the average of k v^T under the softmax of all keys so far."""
     q, c, v = qkv(p, x, config)

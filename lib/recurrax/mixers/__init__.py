@@ -10,6 +10,7 @@ from recurrax.mixers.hgrn import HGRN, HGRNLayer, hgrn
 from recurrax.mixers.hgrn2 import HGRN2, HGRN2Layer, hgrn2
 from recurrax.mixers.kda import KDA, KDALayer, kda
 from recurrax.mixers.lightnet import LightNet, LightNetLayer, lightnet
+from recurrax.mixers.lightning import Lightning, LightningLayer, lightning
 from recurrax.mixers.linear_attention import LinearAttention, LinearAttentionLayer, linear_attention
 from recurrax.mixers.lmu import LMU, LMULayer, lmu
 from recurrax.mixers.lru import LRU, LRULayer, eigenvalues, lru
@@ -51,6 +52,8 @@ __all__ = [
     "LSSLLayer",
     "LightNet",
     "LightNetLayer",
+    "Lightning",
+    "LightningLayer",
     "LinearAttention",
     "LinearAttentionLayer",
     "MLSTM",
@@ -87,6 +90,7 @@ __all__ = [
     "hgrn2",
     "kda",
     "lightnet",
+    "lightning",
     "linear_attention",
     "lmu",
     "lru",

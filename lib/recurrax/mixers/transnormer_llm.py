@@ -78,14 +78,14 @@ class TransNormerLLMLayer(Mixer):
             "in_q": (small, (d, h * k)),
             "in_k": (small, (d, h * k)),
             "in_v": (small, (d, h * k)),
-            "decay": (_slopes, (h,), depth),
+            "decay": (slopes, (h,), depth),
             **({"theta": (_angles, (h, k))} if self.config.lrpe else {}),
             "in_gate": (fan_in, (d, h * k)),
             "out_kernel": (after_norm, (h * k, d)),
         }
 
 
-def _slopes(key: jax.Array, shape: tuple[int], depth: Scalar, dtype: Dtype = jnp.float32) -> Float[Array, " H"]:
+def slopes(key: jax.Array | None, shape: tuple[int], depth: Scalar, dtype: Dtype = jnp.float32) -> Float[Array, " H"]:
     """2^(-8 h / H) (1 - depth)."""
     del key
     return 2.0 ** (-8 * jnp.arange(1, shape[0] + 1, dtype=dtype) / shape[0]) * (1 - depth)

@@ -83,6 +83,21 @@ def fused_conv(theirs: str, parts: Mapping[str, int]) -> Rule:
     )
 
 
+def by_head(theirs: str, parts: Mapping[str, int], heads: int) -> Rule:
+    """Several matrices as one, head after head: of each head that many rows of every part."""
+    ends = np.cumsum(list(parts.values()))[:-1].tolist()
+
+    def read(arrays):
+        rows = arrays[0].reshape(heads, -1, arrays[0].shape[-1])
+        return tuple(piece.reshape(-1, piece.shape[-1]).T for piece in np.split(rows, ends, axis=1))
+
+    def write(arrays):
+        pieces = [a.T.reshape(heads, -1, a.shape[0]) for a in arrays]
+        return (concatenate(pieces, 1).reshape(-1, arrays[0].shape[0]),)
+
+    return Rule((theirs,), tuple(parts), read, write)
+
+
 def stacked(theirs: Sequence[str], ours: str) -> Rule:
     """Matrices of one shape, transposed, as one array with a leading axis."""
     return Rule(
@@ -91,6 +106,29 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
         lambda arrays: (np.stack([a.T for a in arrays]),),
         lambda arrays: tuple(arrays[0][i].T for i in range(len(theirs))),
     )
+
+
+GLU_NAMES = ("gate_proj", "up_proj", "down_proj")
+
+
+def glu(theirs: str, ours: Sequence[str] = ("in_gate", "in_kernel", "out_kernel")) -> list[Rule]:
+    """The three matrices of a block's gated linear unit."""
+    names = zip(GLU_NAMES, ours, strict=True)
+    return [matrix(f"{theirs}.{name}.weight", f"projection/{kernel}") for name, kernel in names]
+
+
+def shared_expert(theirs: str) -> list[Rule]:
+    """The three matrices of a mixture's shared expert."""
+    return glu(theirs, ("in_shared_gate", "in_shared_kernel", "out_shared_kernel"))
+
+
+def experts(theirs: str, count: int, names: Sequence[str] = GLU_NAMES) -> list[Rule]:
+    """The matrices of a mixture's experts, each published by itself."""
+    kernels = ("in_gates", "in_kernels", "out_kernels")
+    return [
+        stacked([f"{theirs}.{i}.{name}.weight" for i in range(count)], f"projection/{kernel}")
+        for name, kernel in zip(names, kernels, strict=True)
+    ]
 
 
 def computed(ours: str, value: Callable[[], ArrayLike]) -> Rule:

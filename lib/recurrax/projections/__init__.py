@@ -3,6 +3,7 @@
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, relu_squared
 from recurrax.projections.channel_mix import ChannelMix, ChannelMixLayer, channel_mix
 from recurrax.projections.glu import GLU, GLULayer, glu
+from recurrax.projections.mixture import MixtureOfExperts, MixtureOfExpertsLayer, mixture_of_experts
 from recurrax.projections.mlp import MLP, MLPLayer, mlp
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "ChannelMixLayer",
     "GLULayer",
     "MLPLayer",
+    "MixtureOfExperts",
+    "MixtureOfExpertsLayer",
     "Projection",
     "ProjectionConfig",
     "channel_mix",
     "glu",
+    "mixture_of_experts",
     "mlp",
     "relu_squared",
 ]

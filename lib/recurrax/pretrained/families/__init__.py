@@ -4,6 +4,9 @@ from recurrax.pretrained.families import (
     falcon_mamba,
     mamba,
     mamba2,
+    minimax,
+    olmo_hybrid,
+    qwen3_next,
     recurrent_gemma,
     xlstm,
 )
@@ -15,6 +18,9 @@ FAMILIES: dict[str, Family] = {
         falcon_mamba,
         mamba,
         mamba2,
+        minimax,
+        olmo_hybrid,
+        qwen3_next,
         recurrent_gemma,
         xlstm,
     )

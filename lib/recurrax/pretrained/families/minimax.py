@@ -1,0 +1,125 @@
+"""MiniMax-01 (MiniMaxAI/MiniMax-Text-01-hf, arXiv 2501.08313): lightning attention, some softmax, experts.
+
+A residual stream of normed inputs, with factors: see `BlockConfig.order`. `rotary_dim`, of the authors' config.json, is
+the part of each head that is turned; transformers 5.23 does not look at it and turns whole heads, as is done here where
+the field is missing.
+"""
+
+from recurrax.mixers import Attention, Lightning
+from recurrax.mixers.transnormer_llm import slopes
+from recurrax.models import BlockConfig, LanguageModelConfig
+from recurrax.pretrained.family import Family, arranged, blocks_of
+from recurrax.pretrained.rules import by_head, computed, experts, matrix, same
+from recurrax.projections import MixtureOfExperts
+
+
+def read_config(fields):
+    fields.require("hidden_act", "silu")
+    fields.require("sliding_window", None)
+    dim, heads = fields.take("hidden_size"), fields.take("num_attention_heads")
+    size = fields.take("head_dim", dim // heads)
+    rotary = fields.take("rope_parameters", {})
+    projection = MixtureOfExperts(
+        hidden=fields.take("intermediate_size"),
+        activation="silu",
+        num_experts=fields.take("num_local_experts", 8),
+        experts_per_token=fields.take("num_experts_per_tok", 2),
+    )
+    attention = Attention(
+        num_heads=heads,
+        num_kv_heads=fields.take("num_key_value_heads", heads),
+        head_dim=size,
+        rotary_base=float(rotary.get("rope_theta", fields.take("rope_theta", 1e6))),
+        rotary_fraction=fields.take("rotary_dim", size) / size,
+    )
+    mixers = {"full_attention": attention, "linear_attention": Lightning(num_heads=heads, head_dim=size)}
+
+    def weights(name):
+        return tuple(float(fields.take(f"{name}_{greek}_factor", 1)) for greek in ("alpha", "beta"))
+
+    blocks = {
+        kind: BlockConfig(
+            mixer,
+            projection,
+            "normed_residual",
+            mixer_weights=weights("full_attn" if kind == "full_attention" else "linear_attn"),
+            projection_weights=weights("mlp"),
+        )
+        for kind, mixer in mixers.items()
+    }
+    length = fields.take("num_hidden_layers")
+    alternating = [("full_attention", "linear_attention")[i % 2] for i in range(length)]
+    return LanguageModelConfig(
+        vocab_size=fields.take("vocab_size"),
+        dim=dim,
+        **arranged([blocks[kind] for kind in fields.take("layer_types", alternating)]),
+        projection=projection,
+        norm_eps=fields.take("rms_norm_eps", 1e-5),
+        tied_head=fields.take("tie_word_embeddings", False),
+        embedding_scale=1.0,
+    )
+
+
+def write_config(config):
+    blocks = blocks_of(config)
+    full, linear = (next(b for b in blocks if isinstance(b.mixer, kind)) for kind in (Attention, Lightning))
+    kv_heads, size = full.mixer.kv_heads(config.dim)
+    factors = {"full_attn": full.mixer_weights, "linear_attn": linear.mixer_weights, "mlp": full.projection_weights}
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": full.projection.width(config.dim),
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": full.mixer.num_heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": size,
+        "num_local_experts": full.projection.num_experts,
+        "num_experts_per_tok": full.projection.experts_per_token,
+        "layer_types": ["linear_attention" if isinstance(b.mixer, Lightning) else "full_attention" for b in blocks],
+        "rope_parameters": {"rope_type": "default", "rope_theta": full.mixer.rotary_base},
+        "rotary_dim": full.mixer.turned(size),
+        **{f"{name}_alpha_factor": alpha for name, (alpha, _) in factors.items()},
+        **{f"{name}_beta_factor": beta for name, (_, beta) in factors.items()},
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied_head,
+    }
+
+
+def model(config):
+    yield same("model.embed_tokens.weight", "embedding")
+    yield same("model.norm.weight", "backbone/norm/scale")
+    if not config.tied_head:
+        yield matrix("lm_head.weight", "out_kernel")
+
+
+def block(config, block, i):
+    layer, mixer = f"model.layers.{i}", f"model.layers.{i}.self_attn"
+    yield same(f"{layer}.input_layernorm.weight", "mixer_norm/scale")
+    if isinstance(block.mixer, Lightning):
+        heads, size = block.mixer.num_heads, block.mixer.size(config.dim)
+        depth = i / (config.num_layers - 1 + 1e-5) - 1e-5
+        yield by_head(f"{mixer}.qkv_proj.weight", {f"mixer/in_{name}": size for name in "qkv"}, heads)
+        yield computed("mixer/decay", lambda: slopes(None, (heads,), depth))
+        yield same(f"{mixer}.norm.weight", "mixer/norm_scale")
+        yield matrix(f"{mixer}.output_gate.weight", "mixer/in_gate")
+        yield matrix(f"{mixer}.out_proj.weight", "mixer/out_kernel")
+    else:
+        for name in "qkv":
+            yield matrix(f"{mixer}.{name}_proj.weight", f"mixer/in_{name}")
+        yield matrix(f"{mixer}.o_proj.weight", "mixer/out_kernel")
+    yield same(f"{layer}.post_attention_layernorm.weight", "projection_norm/scale")
+    yield matrix(f"{layer}.block_sparse_moe.gate.weight", "projection/router_kernel")
+    yield from experts(f"{layer}.block_sparse_moe.experts", block.projection.num_experts, ("w1", "w3", "w2"))
+
+
+FAMILY = Family(
+    "minimax",
+    "MiniMaxForCausalLM",
+    (Attention, Lightning),
+    read_config,
+    write_config,
+    model,
+    block,
+    # The decays, and tables of their powers.
+    ignored=(r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",),
+)

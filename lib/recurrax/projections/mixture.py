@@ -1,0 +1,148 @@
+"""A mixture of experts: gated linear units, of which each token passes through a few.
+
+    s = softmax(W_r x)  or  sigmoid(W_r x)                      one score per expert
+    y = scale * sum_i w_i GLU_i(x) + g GLU_shared(x)            over the experts i with the highest s_i + b_i
+
+w is s of those experts, divided by its sum (`normalize`). The bias b chooses and does not weigh; it has no gradient
+(arXiv 2408.15664). With groups, experts are chosen from the groups whose two best scores have the highest sums
+(DeepSeek-V3, arXiv 2412.19437). An expert that all tokens pass may be weighed by g = sigmoid(w_g . x).
+
+Tokens are sorted by expert and multiplied group by group, so every token is served and nothing is padded. There is no
+loss for the balance of experts.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from recurrax import checks
+from recurrax.ops import linear
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
+from recurrax.types import Params
+
+SCORES = ("softmax", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureOfExperts(ProjectionConfig):
+    """Gated linear units, of which each token passes through a few."""
+
+    expansion: float = 1.0
+    """Width of one expert's hidden layer over the model's dimension, to the nearest multiple of 8."""
+    num_experts: int = 8
+    """X."""
+    experts_per_token: int = 2
+    """How many of them a token passes through."""
+    shared_hidden: int | None = None
+    """Hidden width of an expert that all tokens pass; None: there is none."""
+    shared_gate: bool = False
+    """Whether that expert's output is multiplied by sigmoid(w . x)."""
+    scores: str = "softmax"
+    """softmax over the experts, or sigmoid of each by itself."""
+    normalize: bool = True
+    """Whether the weights of a token's experts are divided by their sum."""
+    scale: float = 1.0
+    """Times the sum over the chosen experts."""
+    choice_bias: bool = False
+    """Whether there is a bias that is added to the scores for the choice alone."""
+    num_groups: int = 1
+    """Groups of experts, one after the other."""
+    groups_per_token: int = 1
+    """Groups that a token's experts are chosen from."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = ("num_experts", "experts_per_token", "shared_hidden", "scale", "num_groups", "groups_per_token")
+        checks.positive(self, *names)
+        checks.choice("scores", self.scores, SCORES)
+        if self.shared_gate and self.shared_hidden is None:
+            raise ValueError("shared_gate needs a shared expert; set shared_hidden")
+        size, rest = divmod(self.num_experts, self.num_groups)
+        if rest:
+            raise ValueError(f"num_experts {self.num_experts} is not divisible by num_groups {self.num_groups}")
+        if self.num_groups > 1 and size < 2:
+            raise ValueError(f"{self.num_groups} groups of {self.num_experts} experts: a group needs two, to be scored")
+        if self.groups_per_token > self.num_groups:
+            raise ValueError(f"groups_per_token {self.groups_per_token} is above num_groups {self.num_groups}")
+        if self.experts_per_token > self.groups_per_token * size:
+            raise ValueError(
+                f"experts_per_token {self.experts_per_token} is above the {self.groups_per_token * size} experts of "
+                f"{self.groups_per_token} groups of {size}"
+            )
+
+    def layer(self, dim, name=None):
+        return MixtureOfExpertsLayer(self, dim, name=name)
+
+
+def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: MixtureOfExperts) -> Float[Array, "B T D"]:
+    """scale * sum_i w_i GLU_i(x) over each token's experts, and the shared expert's output."""
+    tokens, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[config.activation]
+    weights, experts = chosen_experts(params, tokens, config)
+    # Rows (token, place among its experts), sorted by expert.
+    order = jnp.argsort(experts.reshape(-1), stable=True)
+    sizes = jnp.bincount(experts.reshape(-1), length=config.num_experts)
+    rows = tokens[order // config.experts_per_token]
+    gate, hidden, out = (params[name].astype(x.dtype) for name in ("in_gates", "in_kernels", "out_kernels"))
+    rows = act(lax.ragged_dot(rows, gate, sizes)) * lax.ragged_dot(rows, hidden, sizes)
+    rows = lax.ragged_dot(rows, out, sizes)[jnp.argsort(order)].reshape(*weights.shape, -1)
+    y = (rows * weights[..., None].astype(x.dtype)).sum(1).reshape(x.shape)
+    if config.shared_hidden is not None:
+        shared = act(linear(x, params["in_shared_gate"])) * linear(x, params["in_shared_kernel"])
+        shared = linear(shared, params["out_shared_kernel"])
+        if config.shared_gate:
+            shared = shared * jax.nn.sigmoid(linear(x, params["shared_gate_kernel"]))
+        y = y + shared
+    return y
+
+
+def chosen_experts(
+    params: Params, tokens: Float[Array, "N D"], config: MixtureOfExperts
+) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
+    """Weights and numbers of each token's experts; the scores in float32."""
+    logits = linear(tokens.astype(jnp.float32), params["router_kernel"])
+    scores = jax.nn.softmax(logits, axis=-1) if config.scores == "softmax" else jax.nn.sigmoid(logits)
+    ranked = scores + params["choice_bias"][None] if config.choice_bias else scores
+    if config.num_groups > 1:
+        groups = ranked.reshape(len(tokens), config.num_groups, -1)
+        best = lax.top_k(groups, 2)[0].sum(-1)
+        _, kept = lax.top_k(best, config.groups_per_token)
+        kept = jax.nn.one_hot(kept, config.num_groups, dtype=bool).any(-2)
+        ranked = jnp.where(kept[..., None], groups, -jnp.inf).reshape(ranked.shape)
+    _, experts = lax.top_k(ranked, config.experts_per_token)
+    weights = jnp.take_along_axis(scores, experts, axis=-1)
+    if config.normalize:
+        # Sigmoids may all underflow; 1e-20 is below the rounding of any sum that matters.
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return config.scale * weights, experts
+
+
+class MixtureOfExpertsLayer(Projection):
+    """Parameters of `mixture_of_experts`: X (3 D E + D) of them, E the width of one expert.
+
+    A choice bias has X more, a shared expert of width S 3 D S, and its gate D.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        config, d, e = self.config, self.dim, self.config.width(self.dim)
+        fan_in, each = nn.initializers.lecun_normal(), nn.initializers.lecun_normal(batch_axis=0)
+        shapes = {
+            "router_kernel": (fan_in, (d, config.num_experts)),
+            "in_gates": (each, (config.num_experts, d, e)),
+            "in_kernels": (each, (config.num_experts, d, e)),
+            "out_kernels": (each, (config.num_experts, e, d)),
+        }
+        if config.choice_bias:
+            shapes["choice_bias"] = (nn.initializers.zeros, (config.num_experts,))
+        if config.shared_hidden is not None:
+            s = config.shared_hidden
+            shapes |= {"in_shared_gate": (fan_in, (d, s)), "in_shared_kernel": (fan_in, (d, s))}
+            shapes["out_shared_kernel"] = (fan_in, (s, d))
+        if config.shared_gate:
+            shapes["shared_gate_kernel"] = (fan_in, (d, 1))
+        params = {name: self.param(name, initializer, shape) for name, (initializer, shape) in shapes.items()}
+        return mixture_of_experts(params, x, config)
