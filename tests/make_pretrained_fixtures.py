@@ -4,9 +4,11 @@
     python tests/make_pretrained_fixtures.py [FAMILY ...]
 
 Run by hand; the tests read what it wrote. Each folder is what a hub would hold (config.json, model.safetensors) and
-expected.npz: tokens (2, 21), and their logits in float32. Families that transformers has are run by transformers.
+expected.npz: tokens (2, 21), and their logits in float32. Families that transformers has are run by transformers, the
+others by oracles/published.
 """
 
+import json
 import pathlib
 import sys
 
@@ -14,6 +16,8 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+
+from oracles import published
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "pretrained"
 LENGTH = 21
@@ -151,6 +155,63 @@ CONFIGS = {
     ),
 }
 
+# Those that transformers does not have: config.json itself.
+FLA = {"vocab_size": VOCAB, "hidden_size": 24, "norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2}
+PUBLISHED = {
+    "gla": {
+        **FLA,
+        "num_hidden_layers": 3,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "expand_k": 0.5,
+        "expand_v": 1.5,
+        "intermediate_size": 20,
+    },
+    "delta_net": {
+        **FLA,
+        "num_hidden_layers": 3,
+        "num_heads": 2,
+        "expand_k": 1.5,
+        "expand_v": 0.5,
+        "conv_size": 3,
+        "use_gate": True,
+        "intermediate_size": 22,
+    },
+    "gated_deltanet": {
+        **FLA,
+        "num_hidden_layers": 3,
+        "num_heads": 2,
+        "num_v_heads": 4,
+        "head_dim": 14,
+        "expand_v": 0.5,
+        "conv_size": 3,
+        "allow_neg_eigval": True,
+        "intermediate_size": 18,
+        "tie_word_embeddings": True,
+    },
+    "rwkv7": {
+        **FLA,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "decay_low_rank_dim": 3,
+        "gate_low_rank_dim": 5,
+        "a_low_rank_dim": 4,
+        "v_low_rank_dim": 2,
+        "intermediate_size": 20,
+    },
+    "transnormer": {
+        "vocab_size": VOCAB,
+        "decoder_embed_dim": 24,
+        "decoder_layers": 4,
+        "decoder_attention_heads": 3,
+        "hidden_dim": 24,
+        "glu_dim": 20,
+        "linear_act_fun": "swish",
+        "linear_use_lrpe_list": [1, 0, 0, 0],
+        "norm_type": "simplermsnorm",
+    },
+}
+
 
 def randomized(model: torch.nn.Module) -> torch.nn.Module:
     """Every parameter away from its default, so that one that is not read changes the logits."""
@@ -187,9 +248,31 @@ def from_transformers(family: str) -> None:
     np.savez_compressed(folder / "expected.npz", tokens=tokens.astype(np.int32), logits=logits.float().numpy())
 
 
+def from_oracle(family: str) -> None:
+    """Random tensors of the published names and shapes, and the logits that the family's equations make of them."""
+    config, (shapes, forward) = {"model_type": family, **PUBLISHED[family]}, published.FAMILIES[family]
+    rng, tensors = np.random.default_rng(0), {}
+    for name, shape in shapes(config).items():
+        noise = rng.standard_normal(shape).astype(np.float32)
+        if "norm" in name and name.endswith("weight"):
+            noise = 1 + 0.2 * noise
+        elif "embed" in name:
+            noise = noise * 24**-0.5 if family == "transnormer" else noise
+        elif len(shape) > 1 and name.endswith("weight"):
+            noise = noise / np.sqrt(np.prod(shape[1:]))
+        tensors[name] = torch.from_numpy(np.asarray(noise, np.float32))
+    folder = FIXTURES / family
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (2, LENGTH))
+    logits = forward(config, {name: tensor.numpy() for name, tensor in tensors.items()}, tokens)
+    np.savez_compressed(folder / "expected.npz", tokens=tokens.astype(np.int32), logits=logits.astype(np.float32))
+
+
 def main(families):
-    for family in families or CONFIGS:
-        from_transformers(family)
+    for family in families or (*CONFIGS, *PUBLISHED):
+        (from_transformers if family in CONFIGS else from_oracle)(family)
         print(family, sum(path.stat().st_size for path in (FIXTURES / family).iterdir()), "bytes")
 
 

@@ -25,6 +25,7 @@ from recurrax.mixers import (
     DeltaNet,
     DeltaProduct,
     GatedDeltaNet,
+    LatentAttention,
     LightNet,
     Lightning,
     LinearAttention,
@@ -115,6 +116,11 @@ MATRIX = {
         GLA(num_heads=2, head_dim=3, value_head_dim=5, gate_rank=2, conv_width=3),
         matrix.gla,
         8 * (2 * 2 * 3 + 3 * 2 * 5 + 2) + 2 * 3 * (2 + 1) + 5 + 3 * (2 * 2 * 3 + 2 * 5),
+    ),
+    "GLA with shared keys and values": Case(
+        GLA(num_heads=4, num_kv_heads=2, head_dim=3, value_head_dim=5, gate_rank=2),
+        matrix.gla,
+        8 * (4 * 3 + 2 * 3 + 2 * 4 * 5 + 2 * 5 + 2) + 2 * 3 * (2 + 1) + 5,
     ),
     "linear attention": Case(LinearAttention(num_heads=2), matrix.linear_attention, 2 * 8 * 2 * (4 + 4)),
     "linear attention, not normalized": Case(
@@ -267,6 +273,18 @@ ATTENTION = {
         Attention(num_heads=4, num_kv_heads=2, head_dim=5, rotary_fraction=0.0, qk_norm="all", out_bias=True),
         attention.attention,
         2 * 8 * 5 * (4 + 2) + 5 * (4 + 2) + 8,
+    ),
+    "latent attention": Case(
+        LatentAttention(num_heads=2, max_length=LENGTH),
+        attention.latent_attention,
+        8 * (2 * (4 + 2 + 4) + 4 + 2) + 4 * (2 * (4 + 4) + 1),
+    ),
+    "latent attention in a window, with positions": Case(
+        LatentAttention(
+            num_heads=3, latent_dim=5, head_dim=3, shared_dim=4, value_head_dim=6, rotary_base=50.0, window=7
+        ),
+        attention.latent_attention,
+        8 * (3 * (3 + 4 + 6) + 5 + 4) + 5 * (3 * (3 + 6) + 1),
     ),
 }
 

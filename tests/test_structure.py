@@ -127,7 +127,7 @@ def test_the_version_is_one():
 
 
 def test_the_oracles_share_no_code_with_the_library():
-    for path in (ROOT / "eval" / "oracles.py", *(ROOT / "tests" / "oracles").glob("*.py")):
+    for path in (ROOT / "eval" / "oracles.py", *(ROOT / "tests" / "oracles").rglob("*.py")):
         assert imports(path) <= {"numpy", "oracles"}, path
 
 

@@ -47,3 +47,32 @@ def attention(p, x, config):
             o = o * sigmoid(x[t] @ p["in_gate"])
         y[t] = o @ p["out_kernel"] + p.get("bias", 0)
     return y
+
+
+@each_document
+def latent_attention(p, x, config):
+    """DeepSeek-V2, section 2.1, with keys and values written out: one head and one pair of tokens at a time."""
+    heads, (k, r, v, _) = config.num_heads, config.sizes(x.shape[1])
+    window = len(x) if config.window is None else config.window
+    latent = rms_norm(x @ p["in_latent"], p["norm_scale"], config.norm_eps)
+    queries = (x @ p["in_q"]).reshape(len(x), heads, k + r)
+    keys, values = (latent @ p[f"{name}_kernel"] for name in ("key", "value"))
+    keys, values = keys.reshape(len(x), heads, k), values.reshape(len(x), heads, v)
+
+    def turned(vector, position):
+        if config.rotary_base is None:
+            return vector
+        pair = vector[: r // 2] + 1j * vector[r // 2 :]
+        pair = pair * np.exp(1j * position * config.rotary_base ** (-np.arange(r // 2) / (r // 2)))
+        return np.concatenate([pair.real, pair.imag])
+
+    y = np.zeros(x.shape)
+    for t in range(len(x)):
+        visible, out = range(max(0, t - window + 1), t + 1), []
+        for h in range(heads):
+            own, shared = queries[t, h, :k], turned(queries[t, h, k:], t)
+            scores = [own @ keys[s, h] + shared @ turned(x[s] @ p["in_shared"], s) for s in visible]
+            weights = np.exp(np.array(scores) / np.sqrt(k + r))
+            out.append((weights / weights.sum()) @ values[visible, h])
+        y[t] = np.concatenate(out) @ p["out_kernel"]
+    return y

@@ -13,11 +13,14 @@ def gla(p, x, config):
     if config.conv_width:
         q, k, v = (silu(conv(z, p[f"conv_{name}"])) for name, z in zip("qkv", (q, k, v), strict=True))
     alpha = sigmoid(x @ p["in_decay"] @ p["decay_kernel"] + p["decay_bias"]) ** (1 / config.gate_normalizer)
-    q, k, v, alpha = (z.reshape(len(x), h, -1) for z in (q, k, v, alpha))
-    s, o = np.zeros((h, k.shape[2], v.shape[2])), np.zeros(v.shape)
+    groups = config.num_kv_heads or h
+    q = q.reshape(len(x), h, -1)
+    k, v, alpha = (z.reshape(len(x), groups, -1) for z in (k, v, alpha))
+    s, o = np.zeros((groups, k.shape[2], v.shape[2])), np.zeros((len(x), h, v.shape[2]))
     for t in range(len(x)):
         s = alpha[t][:, :, None] * s + k[t][:, :, None] * v[t][:, None, :]
-        o[t] = np.einsum("hk,hkv->hv", q[t], s) / np.sqrt(k.shape[2])
+        for i in range(h):
+            o[t, i] = q[t, i] @ s[i // (h // groups)] / np.sqrt(k.shape[2])
     o = rms_norm(o, p["norm_scale"], config.norm_eps).reshape(len(x), -1)
     return (o * silu(x @ p["in_gate"])) @ p["out_kernel"]
 

@@ -9,6 +9,7 @@ from recurrax.mixers.gla import GLA, GLALayer, gla
 from recurrax.mixers.hgrn import HGRN, HGRNLayer, hgrn
 from recurrax.mixers.hgrn2 import HGRN2, HGRN2Layer, hgrn2
 from recurrax.mixers.kda import KDA, KDALayer, kda
+from recurrax.mixers.latent_attention import LatentAttention, LatentAttentionLayer, latent_attention
 from recurrax.mixers.lightnet import LightNet, LightNetLayer, lightnet
 from recurrax.mixers.lightning import Lightning, LightningLayer, lightning
 from recurrax.mixers.linear_attention import LinearAttention, LinearAttentionLayer, linear_attention
@@ -50,6 +51,8 @@ __all__ = [
     "LRULayer",
     "LSSL",
     "LSSLLayer",
+    "LatentAttention",
+    "LatentAttentionLayer",
     "LightNet",
     "LightNetLayer",
     "Lightning",
@@ -89,6 +92,7 @@ __all__ = [
     "hgrn",
     "hgrn2",
     "kda",
+    "latent_attention",
     "lightnet",
     "lightning",
     "linear_attention",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.mixers import parts, rotary
+from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.ops import linear
 from recurrax.types import Params, Reset, State
@@ -89,8 +89,8 @@ class Attention(MixerConfig):
         return self.num_kv_heads or self.num_heads, self.head_dim or dim // self.num_heads
 
     def init_state(self, batch_size, dim, dtype=jnp.float32):
-        shape = (batch_size, self.cache_size, *self.kv_heads(dim))
-        return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype), "seen": jnp.zeros(shape[:2], bool)}
+        heads = self.kv_heads(dim)
+        return cache.empty(batch_size, self.cache_size, dtype, k=heads, v=heads)
 
 
 def attention(
@@ -102,10 +102,7 @@ def attention(
       ValueError: no window and T > max_length: the cache could not hold what the call has seen.
     """
     dtype, (batch, length, _) = x.dtype, x.shape
-    if config.window is None and length > config.max_length:
-        raise ValueError(
-            f"{length} tokens in one call, but max_length is {config.max_length}; raise it or set a window"
-        )
+    cache.check_length(length, config.window, config.max_length)
     head_dim = params["in_q"].shape[1] // config.num_heads
     q, k, v = (linear(x, params[f"in_{n}"]) for n in "qkv")
     if config.qk_norm == "all":
@@ -114,31 +111,15 @@ def attention(
     if config.qk_norm == "head":
         q, k = (parts.rms_norm(z, params[f"{n}_norm_scale"], config.norm_eps) for n, z in (("q", q), ("k", k)))
 
-    past = 0
-    keys, values, seen = k, v, jnp.ones((batch, length), bool)
-    if state is not None:
-        past = config.cache_size
-        keys = jnp.concatenate([state["k"].astype(dtype), k], axis=1)
-        values = jnp.concatenate([state["v"].astype(dtype), v], axis=1)
-        seen = jnp.concatenate([state["seen"], seen], axis=1)
-    # Documents are counted from 0, the one that the cache belongs to.
-    document = jnp.zeros((batch, length), jnp.int32) if reset is None else jnp.cumsum(reset, axis=1, dtype=jnp.int32)
-    key_document = jnp.pad(document, ((0, 0), (past, 0)))
-
-    mask = None
-    if state is not None or reset is not None:
-        mask = (seen[:, None, :] & (key_document[:, None, :] == document[:, :, None]))[:, None]
-        if past:
-            ahead = jnp.arange(past + length)[None] - (past + jnp.arange(length))[:, None]
-            mask = mask & ((ahead <= 0) & (ahead > -config.cache_size))[None, None]
-    turned_q, turned_k = q, keys
+    cached, past, mask, after = cache.extended({"k": k, "v": v}, state, config.cache_size, reset=reset)
+    keys = cached["k"]
     if config.turned(head_dim):
         frequency = rotary.frequencies(config.turned(head_dim) // 2, config.rotary_base)
-        turned_q, turned_k = rotary.turn(q, frequency, past), rotary.turn(keys, frequency)
+        q, keys = rotary.turn(q, frequency, past), rotary.turn(keys, frequency)
     o = jax.nn.dot_product_attention(
-        turned_q,
-        turned_k,
-        values,
+        q,
+        keys,
+        cached["v"],
         mask=mask,
         # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
         is_causal=not past,
@@ -150,17 +131,7 @@ def attention(
     y = linear(o, params["out_kernel"])
     if config.out_bias:
         y = y + params["bias"].astype(dtype)[None, None]
-
-    seen = seen & (key_document == document[:, -1:])
-    cache = {"k": keys, "v": values, "seen": seen}
-    return y, {name: _last(array, config.cache_size) for name, array in cache.items()}
-
-
-def _last(array, size):
-    """The last `size` entries of axis 1, zeros (False) in front where there are fewer."""
-    missing = max(size - array.shape[1], 0)
-    padded = jnp.pad(array, ((0, 0), (missing, 0), *((0, 0) for _ in array.shape[2:])))
-    return padded[:, padded.shape[1] - size :]
+    return y, after
 
 
 class AttentionLayer(Mixer):

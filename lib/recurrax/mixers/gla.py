@@ -26,6 +26,8 @@ class GLA(MixerConfig):
 
     num_heads: int = 4
     """H."""
+    num_kv_heads: int | None = None
+    """Heads of keys, values and decays, each shared by num_heads / num_kv_heads neighbours; None is num_heads."""
     head_dim: int | None = None
     """K, of queries and keys; None is dim / 2 / num_heads."""
     value_head_dim: int | None = None
@@ -41,6 +43,18 @@ class GLA(MixerConfig):
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
+
+    @property
+    def kv_heads(self) -> int:
+        """num_kv_heads, or as many as queries have."""
+        return self.num_kv_heads or self.num_heads
+
+    def widths(self, dim: int) -> dict[str, int]:
+        """Of queries, keys and values, over all heads."""
+        k, v = self.sizes(dim)
+        return {"q": self.num_heads * k, "k": self.kv_heads * k, "v": self.kv_heads * v}
 
     def sizes(self, dim: int) -> tuple[int, int]:
         """K and V."""
@@ -51,10 +65,9 @@ class GLA(MixerConfig):
         return GLALayer(self, dim, dtype, name=name)
 
     def init_state(self, batch_size, dim, dtype=jnp.float32):
-        h, (k, v) = self.num_heads, self.sizes(dim)
-        state = {"s": jnp.zeros((batch_size, h, k, v), jnp.float32)}
+        state = {"s": jnp.zeros((batch_size, self.num_heads, *self.sizes(dim)), jnp.float32)}
         if self.conv_width:
-            state["conv"] = parts.short_convolution_state(batch_size, self.conv_width, q=h * k, k=h * k, v=h * v)
+            state["conv"] = parts.short_convolution_state(batch_size, self.conv_width, **self.widths(dim))
         return state
 
 
@@ -68,28 +81,34 @@ def gla(
         qkv, after["conv"] = parts.short_convolutions(params, qkv, state["conv"], reset=reset)
     gate = linear(linear(x, params["in_decay"]), params["decay_kernel"]).astype(jnp.float32)
     log_decay = jax.nn.log_sigmoid(gate + params["decay_bias"][None, None]) / config.gate_normalizer
-    q, k, v, log_decay = (parts.heads(array, config.num_heads) for array in (*qkv.values(), log_decay))
+    q = parts.heads(qkv["q"], config.num_heads)
+    k, v, log_decay = (parts.heads(array, config.kv_heads) for array in (qkv["k"], qkv["v"], log_decay))
+    if config.kv_heads < config.num_heads:
+        share = config.num_heads // config.kv_heads
+        k, v, log_decay = (jnp.repeat(array, share, axis=2) for array in (k, v, log_decay))
     o, after["s"] = linear_attention(q, k, v, log_decay, state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     return linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"]), after
 
 
 class GLALayer(Mixer):
-    """Parameters of `gla`: D (2 HK + 3 HV + R) + HK (R + 1) + V of them, and W (2 HK + HV) for convolutions."""
+    """Parameters of `gla`: D (HK + H'K + 2 HV + H'V + R) + H'K (R + 1) + V of them, H' key/value heads.
+
+    Convolutions have W (HK + H'K + H'V) more.
+    """
 
     function = staticmethod(gla)
 
     def parameters(self, depth):
         d, h, r, w = self.dim, self.config.num_heads, self.config.gate_rank, self.config.conv_width
-        k, v = self.config.sizes(d)
-        widths = {"q": h * k, "k": h * k, "v": h * v}
+        widths, (_, v) = self.config.widths(d), self.config.sizes(d)
         convolutions = {f"conv_{name}": (parts.conv_kernel, (w, e)) for name, e in widths.items()} if w else {}
         return {
             **{f"in_{name}": (small, (d, e)) for name, e in widths.items()},
             **convolutions,
             "in_decay": (fan_in, (d, r)),
-            "decay_kernel": (fan_in, (r, h * k)),
-            "decay_bias": (zeros, (h * k,)),
+            "decay_kernel": (fan_in, (r, widths["k"])),
+            "decay_bias": (zeros, (widths["k"],)),
             "norm_scale": (ones, (v,)),
             "in_gate": (fan_in, (d, h * v)),
             "out_kernel": (after_norm, (h * v, d)),

@@ -67,7 +67,9 @@ def load(
     tensors = files.Tensors(directory)
     leaves = abstract(config)
     table = entries(family, config)
-    _compare(directory, tensors.shapes, published(table, leaves), family.ignored)
+    # A head beside a tied embedding is a copy of it.
+    ignored = (*family.ignored, *((r"lm_head\.weight",) if config.tied_head else ()))
+    _compare(directory, tensors.shapes, published(table, leaves), ignored)
 
     params = {}
     for rules in _stacks(table):

@@ -1,0 +1,54 @@
+"""GLA (fla-hub/gla-*, arXiv 2312.06635). Keys, values and decays may be shared by neighbouring heads."""
+
+from recurrax.mixers import GLA
+from recurrax.pretrained.families import fla
+from recurrax.pretrained.family import Family
+from recurrax.pretrained.rules import matrix, same
+
+
+def read_config(fields):
+    for name, value in (("feature_map", None), ("use_output_gate", True), ("clamp_min", None)):
+        fields.require(name, value)
+    fields.require("elementwise_affine", True)
+    fields.require("fuse_norm", True)  # it decides the name of the norm's scale, and nothing else
+    heads = fields.take("num_heads", 4)
+    mixer = GLA(
+        num_heads=heads,
+        num_kv_heads=fields.take("num_kv_heads", heads),
+        head_dim=fla.width(fields, "expand_k", 0.5) // heads,
+        value_head_dim=fla.width(fields, "expand_v", 1.0) // heads,
+        conv_width=fields.take("conv_size", 4) if fields.take("use_short_conv", False) else None,
+        norm_eps=fields.take("norm_eps", 1e-6),
+    )
+    return fla.read_config(fields, mixer)
+
+
+def write_config(config):
+    mixer = config.pattern[0]
+    key, value = mixer.sizes(config.dim)
+    return {
+        **fla.write_config(config),
+        "num_heads": mixer.num_heads,
+        "num_kv_heads": mixer.num_kv_heads,
+        "expand_k": mixer.num_heads * key / config.dim,
+        "expand_v": mixer.num_heads * value / config.dim,
+        "use_short_conv": mixer.conv_width is not None,
+        "conv_size": mixer.conv_width or 4,
+    }
+
+
+def block(config, block, i):
+    layer = f"model.layers.{i}"
+    mixer = f"{layer}.attn"
+    return (
+        *fla.around(layer),
+        *fla.projections(mixer, block.mixer.conv_width),
+        matrix(f"{mixer}.gk_proj.0.weight", "mixer/in_decay"),
+        matrix(f"{mixer}.gk_proj.1.weight", "mixer/decay_kernel"),
+        same(f"{mixer}.gk_proj.1.bias", "mixer/decay_bias"),
+        matrix(f"{mixer}.g_proj.weight", "mixer/in_gate"),
+        same(f"{mixer}.g_norm_swish_gate.weight", "mixer/norm_scale"),
+    )
+
+
+FAMILY = Family("gla", "GLAForCausalLM", (GLA,), read_config, write_config, fla.model, block)

@@ -1,0 +1,121 @@
+"""RWKV-7 as flash-linear-attention stores it (fla-hub/rwkv7-*, arXiv 2503.14456).
+
+The first layer hands its values on to the others, and has a norm of its own before everything else.
+"""
+
+import math
+
+from recurrax.mixers import RWKV7
+from recurrax.models import LanguageModelConfig
+from recurrax.pretrained.family import Family, blocks_of
+from recurrax.pretrained.rules import matrix, reshaped, same
+from recurrax.projections import ChannelMix
+
+RANKS = {"decay": "w", "rate": "a", "gate": "g", "blend": "v"}
+
+
+def read_config(fields):
+    fields.require("hidden_act", "sqrelu")
+    fields.require("norm_bias", True)
+    fields.require("attn", None)
+    dim, eps = fields.take("hidden_size", 2048), fields.take("norm_eps", 1e-5)
+    # num_heads of converted files is often that of another model; a head_dim decides.
+    size = fields.take("head_dim", 64)
+    values = fields.take("value_dim", dim)
+    if set(values if isinstance(values, list) else [values]) != {dim}:
+        raise ValueError(f"{fields.path}: value_dim {values} is not supported; it would have to be hidden_size {dim}")
+
+    def rank(name, root):
+        return fields.take(f"{name}_low_rank_dim", max(32, 32 * round(root * math.sqrt(dim) / 32)))
+
+    first = RWKV7(
+        num_heads=dim // size,
+        head_dim=size,
+        value_head_dim=size,
+        decay_rank=rank("decay", 2.5 * size / 64),
+        rate_rank=rank("a", 2.5 * size / 64),
+        gate_rank=rank("gate", 5),
+        value_rank=rank("v", 1.7 * size / 64),
+        # Two ways to bring removal keys to length 1.
+        key_norm_eps=1e-6 if fields.take("fuse_norm", True) else 1e-24,
+        norm_eps=size * eps,
+    )
+    later = RWKV7(**{**vars(first), "value_residual": True})
+    hidden = 32 * math.ceil(int(dim * fields.take("hidden_ratio", 4)) / 32)
+    return LanguageModelConfig(
+        vocab_size=fields.take("vocab_size", 32000),
+        dim=dim,
+        num_layers=fields.take("num_hidden_layers", 24),
+        first=(first,),
+        pattern=(later,),
+        projection=ChannelMix(hidden=fields.take("intermediate_size", hidden)),
+        norm="layer",
+        norm_eps=eps,
+        tied_head=fields.take("tie_word_embeddings", False),
+        embedding_scale=1.0,
+        embedding_norm=fields.take("norm_first", True),
+    )
+
+
+def write_config(config):
+    mixer = blocks_of(config)[-1].mixer
+    ranks, (key, value) = mixer.ranks(config.dim), mixer.sizes(config.dim)
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.num_layers,
+        "head_dim": key,
+        "num_heads": mixer.num_heads,
+        "value_dim": mixer.num_heads * value,
+        "decay_low_rank_dim": ranks["decay"],
+        "a_low_rank_dim": ranks["rate"],
+        "gate_low_rank_dim": ranks["gate"],
+        "v_low_rank_dim": ranks.get("blend"),
+        "intermediate_size": config.projection.width(config.dim),
+        "norm_first": config.embedding_norm,
+        "fuse_norm": mixer.key_norm_eps == 1e-6,
+        "norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied_head,
+    }
+
+
+def norm(theirs, ours):
+    return same(f"{theirs}.weight", f"{ours}/scale"), same(f"{theirs}.bias", f"{ours}/bias")
+
+
+def model(config):
+    yield same("model.embeddings.weight", "embedding")
+    if config.embedding_norm:
+        yield from norm("model.layers.0.pre_norm", "embedding_norm")
+    yield from norm("model.norm", "backbone/norm")
+    if not config.tied_head:
+        yield matrix("lm_head.weight", "out_kernel")
+
+
+def block(config, block, i):
+    layer = f"model.layers.{i}"
+    mixer = f"{layer}.attn"
+    yield from norm(f"{layer}.attn_norm", "mixer_norm")
+    for name in "rwkvag":
+        yield reshaped(f"{mixer}.x_{name}", f"mixer/mix_{name}", (1, 1, -1), (-1,))
+    for name in "rkv":
+        yield matrix(f"{mixer}.{name}_proj.weight", f"mixer/in_{name}")
+    for ours in block.mixer.ranks(config.dim):
+        theirs = f"{mixer}.{RANKS[ours]}_lora.lora"
+        yield matrix(f"{theirs}.0.weight", f"mixer/in_{ours}")
+        yield matrix(f"{theirs}.2.weight", f"mixer/{ours}_kernel")
+        if ours != "gate":
+            yield same(f"{theirs}.2.bias", f"mixer/{ours}_bias")
+    yield same(f"{mixer}.k_k", "mixer/removal_scale")
+    yield same(f"{mixer}.k_a", "mixer/rate_scale")
+    yield same(f"{mixer}.r_k", "mixer/bonus")
+    yield same(f"{mixer}.g_norm.weight", "mixer/norm_scale")
+    yield same(f"{mixer}.g_norm.bias", "mixer/norm_bias")
+    yield matrix(f"{mixer}.o_proj.weight", "mixer/out_kernel")
+    yield from norm(f"{layer}.ffn_norm", "projection_norm")
+    yield same(f"{layer}.ffn.x_k", "projection/mix")
+    yield matrix(f"{layer}.ffn.key.weight", "projection/in_kernel")
+    yield matrix(f"{layer}.ffn.value.weight", "projection/out_kernel")
+
+
+FAMILY = Family("rwkv7", "RWKV7ForCausalLM", (RWKV7,), read_config, write_config, model, block)

@@ -1,0 +1,87 @@
+"""TransNormerLLM (OpenNLPLab/TransNormerLLM-385M, -1B, -7B, arXiv 2307.14995).
+
+Its norms have no scales, its decays are not stored, and only the layers of `linear_use_lrpe_list` have positions.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from recurrax.mixers import TransNormerLLM
+from recurrax.models import BlockConfig, LanguageModelConfig
+from recurrax.pretrained.family import Family, arranged, blocks_of
+from recurrax.pretrained.rules import computed, fused, matrix, reshaped, same
+from recurrax.projections import GLU
+
+
+def read_config(fields):
+    fields.require("linear_act_fun", "silu", "swish")
+    fields.require("norm_type", "simplermsnorm")
+    fields.require("bias", False)
+    dim, heads = fields.take("decoder_embed_dim", 1024), fields.take("decoder_attention_heads", 8)
+    length, hidden = fields.take("decoder_layers", 24), fields.take("glu_dim", 2816)
+    turned = fields.take("linear_use_lrpe_list", []) or length * [fields.take("linear_use_lrpe")]
+    if length < 2 or len(turned) < length:
+        raise ValueError(f"{fields.path}: decoder_layers {length} needs to be 2 or more, with linear_use_lrpe for each")
+    projection = GLU(hidden=dim if hidden == -1 else hidden, activation="identity")
+    size = fields.take("hidden_dim", 1024) // heads
+    mixers = [TransNormerLLM(num_heads=heads, head_dim=size, lrpe=bool(lrpe)) for lrpe in turned[:length]]
+    return LanguageModelConfig(
+        vocab_size=fields.take("vocab_size", 64000),
+        dim=dim,
+        **arranged([BlockConfig(mixer, projection) for mixer in mixers]),
+        projection=projection,
+        norm="simple_rms",
+        norm_eps=1e-6,
+        tied_head=fields.take("tie_word_embeddings", True),
+        embedding_scale=1.0 if fields.take("no_scale_embedding", False) else math.sqrt(dim),
+    )
+
+
+def write_config(config):
+    blocks = blocks_of(config)
+    mixer, width = blocks[0].mixer, blocks[0].projection.width(config.dim)
+    return {
+        "vocab_size": config.vocab_size,
+        "decoder_embed_dim": config.dim,
+        "decoder_layers": config.num_layers,
+        "decoder_attention_heads": mixer.num_heads,
+        "hidden_dim": mixer.num_heads * mixer.size(config.dim),
+        "glu_dim": width,
+        "linear_act_fun": "silu",
+        "linear_use_lrpe_list": [int(block.mixer.lrpe) for block in blocks],
+        "norm_type": "simplermsnorm",
+        "no_scale_embedding": config.embedding_scale == 1,
+        "tie_word_embeddings": config.tied_head,
+    }
+
+
+def slopes(heads, depth):
+    """2^(-8 h / H) (1 - depth), h = 1 .. H; where H is no power of two, as ALiBi fills up (arXiv 2108.12409)."""
+    power = 2 ** int(math.log2(heads))
+    base = [2 ** (-8 * h / power) for h in range(1, power + 1)]
+    fill = [2 ** (-4 * h / power) for h in range(1, 2 * (heads - power), 2)]
+    return jnp.asarray([(1 - depth) * slope for slope in base + fill], jnp.float32)
+
+
+def model(config):
+    yield same("model.embed_tokens.weight", "embedding")
+    if not config.tied_head:
+        yield matrix("lm_head.weight", "out_kernel")
+
+
+def block(config, block, i):
+    layer, mixer = f"model.layers.{i}", block.mixer
+    heads, size = mixer.num_heads, mixer.size(config.dim)
+    depth = i / (config.num_layers - 1) - 1e-5
+    parts = {f"mixer/in_{name}": heads * size for name in ("q", "k", "v", "gate")}
+    yield fused(f"{layer}.token_mixer.qkvu_proj.weight", parts)
+    yield computed("mixer/decay", lambda: slopes(heads, depth))
+    if mixer.lrpe:
+        yield reshaped(f"{layer}.token_mixer.lrpe.theta", "mixer/theta", (heads, 1, size), (heads, size))
+    yield matrix(f"{layer}.token_mixer.out_proj.weight", "mixer/out_kernel")
+    for name, kernel in (("l1", "in_gate"), ("l2", "in_kernel"), ("l3", "out_kernel")):
+        yield matrix(f"{layer}.channel_mixer.{name}.weight", f"projection/{kernel}")
+
+
+FAMILY = Family("transnormer", "TransnormerForCausalLM", (TransNormerLLM,), read_config, write_config, model, block)
