@@ -27,9 +27,11 @@ lint: .venv/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-.venv/.installed-test: .venv/.installed
+# With the extra in one go: nothing is looked up twice.
+.venv/.installed-test: pyproject.toml
+	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@
+	@touch .venv/.installed $@
 
 clean:
 	rm -rf .venv

@@ -25,8 +25,8 @@ def unchecked_shapes():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A file stays in one process, where its fixtures and compiled programs live; the mixers' laws go case by case."""
+    """A file stays in one process, where its fixtures and compiled programs live; long tables go case by case."""
     for item in items:
         case = getattr(item, "callspec", None)
-        by_case = item.path.name == "test_mixers.py" and case is not None
+        by_case = item.path.name in ("test_mixers.py", "test_pretrained.py") and case is not None
         item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case.id}" if by_case else item.path.name))

@@ -5,13 +5,15 @@ import re
 import pytest
 
 from eval.__main__ import main
-from eval.compare import models, page
-from eval.compare.measure import Result
+from eval.compare import cli, models, page
+from eval.compare.measure import Result, Trained
 from recurrax import mixers
+
+SPEEDS = ("training_tokens_per_second", "decode_tokens_per_second")
 
 
 def result(name, bits):
-    return Result(name, 1_000_000, 2_048, 6_000.4, 900.6, bits, 61.5)
+    return Result(name, 1_000_000, 2_048, bits, 61.5, 6_000.4, 900.6)
 
 
 @pytest.mark.parametrize("name", ["GLA", "Griffin 2:1"])
@@ -42,6 +44,35 @@ def test_the_table_has_the_best_first_and_the_page_says_how_it_was_made(tmp_path
     assert "    python -m eval compare --steps 600\n\na machine\n" in text
     page.plot(results, tmp_path / "mixers.png")
     assert (tmp_path / "mixers.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_what_is_trained_is_not_trained_again_unless_something_changed(tmp_path, monkeypatch, capfd):
+    calls = []
+
+    def stub(name, config, folder):
+        calls.append(name)
+        if name == "Mamba" and calls.count(name) == 1:
+            raise KeyboardInterrupt
+        folder.mkdir(parents=True, exist_ok=True)
+        return Trained(name, 1_000_000, 2_048, 2.5, 61.5)
+
+    monkeypatch.setattr(cli, "trained", stub)
+    monkeypatch.setattr(cli, "timed", lambda row, *_: Result(**vars(row), **dict.fromkeys(SPEEDS, 1.0)))
+    words = ["compare", "--workdir", str(tmp_path / "runs"), "--mixers", "GLA", "Mamba", "--steps"]
+    assert main([*words, "8"]) == 0
+    assert "the same command goes on with Mamba" in capfd.readouterr().out
+    assert not (tmp_path / "runs" / "mixers.md").exists()
+    assert main([*words, "8"]) == 0
+    assert calls == ["GLA", "Mamba", "Mamba"]
+    assert (tmp_path / "runs" / "mixers.md").read_text().count("| 2.500 |") == 2
+    # Another number of steps, and other code.
+    assert main([*words, "9"]) == 0
+    assert calls[3:] == ["GLA", "Mamba"]
+    monkeypatch.setattr(cli, "versions", lambda: {"git": "another"})
+    monkeypatch.setattr(cli.report, "machine", lambda: {})
+    monkeypatch.setattr(cli.report, "header", lambda _: "a machine")
+    assert main([*words, "9"]) == 0
+    assert calls[5:] == ["GLA", "Mamba"]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ def test_what_is_saved_is_what_was_published(family, tmp_path):
 
 def test_files_in_parts_with_an_index(tmp_path):
     model, params = pretrained.load(FIXTURES / "mamba")
-    pretrained.save(tmp_path / "saved", model, params, family="mamba", shard_bytes=20_000)
+    pretrained.save(tmp_path / "saved", model, params, family="mamba", fields={"eos_token_id": 7}, shard_bytes=20_000)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (config["eos_token_id"], config["bos_token_id"]) == (7, None)
     assert len(list((tmp_path / "saved").glob("model-0000?-of-0000?.safetensors"))) > 3
     assert not (tmp_path / "saved" / "model.safetensors").exists()
     _, again = pretrained.load(tmp_path / "saved")
@@ -211,6 +213,8 @@ def test_models_that_a_family_cannot_hold_are_not_saved(tmp_path):
         pretrained.save(tmp_path / "new", capped, params, family="mamba")
     with pytest.raises(ValueError, match="no state of this model|this model"):
         pretrained.save(tmp_path / "new", model, {"params": {}}, family="mamba")
+    with pytest.raises(ValueError, match="fields expand, vocab_size follow from the model"):
+        pretrained.save(tmp_path / "new", model, params, family="mamba", fields={"vocab_size": 9, "expand": 2})
     with pytest.raises(ValueError, match=r"unknown family 'mambas' \(did you mean 'mamba'\?\)"):
         pretrained.save(tmp_path / "new", model, params, family="mambas")
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import tyro
 
 from eval.bench import report
 from eval.compare import models, page
-from eval.compare.measure import Result, measure
+from eval.compare.measure import Trained, timed, trained
 from recurrax import checks
 from train.allocator import keep_freed_memory
 from train.config import to_json
@@ -20,7 +20,8 @@ from train.workdir import Workdir, versions, write_json_atomically
 class Compare:
     """Trains every mixer at matched parameters on the same text, and writes what came of it as a table and a picture.
 
-    An interrupted comparison goes on where it stopped: the same command again.
+    An interrupted comparison goes on where it stopped: the same command again. Speeds are measured at the end, one
+    model after the other, each time.
     """
 
     workdir: str
@@ -47,18 +48,21 @@ def main(arguments: list[str]) -> int:
     root = pathlib.Path(command.workdir)
     output = root / "mixers.md" if command.output is None else pathlib.Path(command.output)
     keep_freed_memory()
-    results, failed = [], []
+    rows, failed = [], []
     with Workdir(root):
         for name, config in configs.items():
-            folder = root / name.replace(" ", "-").replace(":", "-")
             try:
-                results.append(_finished(folder, config) or _run(name, config, folder))
+                rows.append(_finished(_folder(root, name), config) or _train(name, config, _folder(root, name)))
             except FloatingPointError as error:
                 failed.append(f"{name}: {error}")
             except KeyboardInterrupt:
                 print(f"Stopped; the same command goes on with {name}")
                 return 0
-            print(page.table(results[-1:]).splitlines()[-1])
+        # Not stored: a machine that was busy while it trained is asked again by the same command.
+        results = []
+        for row in rows:
+            results.append(timed(row, configs[row.name], _folder(root, row.name)))
+            print(page.table(results[-1:]).splitlines()[-1], flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     picture = output.with_suffix(".png")
     page.plot(results, picture)
@@ -70,19 +74,23 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _finished(folder: pathlib.Path, config) -> Result | None:
+def _folder(root: pathlib.Path, name: str) -> pathlib.Path:
+    return root / name.replace(" ", "-").replace(":", "-")
+
+
+def _finished(folder: pathlib.Path, config) -> Trained | None:
     """What an earlier call found, if it trained this very model this far with this code."""
     path = folder / "result.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text())
     same = found["config"] == to_json(config) and found["versions"] == versions()
-    return Result(**found["result"]) if same else None
+    return Trained(**found["result"]) if same else None
 
 
-def _run(name: str, config, folder: pathlib.Path) -> Result:
+def _train(name: str, config, folder: pathlib.Path) -> Trained:
     print(f"\n{name}", flush=True)
-    result = measure(name, config, folder)
-    found = {"result": dataclasses.asdict(result), "config": to_json(config), "versions": versions()}
+    row = trained(name, config, folder)
+    found = {"result": dataclasses.asdict(row), "config": to_json(config), "versions": versions()}
     write_json_atomically(folder / "result.json", found)
-    return result
+    return row

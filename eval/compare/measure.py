@@ -1,4 +1,4 @@
-"""Trains one model and measures it."""
+"""Trains one model, and measures how fast it is once nothing else runs."""
 
 import dataclasses
 import math
@@ -13,34 +13,45 @@ from jax import lax
 from eval.compare import models
 from eval.run import open_run
 from recurrax.models import LanguageModel
-from train import loop
+from train import loop, sharding
 from train.config import TrainConfig
+from train.data import Rows, open_documents, train_batches
 from train.metrics import read_metrics
+from train.state import abstract_state, init_state
+from train.step import make_train_step
 
 DECODED = 256
 """Tokens of a timed call."""
+STEPS = 12
+"""Timed steps of training, after two that are not."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """One row of the table."""
+class Trained:
+    """What training a model came to."""
 
     name: str
     parameters: int
     state_bytes: int
     """Of one sequence."""
-    training_tokens_per_second: float
-    """The median over the run's logged intervals."""
-    decode_tokens_per_second: float
-    """Of one sequence, token by token."""
     bits_per_byte: float
     """On held-out text, after the last step."""
     seconds: float
     """Of training from start to end: compilation, evaluation and checkpoints included."""
 
 
-def measure(name: str, config: TrainConfig, folder: pathlib.Path) -> Result:
-    """Trains in `folder` up to config.steps, from where an interrupted run there stands, and measures.
+@dataclasses.dataclass(frozen=True)
+class Result(Trained):
+    """One row of the table."""
+
+    training_tokens_per_second: float
+    """The median of some steps."""
+    decode_tokens_per_second: float
+    """Of one sequence, token by token."""
+
+
+def trained(name: str, config: TrainConfig, folder: pathlib.Path) -> Trained:
+    """Trains in `folder` up to config.steps, from where an interrupted run there stands.
 
     Raises:
       FloatingPointError: the loss or the gradient was not finite.
@@ -53,17 +64,40 @@ def measure(name: str, config: TrainConfig, folder: pathlib.Path) -> Result:
     spent.write_text(str(seconds))
     if outcome.interrupted:
         raise KeyboardInterrupt
-    rows = read_metrics(folder / "metrics.jsonl")
-    return Result(
+    return Trained(
         name=name,
         parameters=models.count(config.model),
         state_bytes=models.state_bytes(config.model),
-        # The first interval has the compilation in it.
-        training_tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows[1:] or rows),
-        decode_tokens_per_second=decode_speed(LanguageModel(config.model), open_run(str(folder)).params),
-        bits_per_byte=rows[-1]["validation_loss"] / math.log(2),
+        bits_per_byte=read_metrics(folder / "metrics.jsonl")[-1]["validation_loss"] / math.log(2),
         seconds=seconds,
     )
+
+
+def timed(row: Trained, config: TrainConfig, folder: pathlib.Path) -> Result:
+    """The row with the speeds of the model that `folder` holds."""
+    return Result(
+        **dataclasses.asdict(row),
+        training_tokens_per_second=training_speed(config),
+        decode_tokens_per_second=decode_speed(LanguageModel(config.model), open_run(str(folder)).params),
+    )
+
+
+def training_speed(config: TrainConfig) -> float:
+    """Tokens per second of the training step on the run's own batches; the median of some steps."""
+    mesh = sharding.make_mesh(config.mesh)
+    split = sharding.batch_sharding(mesh)
+    abstract = abstract_state(config, mesh)
+    step, state = make_train_step(config, abstract, mesh), init_state(config, abstract)
+    rows = Rows(open_documents(config.data, "train"), config.data.sequence_length)
+    batches = train_batches(rows, config.data, config.seed, 0, sharding.local_rows(split, config.data.batch_size))
+    seconds = []
+    for _ in range(2 + STEPS):
+        batch = sharding.to_devices(next(batches), split)
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        seconds.append(time.perf_counter() - start)
+    batches.close()
+    return config.data.batch_size * config.data.sequence_length / statistics.median(seconds[2:])
 
 
 def decode_speed(model: LanguageModel, params, repeats: int = 5) -> float:

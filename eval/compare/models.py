@@ -22,7 +22,9 @@ WINDOW = mixers.Attention(window=LENGTH)
 # Every layer as its paper has it, but for sizes that would leave no parameters for the projections.
 PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
     "Attention": (WINDOW,),
+    "LatentAttention": (mixers.LatentAttention(window=LENGTH),),
     "LinearAttention": (mixers.LinearAttention(),),
+    "Lightning": (mixers.Lightning(),),
     "TransNormer": (mixers.TransNormer(),),
     "TransNormerLLM": (mixers.TransNormerLLM(),),
     "RetNet": (mixers.RetNet(),),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from eval.compare import models
-from eval.compare.measure import DECODED, Result
+from eval.compare.measure import DECODED, STEPS, Result
 
 
 def page(results: Sequence[Result], steps: int, command: str, machine: str, picture: str) -> str:
@@ -29,8 +29,8 @@ layer trains, what it costs here, and what it carries from token to token.
 
 - **state**: bytes that one sequence carries from one call to the next, all layers together; attention's is a cache of
   {models.LENGTH} tokens.
-- **train**: bytes per second of training, the median over the run. **decode**: bytes per second of one sequence, token
-  by token, the median of calls of {DECODED}.
+- **train**: bytes per second of training, the median of {STEPS} steps. **decode**: bytes per second of one sequence,
+  token by token, the median of calls of {DECODED}. Both measured after all models were trained, one after the other.
 - **held out**: bits per byte of held-out files after the last step.
 - **wall**: seconds of the whole training; compilation, evaluation and checkpoints included.
 

@@ -93,22 +93,30 @@ def save(
     params: Params,
     *,
     family: str,
+    fields: Mapping[str, Any] | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a model as a published checkpoint of that family: config.json and safetensors, with an index if several.
 
-    Tensors have the dtype of their parameters. The directory appears whole or not at all.
+    Tensors have the dtype of their parameters. The directory appears whole or not at all. A tokenizer is not written.
+
+    Args:
+      fields: what config.json says besides: bos_token_id, eos_token_id and the like. No tokens are named without it.
+      shard_bytes: a file is no larger, unless one tensor is.
 
     Raises:
-      ValueError: an unknown family; a model or parameters that it cannot hold; a directory that is not empty.
+      ValueError: an unknown family; a model or parameters that it cannot hold; fields that the model decides; a
+        directory that is not empty.
     """
     checks.choice("family", family, FAMILIES)
-    family, config = FAMILIES[family], model.config
+    family, config, more = FAMILIES[family], model.config, dict(fields or {})
     kinds = {type(block.mixer) for block in blocks_of(config)}
     if kinds != set(family.mixers):
         has, holds = (", ".join(sorted(kind.__name__ for kind in those)) for those in (kinds, family.mixers))
         raise ValueError(f"{family.name} is a family of models with {holds}; this one has {has}")
     fields = family.write_config(config)
+    if decided := sorted(fields.keys() & more.keys()):
+        raise ValueError(f"fields {', '.join(decided)} follow from the model")
     back = dataclasses.replace(family.read_config(Fields(fields)), dtype=config.dtype, remat=config.remat)
     caches = [block.mixer.max_length for block in blocks_of(config) if hasattr(block.mixer, "max_length")]
     back = _with_cache(back, *caches[:1])
@@ -138,8 +146,9 @@ def save(
                 if not np.array_equal(is_, should.astype(is_.dtype)):
                     raise ValueError(f"{path} is in no file of this family, and differs from what the config makes it")
     head = {"architectures": [family.architecture], "model_type": family.name}
+    more = {**dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")), **more}
     shapes = published(table, leaves)
-    files.write(pathlib.Path(directory), {**head, **fields}, shapes, tensor, shard_bytes)
+    files.write(pathlib.Path(directory), {**head, **fields, **more}, shapes, tensor, shard_bytes)
 
 
 def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:

@@ -56,10 +56,7 @@ class Family:
 
 
 def arranged(blocks: Sequence[BlockConfig]) -> dict[str, Any]:
-    """num_layers, first, pattern and last of a config with these blocks, in which the fewest blocks stand alone.
-
-    Blocks whose projection is that of all others should be given with it: a config's own `projection` is not used.
-    """
+    """num_layers, first, pattern and last of a config with these blocks, such that the fewest are compiled."""
     kinds: dict[BlockConfig, int] = {}
     codes = [kinds.setdefault(block, len(kinds)) for block in blocks]
     length, best = len(codes), None
