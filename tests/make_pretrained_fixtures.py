@@ -235,17 +235,21 @@ def from_transformers(family: str) -> None:
     model.save_pretrained(folder, max_shard_size="60KB" if family == "qwen3_next" else "1GB")
     (folder / "generation_config.json").unlink(missing_ok=True)
     if family == "olmo_hybrid":
-        # It also writes names of the linear layers' norms into the other layers; this is how they are published.
-        names = {f"model.layers.{i}.{{}}": kind for i, kind in enumerate(config.layer_types)}
-        tensors = load_file(folder / "model.safetensors")
-        for prefix in (prefix for prefix, kind in names.items() if kind == "full_attention"):
-            moved = tensors.pop(prefix.format("feedforward_layer_norm.weight"))
-            tensors[prefix.format("post_attention_layernorm.weight")] = moved
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        as_published(folder / "model.safetensors", config.layer_types)
     tokens = np.random.default_rng(0).integers(0, VOCAB, (2, LENGTH))
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens), use_cache=False).logits
     np.savez_compressed(folder / "expected.npz", tokens=tokens.astype(np.int32), logits=logits.float().numpy())
+
+
+def as_published(path: pathlib.Path, layer_types: list[str]) -> None:
+    """Gives the norms of OLMo Hybrid's full attention their own names; transformers 5.23 writes the linear layers'."""
+    tensors = load_file(path)
+    for i, kind in enumerate(layer_types):
+        if kind == "full_attention":
+            norm = tensors.pop(f"model.layers.{i}.feedforward_layer_norm.weight")
+            tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = norm
+    save_file(tensors, path, {"format": "pt"})
 
 
 def from_oracle(family: str) -> None:

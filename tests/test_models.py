@@ -23,7 +23,6 @@ from recurrax.models import (
     RegressorConfig,
     describe,
 )
-from recurrax.models.backbone import REMAT_POLICIES
 from recurrax.models.block import Norm
 from recurrax.projections import MLP
 
