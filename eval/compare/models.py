@@ -22,7 +22,7 @@ WINDOW = mixers.Attention(window=LENGTH)
 # Every layer as its paper has it, but for sizes that would leave no parameters for the projections.
 PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
     "Attention": (WINDOW,),
-    "LatentAttention": (mixers.LatentAttention(window=LENGTH),),
+    "LatentAttention": (mixers.LatentAttention(window=LENGTH, rotary_base=10_000.0),),
     "LinearAttention": (mixers.LinearAttention(),),
     "Lightning": (mixers.Lightning(),),
     "TransNormer": (mixers.TransNormer(),),
