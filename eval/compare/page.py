@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator, NullLocator
 
 from eval.compare import models
 from eval.compare.measure import DECODED, STEPS, Result
@@ -54,18 +55,25 @@ def table(results: Sequence[Result]) -> str:
 
 def plot(results: Sequence[Result], path: pathlib.Path) -> None:
     """Bits per byte over bytes of state, and over training speed."""
-    figure = Figure(figsize=(13, 6), layout="constrained")
+    figure = Figure(figsize=(14, 9), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axis, label, value in (
         (left, "state per sequence, bytes", lambda row: row.state_bytes),
         (right, "training, bytes per second", lambda row: row.training_tokens_per_second),
     ):
         axis.scatter([value(row) for row in results], [row.bits_per_byte for row in results], s=18)
-        for row in results:
-            axis.annotate(row.name, (value(row), row.bits_per_byte), (4, 3), textcoords="offset points", fontsize=8)
+        # Names on either side in turn, from the best on: neighbours are often close.
+        for i, row in enumerate(sorted(results, key=lambda row: row.bits_per_byte)):
+            place, side = ((5, 3), "left") if i % 2 else ((-5, -8), "right")
+            at = (value(row), row.bits_per_byte)
+            axis.annotate(row.name, at, place, textcoords="offset points", fontsize=8, ha=side)
         axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(MultipleLocator(0.2))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter("{x:.1f}")
         axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.3, which="both")
         axis.margins(x=0.15)
     left.set_ylabel("held out, bits per byte")
     figure.savefig(path, dpi=110)
