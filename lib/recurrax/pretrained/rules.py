@@ -108,6 +108,12 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
     )
 
 
+def ends(tied_head: bool, embedding: str, norm: str, scale: Callable[[str, str], Rule] = same) -> list[Rule]:
+    """Embedding, final norm, and the head where it is not the embedding's own table."""
+    rules = [same(embedding, "embedding"), scale(norm, "backbone/norm/scale")]
+    return rules if tied_head else [*rules, matrix("lm_head.weight", "out_kernel")]
+
+
 GLU_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 

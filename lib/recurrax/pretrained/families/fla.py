@@ -3,7 +3,7 @@
 import math
 
 from recurrax.models import LanguageModelConfig
-from recurrax.pretrained.rules import Rule, conv, glu, matrix, same
+from recurrax.pretrained.rules import Rule, conv, ends, glu, matrix, same
 from recurrax.projections import GLU
 
 
@@ -48,10 +48,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("model.embeddings.weight", "embedding")
-    yield same("model.norm.weight", "backbone/norm/scale")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return ends(config.tied_head, "model.embeddings.weight", "model.norm.weight")
 
 
 def around(layer: str) -> list[Rule]:

@@ -3,7 +3,7 @@
 from recurrax.mixers import KDA, LatentAttention
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rules import by_head, conv, experts, fused, glu, matrix, reshaped, same, shared_expert
+from recurrax.pretrained.rules import by_head, conv, ends, experts, fused, glu, matrix, reshaped, same, shared_expert
 from recurrax.projections import GLU, MixtureOfExperts
 
 
@@ -104,10 +104,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("model.embed_tokens.weight", "embedding")
-    yield same("model.norm.weight", "backbone/norm/scale")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return ends(config.tied_head, "model.embed_tokens.weight", "model.norm.weight")
 
 
 def block(config, block, i):

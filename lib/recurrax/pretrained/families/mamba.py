@@ -5,7 +5,7 @@ import math
 from recurrax.mixers import Mamba
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.family import Family
-from recurrax.pretrained.rules import conv, fused, matrix, same
+from recurrax.pretrained.rules import conv, ends, fused, matrix, same
 
 
 def read_config(fields, inner_norm_eps=None):
@@ -49,10 +49,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("backbone.embeddings.weight", "embedding")
-    yield same("backbone.norm_f.weight", "backbone/norm/scale")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return ends(config.tied_head, "backbone.embeddings.weight", "backbone.norm_f.weight")
 
 
 def block(config, block, i):

@@ -9,7 +9,7 @@ from recurrax.mixers import Attention, Lightning
 from recurrax.mixers.transnormer_llm import slopes
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rules import by_head, computed, experts, matrix, same
+from recurrax.pretrained.rules import by_head, computed, ends, experts, matrix, same
 from recurrax.projections import MixtureOfExperts
 
 
@@ -86,10 +86,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("model.embed_tokens.weight", "embedding")
-    yield same("model.norm.weight", "backbone/norm/scale")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return ends(config.tied_head, "model.embed_tokens.weight", "model.norm.weight")
 
 
 def block(config, block, i):

@@ -3,7 +3,7 @@
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rules import by_head, centred, experts, fused_conv, glu, matrix, same, shared_expert
+from recurrax.pretrained.rules import by_head, centred, ends, experts, fused_conv, glu, matrix, same, shared_expert
 from recurrax.projections import GLU, MixtureOfExperts
 
 
@@ -99,10 +99,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("model.embed_tokens.weight", "embedding")
-    yield centred("model.norm.weight", "backbone/norm/scale")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return ends(config.tied_head, "model.embed_tokens.weight", "model.norm.weight", centred)
 
 
 def block(config, block, i):

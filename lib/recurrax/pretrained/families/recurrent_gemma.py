@@ -8,7 +8,7 @@ import numpy as np
 from recurrax.mixers import RGLRU, Attention
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.family import Family, blocks_of
-from recurrax.pretrained.rules import centred, conv, matrix, reshaped, same
+from recurrax.pretrained.rules import centred, conv, ends, matrix, reshaped, same
 from recurrax.projections import GLU
 
 
@@ -82,8 +82,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("model.embed_tokens.weight", "embedding")
-    yield centred("model.final_norm.weight", "backbone/norm/scale")
+    return ends(config.tied_head, "model.embed_tokens.weight", "model.final_norm.weight", centred)
 
 
 def block(config, block, i):

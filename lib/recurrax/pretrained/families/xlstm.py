@@ -3,7 +3,7 @@
 from recurrax.mixers import MLSTM
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.family import Family
-from recurrax.pretrained.rules import matrix, same
+from recurrax.pretrained.rules import ends, matrix, same
 from recurrax.projections import GLU
 
 
@@ -62,10 +62,7 @@ def write_config(config):
 
 
 def model(config):
-    yield same("backbone.embeddings.weight", "embedding")
-    yield same("backbone.out_norm.weight", "backbone/norm/scale")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return ends(config.tied_head, "backbone.embeddings.weight", "backbone.out_norm.weight")
 
 
 def block(config, block, i):
