@@ -26,10 +26,13 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+CASE_BY_CASE = ("test_mixers.py", "test_pretrained.py", "test_time_sharding.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """A file stays in one process, where its fixtures and compiled programs live; long tables go case by case."""
     for item in items:
         case = getattr(item, "callspec", None)
-        by_case = item.path.name in ("test_mixers.py", "test_pretrained.py") and case is not None
+        by_case = item.path.name in CASE_BY_CASE and case is not None
         item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case.id}" if by_case else item.path.name))

@@ -20,6 +20,7 @@ from recurrax import checks
 from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.ops import linear
+from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
 
 QK_NORMS = ("head", "all")
@@ -111,10 +112,29 @@ def attention(
     if config.qk_norm == "head":
         q, k = (parts.rms_norm(z, params[f"{n}_norm_scale"], config.norm_eps) for n, z in (("q", q), ("k", k)))
 
-    cached, past, mask, after = cache.extended({"k": k, "v": v}, state, config.cache_size, reset=reset)
-    keys = cached["k"]
-    if config.turned(head_dim):
-        frequency = rotary.frequencies(config.turned(head_dim) // 2, config.rotary_base)
+    o, after = _attend(q, {"k": k, "v": v}, state, reset, config)
+    o = parts.merge(o)
+    if config.output_gate:
+        o = o * jax.nn.sigmoid(linear(x, params["in_gate"]))
+    y = linear(o, params["out_kernel"])
+    if config.out_bias:
+        y = y + params["bias"].astype(dtype)[None, None]
+    return y, after
+
+
+def _split(given):
+    """One key/value head is every device's."""
+    heads = "H" if given["new"]["k"].shape[2] > 1 else "."
+    return {"q": "B T H", "new": f"B T {heads}", "state": f"B . {heads}", "reset": "B T"}
+
+
+@sharded(_split, results=("B T H", "B . H"), enter=cache.enter)
+def _attend(q, new, state, reset, config):
+    """What queries read (B, T, H, K), and the next cache."""
+    cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)
+    keys, turned = cached["k"], config.turned(q.shape[-1])
+    if turned:
+        frequency = rotary.frequencies(turned // 2, config.rotary_base)
         q, keys = rotary.turn(q, frequency, past), rotary.turn(keys, frequency)
     o = jax.nn.dot_product_attention(
         q,
@@ -125,13 +145,7 @@ def attention(
         is_causal=not past,
         local_window_size=None if past or config.window is None else (config.window - 1, 0),
     )
-    o = o.reshape(batch, length, -1)
-    if config.output_gate:
-        o = o * jax.nn.sigmoid(linear(x, params["in_gate"]))
-    y = linear(o, params["out_kernel"])
-    if config.out_bias:
-        y = y + params["bias"].astype(dtype)[None, None]
-    return y, after
+    return o, after
 
 
 class AttentionLayer(Mixer):

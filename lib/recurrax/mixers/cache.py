@@ -1,8 +1,10 @@
 """A cache of fixed size, which gives attention a state: what the last W tokens left, and which of them are there."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool
 
+from recurrax.ops import time_sharding
 from recurrax.types import Dtype, Reset, State
 
 
@@ -29,7 +31,7 @@ def extended(
     (batch, length), past = first.shape[:2], 0
     seen = jnp.ones((batch, length), bool)
     if state is not None:
-        past = size
+        past = state["seen"].shape[1]
         new = {name: jnp.concatenate([state[name].astype(array.dtype), array], axis=1) for name, array in new.items()}
         seen = jnp.concatenate([state["seen"], seen], axis=1)
     # Documents are counted from 0, the one that the cache belongs to.
@@ -43,6 +45,25 @@ def extended(
             mask = mask & ((ahead <= 0) & (ahead > -size))[None, None]
     after = {**new, "seen": seen & (key_document == document[:, -1:])}
     return new, past, mask, {name: _last(array, size) for name, array in after.items()}
+
+
+def enter(op, given: dict) -> tuple[State, State]:
+    """The cache before a stretch of time and the one after the last, for ops of (new, state, reset, config).
+
+    Where nothing came before the call, the first is no longer than all other stretches.
+    """
+    del op
+    new, state, reset, size = given["new"], given["state"], given["reset"], given["config"].cache_size
+    (batch, length), needed = next(iter(new.values())).shape[:2], size
+    if state is None:
+        state = {name: jnp.zeros((batch, size, *array.shape[2:]), array.dtype) for name, array in new.items()}
+        state["seen"] = jnp.zeros((batch, size), bool)
+        needed = min(size, (lax.axis_size(time_sharding.TIME) - 1) * length)
+    state = {name: array.astype(new[name].dtype) if name in new else array for name, array in state.items()}
+    tokens = {**new, "seen": jnp.ones((batch, length), bool)}
+    before, kept, last, kept_at_last = time_sharding.past(tokens, state, reset)
+    before["seen"], last["seen"] = before["seen"] & kept, last["seen"] & kept_at_last
+    return {name: _last(array, needed) for name, array in before.items()}, last
 
 
 def _last(array, size):

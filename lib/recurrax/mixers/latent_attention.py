@@ -19,6 +19,7 @@ from recurrax import checks
 from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones
 from recurrax.ops import linear
+from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
 
 
@@ -82,22 +83,36 @@ def latent_attention(
     Raises:
       ValueError: no window and T > max_length: the cache could not hold what the call has seen.
     """
-    length = x.shape[1]
-    cache.check_length(length, config.window, config.max_length)
-    k, r, v, c = config.sizes(x.shape[-1])
+    cache.check_length(x.shape[1], config.window, config.max_length)
+    k, _, _, c = config.sizes(x.shape[-1])
     q, q_shared = jnp.split(parts.heads(linear(x, params["in_q"]), config.num_heads), (k,), axis=-1)
     new = {
         "latent": parts.rms_norm(linear(x, params["in_latent"]), params["norm_scale"], config.norm_eps),
         "shared": linear(x, params["in_shared"]),
     }
+    to_keys, to_values = (
+        params[f"{name}_kernel"].astype(x.dtype).reshape(c, config.num_heads, -1) for name in ("key", "value")
+    )
+    o, after = _read(q, q_shared, new, to_keys, to_values, state, reset, config)
+    return linear(parts.merge(o), params["out_kernel"]), after
+
+
+@sharded(
+    {
+        **{"q": "B T H", "q_shared": "B T H", "to_keys": ". H", "to_values": ". H"},
+        **{"new": "B T", "state": "B", "reset": "B T"},
+    },
+    results=("B T H", "B"),
+    enter=cache.enter,
+)
+def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
+    """What queries read (B, T, H, V), and the next cache."""
+    length, k, r = q.shape[1], q.shape[-1], q_shared.shape[-1]
     cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)
     latent, shared = cached["latent"][:, :, None], cached["shared"][:, :, None]
     if config.rotary_base is not None:
         frequency = rotary.frequencies(r // 2, config.rotary_base)
         q_shared, shared = rotary.turn(q_shared, frequency, past), rotary.turn(shared, frequency)
-    to_keys, to_values = (
-        params[f"{name}_kernel"].astype(x.dtype).reshape(c, config.num_heads, -1) for name in ("key", "value")
-    )
     if length == 1:
         q, keys, values = jnp.einsum("bthk,chk->bthc", q, to_keys), latent, latent
     else:
@@ -115,7 +130,7 @@ def latent_attention(
     )
     if length == 1:
         o = jnp.einsum("bthc,chv->bthv", o, to_values)
-    return linear(parts.merge(o), params["out_kernel"]), after
+    return o, after
 
 
 def _attend(q, k, v, **how):

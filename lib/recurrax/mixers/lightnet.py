@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
-from recurrax.ops import linear, linear_attention
+from recurrax.ops import linear, linear_attention, time_sharding
+from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
 
 
@@ -72,6 +73,20 @@ def lightnet(
     return linear(o * jax.nn.silu(gate), params["out_kernel"]), {"s": s, "z": z}
 
 
+def _enter(op, given):
+    """The z that enters a stretch of time, which adds its own sum to it."""
+    z, reset = given["z"], given["reset"]
+    own = op(**{**given, "z": jnp.full_like(z, -jnp.inf)})[1]
+    cut = jnp.zeros((z.shape[0],), bool) if reset is None else reset.any(1)
+
+    def step(summary, z):
+        cut, own = summary
+        return jnp.logaddexp(jnp.where(cut[:, None, None], -jnp.inf, z), own)
+
+    return time_sharding.fold((cut, own), z.astype(own.dtype), step)
+
+
+@sharded({"c": "B T H", "z": "B H", "reset": "B T"}, results=("B T H", "B H"), state="z", enter=_enter)
 def _log_sums(c, z, reset):
     """log(e^z + sum_{s < t} e^{c_s}) before each step of the document, and after the last."""
     starts = jnp.zeros(c.shape[:2], bool) if reset is None else reset

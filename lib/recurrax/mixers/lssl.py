@@ -21,6 +21,7 @@ from recurrax import checks
 from recurrax.mixers import hippo, parts, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.ops import diagonal_scan, state_space
+from recurrax.ops.sharding import whole
 from recurrax.types import Params, Reset
 
 
@@ -90,7 +91,8 @@ def _solve(params, dt, r):
     p, q = (params[name][None, :, None] for name in ("a_left", "a_right"))
     d = 1 + dt * jnp.exp(params["log_a"])[None, :, None]
     y = r / d
-    s, _ = diagonal_scan(jnp.broadcast_to(1 - dt * p * q / d, r.shape), q * y)
+    with whole():  # a scan over the states of a channel
+        s, _ = diagonal_scan(jnp.broadcast_to(1 - dt * p * q / d, r.shape), q * y)
     return y - dt * p / d * jnp.pad(s[:, :-1], ((0, 0), (1, 0), (0, 0)))
 
 

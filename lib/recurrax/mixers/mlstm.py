@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
-from recurrax.ops import linear, linear_attention
+from recurrax.ops import linear, linear_attention, time_sharding
+from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
 
 INPUT_GATES = ("exponential", "sigmoid")
@@ -99,10 +100,7 @@ def _gate(params, x, name, config):
 def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
     """h and the state, all sums in units of e^m."""
     before = jnp.zeros_like(log_f[:, 0]) if state is None else state["m"]
-    m = _stabilizer(*jax.lax.stop_gradient((log_f, log_i, before)), reset)
-    before = jnp.concatenate([jax.lax.stop_gradient(before)[:, None], m[:, :-1]], axis=1)
-    if reset is not None:
-        before = jnp.where(reset[..., None], 0, before)
+    (before, m), last = _stabilizer(*jax.lax.stop_gradient((log_f, log_i, before)), reset)
     # log f + m_{t-1} - m_t, which rounding must not bring above 0; its gradient by log f is 1, also where it is 0.
     log_decay = log_f + jax.lax.stop_gradient(jnp.minimum(before - m, -log_f))
     wide = jnp.promote_types(q.dtype, jnp.float32)
@@ -111,11 +109,27 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
     h, c = linear_attention(q.astype(wide), k, v, log_decay, None if state is None else state["c"], reset=reset)
     floor = jnp.exp(-m)[..., None]
     h = h[..., :-1] / (jnp.maximum(jnp.abs(h[..., -1:]), floor) + eps)
-    return h.astype(q.dtype), {"c": c, "m": m[:, -1]}
+    return h.astype(q.dtype), {"c": c, "m": last}
 
 
+def _enter(op, given):
+    """The m that enters a stretch of time, which makes max(F + m, U) of it: F is the sum of its log f."""
+    log_f, before, reset = given["log_f"], given["before"], given["reset"]
+    total, nothing = log_f.sum(1), jnp.full_like(before, -jnp.inf)
+    if reset is not None:
+        total = jnp.where(reset.any(1)[:, None], -jnp.inf, total)
+    final = op(**{**given, "before": nothing})[1]
+    return time_sharding.fold((total, final), before, lambda s, m: jnp.maximum(s[0] + m, s[1]))
+
+
+@sharded(
+    {"log_f": "B T H", "log_i": "B T H", "before": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    state="before",
+    enter=_enter,
+)
 def _stabilizer(log_f, log_i, before, reset):
-    """m_t = max(log f_t + m_{t-1}, log i_t), a product in the max-plus algebra: (B, T, H)."""
+    """m_{t-1} and m_t = max(log f_t + m_{t-1}, log i_t), a product in the max-plus algebra: (B, T, H); the last m."""
     first = log_f[:, 0] + before
     if reset is not None:
         # A document starts from m = 0, whatever came before it.
@@ -127,7 +141,11 @@ def _stabilizer(log_f, log_i, before, reset):
     def compose(left, right):
         return left[0] + right[0], jnp.maximum(left[1] + right[0], right[1])
 
-    return jax.lax.associative_scan(compose, (log_f, log_i), axis=1)[1]
+    m = jax.lax.associative_scan(compose, (log_f, log_i), axis=1)[1]
+    previous = jnp.concatenate([before[:, None], m[:, :-1]], axis=1)
+    if reset is not None:
+        previous = jnp.where(reset[..., None], 0, previous)
+    return (previous, m), m[:, -1]
 
 
 class MLSTMLayer(Mixer):

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.ops import causal_conv1d
+from recurrax.ops import causal_conv1d, time_sharding
+from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
 
 
@@ -82,6 +83,17 @@ def conv_kernel(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float
     return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
 
 
+def _last_before(op, given):
+    """The input before a stretch of time."""
+    del op
+    x, last = given["x"], given["last"]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    last = jnp.zeros_like(x[:, 0], dtype) if last is None else last.astype(dtype)
+    before, _, last, _ = time_sharding.past(x.astype(dtype), last[:, None])
+    return before[:, 0], last[:, 0]
+
+
+@sharded({"x": "B T", "last": "B", "reset": "B T"}, results=("B T", "B"), state="last", enter=_last_before)
 def token_shift(
     x: Float[Array, "B T D"], last: Float[Array, "B D"] | None = None, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:

@@ -100,8 +100,7 @@ def rglru(
 def _starts(x, started, reset):
     """(B, T) bool: where documents start."""
     first = jnp.ones((x.shape[0],), bool) if started is None else ~started
-    later = jnp.zeros((x.shape[0], x.shape[1] - 1), bool)
-    starts = jnp.concatenate([first[:, None], later], axis=1)
+    starts = first[:, None] & (jnp.arange(x.shape[1]) == 0)[None]
     return starts if reset is None else starts | reset
 
 

@@ -3,9 +3,27 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.ops import time_sharding
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 
+def _enter(op, given):
+    """The inputs before a stretch of time."""
+    del op
+    x, kernel, state, reset = (given[name] for name in ("x", "kernel", "state", "reset"))
+    dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
+    if state is None:
+        state = jnp.zeros((x.shape[0], kernel.shape[0] - 1, x.shape[2]), dtype)
+    before, kept, last, kept_at_last = time_sharding.past(x.astype(dtype), state.astype(dtype), reset)
+    return jnp.where(kept[..., None], before, 0), jnp.where(kept_at_last[..., None], last, 0)
+
+
+@sharded(
+    {"x": "B T H", "kernel": ". H", "bias": "H", "state": "B . H", "reset": "B T"},
+    results=("B T H", "B . H"),
+    enter=_enter,
+)
 def causal_conv1d(
     x: Float[ArrayLike, "B T D"],
     kernel: Float[ArrayLike, "W D"],

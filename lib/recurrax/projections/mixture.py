@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from recurrax import checks
 from recurrax.ops import linear
+from recurrax.ops.sharding import sharded
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
@@ -80,16 +81,8 @@ class MixtureOfExperts(ProjectionConfig):
 
 def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: MixtureOfExperts) -> Float[Array, "B T D"]:
     """scale * sum_i w_i GLU_i(x) over each token's experts, and the shared expert's output."""
-    tokens, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[config.activation]
-    weights, experts = chosen_experts(params, tokens, config)
-    # Rows (token, place among its experts), sorted by expert.
-    order = jnp.argsort(experts.reshape(-1), stable=True)
-    sizes = jnp.bincount(experts.reshape(-1), length=config.num_experts)
-    rows = tokens[order // config.experts_per_token]
-    gate, hidden, out = (params[name].astype(x.dtype) for name in ("in_gates", "in_kernels", "out_kernels"))
-    rows = act(lax.ragged_dot(rows, gate, sizes)) * lax.ragged_dot(rows, hidden, sizes)
-    rows = lax.ragged_dot(rows, out, sizes)[jnp.argsort(order)].reshape(*weights.shape, -1)
-    y = (rows * weights[..., None].astype(x.dtype)).sum(1).reshape(x.shape)
+    act = ACTIVATIONS[config.activation]
+    y = _of_experts(x, *(params.get(name) for name in EXPERTS), config)
     if config.shared_hidden is not None:
         shared = act(linear(x, params["in_shared_gate"])) * linear(x, params["in_shared_kernel"])
         shared = linear(shared, params["out_shared_kernel"])
@@ -97,6 +90,36 @@ def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: Mixture
             shared = shared * jax.nn.sigmoid(linear(x, params["shared_gate_kernel"]))
         y = y + shared
     return y
+
+
+EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernels")
+
+
+# On a mesh each device sorts its own tokens, and has its own part of each expert's hidden units.
+@sharded(
+    {
+        "x": "B T",
+        "router_kernel": "",
+        "choice_bias": "",
+        "in_gates": ". . H",
+        "in_kernels": ". . H",
+        "out_kernels": ". H",
+    },
+    results="B T",
+)
+def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels, config):
+    """The weighted sum over each token's experts."""
+    tokens, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[config.activation]
+    weights, experts = chosen_experts({"router_kernel": router_kernel, "choice_bias": choice_bias}, tokens, config)
+    # Rows (token, place among its experts), sorted by expert.
+    order = jnp.argsort(experts.reshape(-1), stable=True)
+    sizes = jnp.bincount(experts.reshape(-1), length=config.num_experts)
+    rows = tokens[order // config.experts_per_token]
+    gate, hidden, out = (kernel.astype(x.dtype) for kernel in (in_gates, in_kernels, out_kernels))
+    rows = act(lax.ragged_dot(rows, gate, sizes)) * lax.ragged_dot(rows, hidden, sizes)
+    rows = lax.ragged_dot(rows, out, sizes)[jnp.argsort(order)].reshape(*weights.shape, -1)
+    y = (rows * weights[..., None].astype(x.dtype)).sum(1).reshape(x.shape)
+    return y if out.shape[1] == config.width(x.shape[-1]) else lax.psum(y, "tensor")
 
 
 def chosen_experts(

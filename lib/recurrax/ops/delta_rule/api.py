@@ -4,12 +4,19 @@ from jaxtyping import Array, Float
 
 from recurrax.ops import arguments, dispatch
 from recurrax.ops.delta_rule import reference, xla
+from recurrax.ops.dense_transition import enter
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = {"reference": reference.delta, "xla": xla.delta}
 BEST = {"default": "xla"}
 
 
+@sharded(
+    {"q": "B T H", "k": "B T H", "v": "B T H", "beta": "B T H", "log_decay": "B T H", "state": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    enter=enter,
+)
 def delta_rule(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T H K"],
@@ -58,6 +65,14 @@ def delta_rule(
     return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
 
 
+@sharded(
+    {
+        **{name: "B T . H" for name in ("k", "v", "beta")},
+        **{"q": "B T H", "log_decay": "B T H", "state": "B H", "reset": "B T"},
+    },
+    results=("B T H", "B H"),
+    enter=enter,
+)
 def delta_product(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T R H K"],

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
-from recurrax.ops import dispatch
+from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.diagonal import parallel, reference, sequential
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = ("reference", "sequential", "associative", "chunked")
@@ -17,6 +18,22 @@ IMPLEMENTATIONS = ("reference", "sequential", "associative", "chunked")
 BEST = {"cpu": "sequential", "default": "chunked"}
 
 
+def _letters(given):
+    """What is split of each argument: D's first axis as heads are."""
+    a = "B T H" if jnp.ndim(given["a"]) == jnp.ndim(given["x"]) else "H"
+    return {"a": a, "x": "B T H", "h0": "B H", "reset": "B T"}
+
+
+def _enter(op, given):
+    """The h that enters a stretch of time, which makes A h + U of it: A is the last state from ones without inputs."""
+    final = op(**{**given, "h0": None})[1]
+    product = op(**{**given, "x": jnp.zeros_like(given["x"]), "h0": jnp.ones_like(final)})[1]
+    h0 = jnp.zeros_like(final) if given["h0"] is None else given["h0"]
+    h0 = h0.astype(jnp.result_type(h0, final))
+    return time_sharding.fold((product, final), h0, lambda s, h: s[0] * h + s[1], reverse=given["reverse"])
+
+
+@sharded(_letters, results=("B T H", "B H"), state="h0", enter=_enter)
 def diagonal_scan(
     a: Inexact[ArrayLike, "..."],
     x: Inexact[ArrayLike, "B T *D"],

@@ -4,13 +4,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import arguments, dispatch
+from recurrax.ops.dense_transition import enter
 from recurrax.ops.dplr_rule import reference, xla
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = {"reference": reference.dplr, "xla": xla.dplr}
 BEST = {"default": "xla"}
 
 
+@sharded(
+    {**{name: "B T H" for name in ("q", "k", "v", "a", "b", "log_decay")}, "state": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    enter=enter,
+)
 def dplr_rule(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T H K"],

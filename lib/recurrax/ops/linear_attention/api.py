@@ -4,12 +4,19 @@ from jaxtyping import Array, Float
 
 from recurrax.ops import arguments, dispatch
 from recurrax.ops.linear_attention import reference, xla
+from recurrax.ops.linear_attention.enter import enter
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = {"reference": reference.attend, "xla": xla.attend}
 BEST = {"default": "xla"}
 
 
+@sharded(
+    {"q": "B T H", "k": "B T H", "v": "B T H", "log_decay": "B T H", "state": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    enter=enter,
+)
 def linear_attention(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T H K"],

@@ -3,9 +3,28 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.ops import time_sharding
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike
 
 
+def _enter(op, given):
+    """The inputs before a stretch of time."""
+    del op
+    x, kernel, state = given["x"], given["kernel"], given["state"]
+    dtype = jnp.result_type(x, kernel, jnp.float32)
+    if state is None:
+        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]), dtype)
+    before, _, last, _ = time_sharding.past(x.astype(state.dtype), state)
+    return before, last
+
+
+def _letters(given):
+    kernel = "." if given["kernel"].shape[0] == 1 else "H"
+    return {"x": "B T H", "kernel": kernel, "state": "B . H"}
+
+
+@sharded(_letters, results=("B T H", "B . H"), enter=_enter)
 def long_convolution(
     x: Float[ArrayLike, "B T D"],
     kernel: Float[ArrayLike, "#D W"] | Float[ArrayLike, "#D M W"],

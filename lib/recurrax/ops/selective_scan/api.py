@@ -3,15 +3,32 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.ops import dispatch
+from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.arguments import check_rank, check_shape
 from recurrax.ops.selective_scan import chunked, reference
+from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = {"reference": reference.scan, "chunked": chunked.scan}
 BEST = {"default": "chunked"}
 
 
+def _enter(op, given):
+    """The h that enters a stretch of time, which makes e^{a (dt_1 + ... + dt_T)} h + U of it."""
+    a, dt, reset = given["a"], given["dt"], given["reset"]
+    written = op(**{**given, "state": None})[1]
+    kept = jnp.exp(dt.sum(1, dtype=written.dtype)[..., None] * a[None].astype(written.dtype))
+    if reset is not None:
+        kept = jnp.where(reset.any(1)[:, None, None], 0, kept)
+    state = jnp.zeros_like(written) if given["state"] is None else given["state"].astype(written.dtype)
+    return time_sharding.fold((kept, written), state, lambda s, h: s[0] * h + s[1])
+
+
+@sharded(
+    {"x": "B T H", "dt": "B T H", "a": "H", "b": "B T", "c": "B T", "state": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    enter=_enter,
+)
 def selective_scan(
     x: Float[ArrayLike, "B T E"],
     dt: Float[ArrayLike, "B T E"],

@@ -4,16 +4,43 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from recurrax.ops import dispatch
+from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.long_convolution.api import long_convolution
+from recurrax.ops.sharding import sharded
 from recurrax.ops.state_space import chunked, powers
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = ("chunked", "fft")
 
 
+def _enter(op, given):
+    """The h that enters a stretch of time, which makes A^T h + U of it."""
+    x, a, b, c, state, reset = (given[name] for name in ("x", "a", "b", "c", "state", "reset"))
+    written = op(**{**given, "state": None, "kernel": None, "implementation": "chunked"})[1]
+    power = powers.system(a, b, c, written.real.dtype).a.power(x.shape[1])
+    power = jnp.exp(jnp.asarray(power, written.dtype)) if a.ndim == 2 else jnp.asarray(power, written.dtype)
+    cut = jnp.zeros((x.shape[0],), bool) if reset is None else reset.any(1)
+
+    def step(summary, h):
+        cut, written = summary
+        if a.ndim == 2:
+            kept = power[None] * h
+        else:  # less the identity
+            kept = h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST)
+        return jnp.where(cut[:, None, None], 0, kept) + written
+
+    state = jnp.zeros_like(written) if state is None else state.astype(written.dtype)
+    return time_sharding.fold((cut, written), state, step)
+
+
+@sharded(
+    {"x": "B T H", "a": "H", "b": "H", "c": "H", "state": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    enter=_enter,
+)
 def state_space(
     x: Float[ArrayLike, "B T D"],
     a: Inexact[ArrayLike, "D N"] | Float[ArrayLike, "D N N"],
