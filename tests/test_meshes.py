@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from recurrax.mixers import RGLRU, Attention
+from recurrax.mixers import GLA, RGLRU, S4D, Attention, GatedDeltaNet
+from recurrax.models import BlockConfig
+from recurrax.projections import MixtureOfExperts
 from runs import arrays, assert_same_run, checkpoints, compiled_once, metrics, small, text
 from train import sharding
 from train.checkpoint import CheckpointConfig, Checkpointer
@@ -27,15 +29,28 @@ MESHES = {
     "data=2,fsdp=4": MeshConfig(data=2, fsdp=4),
     "data=2,fsdp=2,tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
 }
+GRIFFIN = (RGLRU(num_heads=2), Attention(num_heads=2, num_kv_heads=1, window=16))
+# One mixer of each family of ops, and experts.
+HYBRID = (
+    RGLRU(num_heads=2),
+    S4D(state_dim=8),
+    BlockConfig(GLA(num_heads=2), MixtureOfExperts(hidden=8, num_experts=4, experts_per_token=2)),
+    GatedDeltaNet(num_heads=2),
+    Attention(num_heads=2, num_kv_heads=1, window=24),  # longer than a stretch of 8: all are gathered
+)
+HYBRID_MESHES = {
+    "data=2,fsdp=2,tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "fsdp=4,time=2": MeshConfig(data=1, fsdp=4, time=2),
+    "data=2,time=4": MeshConfig(data=2, time=4),
+}
 STEPS = 8
 CLOSE = 1e-5  # relative; measured: at most 2e-7
 
 
 @functools.cache
-def program(text, mesh_config, **optimizer):
-    """The config of a Griffin in miniature on this mesh, its abstract state and its step."""
-    config = small(text, model__num_layers=2, optimizer__warmup_steps=2, **optimizer)
-    pattern = (RGLRU(num_heads=2), Attention(num_heads=2, num_kv_heads=1, window=16))
+def program(text, mesh_config, pattern=GRIFFIN, **optimizer):
+    """The config of this pattern on this mesh, its abstract state and its step."""
+    config = small(text, model__num_layers=len(pattern), optimizer__warmup_steps=2, **optimizer)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=pattern), mesh=mesh_config)
     mesh = sharding.make_mesh(mesh_config)
     abstract = abstract_state(config, mesh)
@@ -55,9 +70,9 @@ def on_devices(text, config, mesh, step):
     return sharding.to_devices(batch_at(packed(text), config.data, config.seed, step, rows), split)
 
 
-def go_on(text, mesh_config, state=None, steps=STEPS, **optimizer):
+def go_on(text, mesh_config, state=None, steps=STEPS, **options):
     """The state after `steps` steps, and loss and gradient norm of each step from the one of `state` on."""
-    config, mesh, abstract, train_step = program(text, mesh_config, **optimizer)
+    config, mesh, abstract, train_step = program(text, mesh_config, **options)
     state = init_state(config, abstract) if state is None else state
     numbers = []
     for step in range(int(state.step), steps):
@@ -81,13 +96,26 @@ def test_losses_are_those_of_one_device(text, alone, mesh_config):
     np.testing.assert_allclose(numbers, alone, rtol=CLOSE)
 
 
+@functools.cache
+def hybrid_alone(text):
+    return go_on(text, ONE, steps=3, pattern=HYBRID)[1]
+
+
+@pytest.mark.parametrize("mesh_config", HYBRID_MESHES.values(), ids=HYBRID_MESHES)
+def test_a_hybrid_of_all_families_on_split_rows_heads_and_time(text, mesh_config):
+    _, numbers = go_on(text, mesh_config, steps=3, pattern=HYBRID)
+    np.testing.assert_allclose(numbers, hybrid_alone(text), rtol=CLOSE)
+
+
 def test_slices_of_a_batch_are_the_whole_batch(text, alone):
     # Two slices on four devices: every device has a row of each slice.
     _, numbers = go_on(text, MeshConfig(data=4), optimizer__accumulate=2)
     np.testing.assert_allclose(numbers, alone, rtol=CLOSE)
 
 
-@pytest.mark.parametrize("mesh_config", [ONE, *MESHES.values()], ids=["one device", *MESHES])
+@pytest.mark.parametrize(
+    "mesh_config", [ONE, *MESHES.values(), HYBRID_MESHES["data=2,time=4"]], ids=["one device", *MESHES, "data=2,time=4"]
+)
 def test_batches_are_the_same_and_rows_are_dealt_to_the_devices(text, mesh_config):
     config, mesh, _, _ = program(text, mesh_config)
     for step in (0, 5):
@@ -97,8 +125,9 @@ def test_batches_are_the_same_and_rows_are_dealt_to_the_devices(text, mesh_confi
         for name, value in found.items():
             np.testing.assert_array_equal(np.asarray(value), whole[name])
             parts = mesh.shape["data"] * mesh.shape["fsdp"]
-            held = [len(shard.data) for shard in value.addressable_shards]
-            assert held == [config.data.batch_size // parts] * mesh.devices.size
+            held = [shard.data.shape for shard in value.addressable_shards]
+            stretch = config.data.sequence_length // mesh.shape["time"]
+            assert held == [(config.data.batch_size // parts, stretch)] * mesh.devices.size
 
 
 @pytest.mark.parametrize(("before", "after"), [("data=8", "data=2,fsdp=2,tensor=2"), ("data=2,fsdp=4", None)])
@@ -117,7 +146,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(text, alone, tmp_path, befo
 
 @pytest.mark.parametrize("mesh_config", MESHES.values(), ids=MESHES)
 def test_bytes_on_each_device_are_what_the_rules_promise(text, mesh_config):
-    """The table and every matrix to or from the residual stream is split by fsdp and tensor; the rest is whole."""
+    """The table, every matrix to or from the residual stream and the gates' blocks are split; the rest is whole."""
     config, mesh, abstract, _ = program(text, mesh_config)
     state = init_state(config, abstract)
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
@@ -127,13 +156,13 @@ def test_bytes_on_each_device_are_what_the_rules_promise(text, mesh_config):
     for tree in (state.params, state.opt_state):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition("/")[2]
-            matrix = name == "embedding" or bool(re.match(r"in_(?!put)|out_", name)) and leaf.ndim > 0
+            matrix = bool(re.match(r"embedding|in_|out_|(input|recurrence)_gate_kernel", name))
             matrices += matrix
             expected += math.prod(leaf.shape) * 4 // (parts if matrix else 1)
             for shard in leaf.addressable_shards:
                 on_device[shard.device] += shard.data.nbytes
-    # Embedding; 3 of the recurrence, 4 of attention, 3 of each of two projections; each with two moments.
-    assert matrices == 3 * (1 + 3 + 4 + 2 * 3)
+    # Embedding; 5 of the recurrence, 4 of attention, 3 of each of two projections; each with two moments.
+    assert matrices == 3 * (1 + 5 + 4 + 2 * 3)
     assert set(on_device.values()) == {expected}
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     assert expected < 0.5 * whole or parts == 1

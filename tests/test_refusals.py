@@ -73,7 +73,7 @@ REFUSED = {
     "heads": (["--model.dim", 33], ["33 is not divisible by num_heads 2"]),
     "slices": (["--optimizer.accumulate", 3], ["data.batch_size 8 is not divisible by optimizer.accumulate 3"]),
     "vocabulary": (["--model.vocab_size", 99], ["model.vocab_size 99 is less than the 288 of the byte tokens"]),
-    "time": (["--mesh.time", 2], ["mesh.time must be 1", "got 2"]),
+    "time": (["--mesh.time", 3], ["data.sequence_length 32 is not divisible by mesh.time 3"]),
     "rows": (
         ["--mesh.data", 8, "--data.batch_size", 12],
         ["12 is not divisible by mesh.data * mesh.fsdp = 8 * 1 = 8", "data.batch_size"],

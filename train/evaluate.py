@@ -41,14 +41,14 @@ def make_evaluator(model_config: LanguageModelConfig, mesh: Mesh, sequence_lengt
     Raises:
       ValueError: the lanes cannot be dealt evenly to the mesh's devices.
     """
-    sharding.check_batch("evaluation.batch_size", batch_size, mesh)
+    sharding.check_batch("evaluation.batch_size", batch_size, sequence_length, mesh)
     model = LanguageModel(model_config)
     split = sharding.batch_sharding(mesh)
     rows = sharding.local_rows(split, batch_size)
     # The state is split by its rows, as the batches are. It is the same from the first batch on: one compilation.
     states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
     init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=states)
-    step = make_evaluation_step(model, states)
+    step = make_evaluation_step(model, mesh, states)
 
     def evaluate(params, documents: Documents, max_batches=None, should_stop=lambda: False) -> Evaluation | None:
         state, sums, counts = init_state(), [], []

@@ -40,7 +40,9 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     profiler = Profiler(profile)
     mesh = sharding.make_mesh(config.mesh)
     split = sharding.batch_sharding(mesh)
-    sharding.check_batch("data.batch_size / optimizer.accumulate", rows_per_slice(config), mesh)
+    sharding.check_batch(
+        "data.batch_size / optimizer.accumulate", rows_per_slice(config), config.data.sequence_length, mesh
+    )
     evaluate = make_evaluator(config.model, mesh, config.data.sequence_length, config.evaluation.batch_size)
     abstract = abstract_state(config, mesh)
     train_step = make_train_step(config, abstract, mesh)

@@ -13,7 +13,7 @@ from train import sharding
 from train.config import OptimizerConfig, TrainConfig
 
 # Matrices are decayed; embeddings, norms, biases and what parametrises a recurrence are not.
-DECAYED = r"(^|/)(in_|out_)\w+$|gate_kernel$"
+DECAYED = r"(^|/)(in_|out_)\w+$|(?<!conv)_kernel$"
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -64,8 +64,7 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
       ValueError: the sharding rules do not fit the model.
     """
     shapes = jax.eval_shape(lambda: _create(config))
-    rules = (*sharding.parse_rules(config.mesh.rules), *sharding.RULES)
-    split = sharding.shardings(shapes, mesh, rules)
+    split = sharding.shardings(shapes, mesh, sharding.parse_rules(config.mesh.rules))
     return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, split)
 
 

@@ -54,7 +54,8 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
         return jax.lax.scan(add, zero, (slices, jnp.arange(parts)))[0]
 
     def step(state: TrainState, batch: Batch):
-        total, grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+        with sharding.on(mesh):
+            total, grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
         count = jnp.maximum(batch["weights"].sum(), 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -76,10 +77,11 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     )
 
 
-def make_evaluation_step(model: LanguageModel, state_shardings) -> Callable:
+def make_evaluation_step(model: LanguageModel, mesh: Mesh, state_shardings) -> Callable:
     """step(params, state, batch) -> (loss sum in nats, bytes, state), donating the model's state, split like this."""
 
     def step(params, state, batch: Batch):
-        return negative_log_likelihood(model, params, batch, state)
+        with sharding.on(mesh):
+            return negative_log_likelihood(model, params, batch, state)
 
     return jax.jit(step, donate_argnums=1, out_shardings=(None, None, state_shardings))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from recurrax import checks
 from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
+from recurrax.ops.sharding import placed
 from recurrax.projections import GLU, MLP, ProjectionConfig
 from recurrax.types import Dtype, Reset, Scalar, State
 
@@ -112,7 +113,7 @@ class Block(nn.Module):
         x = self._add(x, mix, "mixer_norm", config.mixer_weights)
         if config.projection is not None:
             x = self._add(x, project, "projection_norm", config.projection_weights)
-        return x, shared, after
+        return placed(x, "B T"), shared, after
 
     def _add(self, x, f, name, weights):
         """The sum of the stream and f of it."""

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.block import Norm
+from recurrax.ops.sharding import placed
 from recurrax.types import ArrayLike, Reset, State
 
 
@@ -54,7 +55,8 @@ class LanguageModel(nn.Module):
         # then give logits of order 1.
         table = self.param("embedding", nn.initializers.normal(config.dim**-0.5), (config.vocab_size, config.dim))
         scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
-        x = jnp.take(table, tokens, axis=0).astype(config.dtype) * scale
+        # Each device looks up its own tokens in the whole table.
+        x = placed(jnp.take(placed(table, ". ."), tokens, axis=0).astype(config.dtype) * scale, "B T")
         if config.embedding_norm:
             x = Norm(config.norm, config.norm_eps, config.dtype).layer("embedding_norm")(x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
@@ -65,7 +67,7 @@ class LanguageModel(nn.Module):
         logits = jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)
-        return logits, state
+        return placed(logits, "B T H"), state
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token of `batch_size` sequences."""

@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
+from recurrax.types import Array
+
 AXES = {"B": ("data", "fsdp"), "H": ("tensor",), "T": ("time",)}
 TIME = "time"
 
@@ -85,6 +87,17 @@ def sharded(
         return run
 
     return decorate
+
+
+def placed(x: Array, letters: str) -> Array:
+    """x, told to XLA to be split like this under a mesh of Auto axes; the same x elsewhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or AxisType.Explicit in mesh.axis_types:
+        return x
+    if mesh.size == 1:
+        return x
+    axes = _axes(mesh, {"x": letters}, {"x": x}, set())
+    return jax.lax.with_sharding_constraint(x, _specs(letters, axes, x))
 
 
 def splits_time() -> bool:
