@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from train import presets
+from train import presets, processes
 from train.allocator import keep_freed_memory
 from train.cli import user_errors
 from train.config import TrainConfig
@@ -30,6 +30,14 @@ class Command:
     """Print every array of the state with its sharding, and stop."""
     profile: str | None = None
     """Trace steps FIRST:LAST into DIR/profile."""
+    distributed: bool = False
+    """One of several processes, each with its own devices. On a TPU pod or under Slurm they find each other."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where the environment does not say it."""
+    num_processes: int | None = None
+    """How many processes there are; with --coordinator."""
+    process_id: int | None = None
+    """Which one this is, from 0 on; with --coordinator."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,6 +56,10 @@ def main(arguments: list[str]) -> int:
             description=inspect.getdoc(preset),
             config=(tyro.conf.AvoidSubcommands,),
         )
+        if command.distributed:
+            processes.initialize(command.coordinator, command.num_processes, command.process_id)
+        elif (command.coordinator, command.num_processes, command.process_id) != (None, None, None):
+            raise ValueError("--coordinator, --num-processes and --process-id are for --distributed runs; add that")
         # Only now, so that --help and mistakes in the settings do not wait for the imports.
         from train import loop, sharding, state
 

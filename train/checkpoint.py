@@ -23,11 +23,10 @@ import shutil
 from collections.abc import Callable, Mapping
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from train import checkpoint_check
+from train.processes import on_any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Checkpointer:
             return
         (step, future), self._pending = self._pending, None
         error = future.exception()
-        if _on_any_process(error is not None):
+        if on_any(error is not None):
             self._current = None
             there = ", ".join(map(str, self.steps)) or "none"
             raise RuntimeError(
@@ -176,7 +175,7 @@ class Checkpointer:
         for candidate in reversed(steps) if step is None else (step,):
             path = self._directory / str(candidate)
             problems = checkpoint_check.damage(path) if jax.process_index() == 0 else []
-            if not _on_any_process(bool(problems)):
+            if not on_any(bool(problems)):
                 return candidate, list(damaged)
             damaged[candidate] = "; ".join(problems) or "see the message of process 0"
             self._log(f"The checkpoint of step {candidate} is damaged and cannot be used: {damaged[candidate]}")
@@ -258,7 +257,7 @@ class Checkpointer:
                 action()
             except OSError as problem:
                 error = problem
-        if _on_any_process(error is not None):
+        if on_any(error is not None):
             raise error or RuntimeError(f"process 0 could not prepare {self._directory}; see its message")
 
 
@@ -282,10 +281,3 @@ def _check_shardings(abstract) -> None:
         if leaf.sharding is None:  # orbax would then ask for the devices of the run that wrote it
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(f"{name}: {leaf} has no sharding; a jax.ShapeDtypeStruct with one is needed")
-
-
-def _on_any_process(condition: bool) -> bool:
-    """Whether `condition` holds on any process. Also a barrier: no process returns before all have called."""
-    if jax.process_count() == 1:
-        return condition
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))

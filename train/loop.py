@@ -3,12 +3,10 @@
 import contextlib
 import dataclasses
 import json
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from recurrax.models import describe
-from train import sharding
+from train import processes, sharding
 from train.checkpoint import Checkpointer
 from train.config import TrainConfig, to_json
 from train.data import Rows, open_documents, train_batches
@@ -53,19 +51,22 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     validation = open_documents(config.data, "validation")
 
     with contextlib.ExitStack() as stack:
-        should_stop = stack.enter_context(stop_signal())
-        workdir = stack.enter_context(Workdir(path))
+        should_stop = stack.enter_context(processes.stop_signal())
+        with processes.together():
+            workdir = stack.enter_context(Workdir(path))
         checkpointer = stack.enter_context(Checkpointer(workdir.checkpoints_path, config.checkpoint))
         changed = check_run(config, workdir)
         state = checkpointer.restore(abstract)
         state = init_state(config, abstract) if state is None else state
         step = start = int(state.step)
-        write_json_atomically(workdir.config_path, to_json(config))
-        write_json_atomically(workdir.versions_path, versions())
+        if processes.is_first():
+            write_json_atomically(workdir.config_path, to_json(config))
+            write_json_atomically(workdir.versions_path, versions())
 
         file = stack.enter_context(MetricsFile(workdir.metrics_path, start))
         display = stack.enter_context(Display(start, config.steps))
-        writers = [file.append, *([tensorboard_writer(workdir.path)] if config.log.tensorboard else [])]
+        tensorboard = config.log.tensorboard and processes.is_first()
+        writers = [file.append, *([tensorboard_writer(workdir.path)] if tensorboard else [])]
 
         def complete_checkpoints() -> tuple[int, ...]:
             checkpointer.wait()  # one may be about to be complete
@@ -110,7 +111,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         if step < config.steps:
             saved = f"step {step} is saved in {workdir.checkpoints_path}" if step else "there was no step to save yet"
             display.say(f"Stopped by a signal: {saved}")
-        elif file.rows:
+        elif file.rows and processes.is_first():
             plot_loss(file.rows, workdir.loss_png_path, workdir.path.name)
     return Outcome(step, interrupted=step < config.steps)
 
@@ -164,24 +165,3 @@ def introduction(config, workdir, mesh, abstract, rows, start, changed) -> Itera
             f"From step {config.optimizer.decay_steps} on the learning rate stays at its last value; "
             "--optimizer.decay_steps stretches its schedule"
         )
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a SIGTERM or a Ctrl-C has come. A second Ctrl-C stops at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread only
-        yield stopped.is_set
-        return
-
-    def handle(number, _):
-        stopped.set()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopped.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

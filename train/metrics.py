@@ -13,6 +13,7 @@ import jax
 import rich.console
 import rich.progress
 
+from train import processes
 from train.config import TrainConfig
 
 BITS = 1 / math.log(2)
@@ -21,14 +22,14 @@ BITS = 1 / math.log(2)
 class MetricsFile:
     """metrics.jsonl: one JSON object per logged step, in ascending order of steps, each step once.
 
-    Opened at the step a run resumes from: rows after it, and a last row cut short by a kill, are dropped.
+    Opened at the step a run resumes from: rows after it, and a last row cut short by a kill, are dropped. Of several
+    processes the first writes; the others know the same rows.
     """
 
     def __init__(self, path: str | os.PathLike, step: int):
         self._path = pathlib.Path(path)
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
         self._rewrite()
-        self._file = self._path.open("a")
 
     def append(self, row: dict) -> None:
         self.rows.append(row)
@@ -41,7 +42,6 @@ class MetricsFile:
         self.rows[-1] |= row
         self._file.close()
         self._rewrite()
-        self._file = self._path.open("a")
 
     def __enter__(self):
         return self
@@ -50,9 +50,13 @@ class MetricsFile:
         self._file.close()
 
     def _rewrite(self):
+        if not processes.is_first():
+            self._file = open(os.devnull, "a")  # noqa: SIM115
+            return
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         os.replace(temporary, self._path)
+        self._file = self._path.open("a")
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
@@ -147,7 +151,7 @@ class Display:
 
     def __init__(self, step: int, steps: int):
         # Lines are never wrapped: a log file is no window.
-        self._console = rich.console.Console(highlight=False, soft_wrap=True)
+        self._console = rich.console.Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
         self._steps = steps
         self._bar = None
         if self._console.is_terminal:
