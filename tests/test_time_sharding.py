@@ -232,6 +232,27 @@ def test_a_convolution_passes_its_halo_to_the_neighbour():
     assert collectives("convolution", 4 * LENGTH, gradients=True) == both
 
 
+def test_a_kernel_that_the_caller_computes_is_split_by_channels():
+    op, inputs = build("state space")
+    given = {name: value for name, value in inputs.items() if name != "state"}
+
+    def total(given):
+        def kernel(length):
+            powers = jnp.exp(given["a"][:, None] * jnp.arange(length)[None, :, None])
+            return jnp.einsum("dmn,dtn,dn->dmt", given["c"], powers, given["b"])
+
+        return jnp.sin(op(**given, kernel=kernel, chunk_size=8)[0]).sum()
+
+    wanted = jax.value_and_grad(total)(given)
+    with jax.set_mesh(make_mesh("data=2,tensor=2,time=2")), pytest.raises(ValueError, match="nor split sequences"):
+        op(**given, implementation="fft")
+    for mesh in (jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2), make_mesh("time=4")):
+        with jax.set_mesh(mesh):
+            got = jax.jit(jax.value_and_grad(total))(given)
+        for found, expected in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            assert np.linalg.norm(found - expected) < CLOSE * np.linalg.norm(expected)
+
+
 def test_a_sequence_that_cannot_be_cut_is_refused():
     op, inputs = build("diagonal")
     shorter = {name: value[:, :38] if name != "h0" else value for name, value in inputs.items()}

@@ -9,38 +9,13 @@ from jaxtyping import Array, Float, Inexact
 
 from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.long_convolution.api import long_convolution
-from recurrax.ops.sharding import sharded
+from recurrax.ops.sharding import sharded, splits_time
 from recurrax.ops.state_space import chunked, powers
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = ("chunked", "fft")
 
 
-def _enter(op, given):
-    """The h that enters a stretch of time, which makes A^T h + U of it."""
-    x, a, b, c, state, reset = (given[name] for name in ("x", "a", "b", "c", "state", "reset"))
-    written = op(**{**given, "state": None, "kernel": None, "implementation": "chunked"})[1]
-    power = powers.system(a, b, c, written.real.dtype).a.power(x.shape[1])
-    power = jnp.exp(jnp.asarray(power, written.dtype)) if a.ndim == 2 else jnp.asarray(power, written.dtype)
-    cut = jnp.zeros((x.shape[0],), bool) if reset is None else reset.any(1)
-
-    def step(summary, h):
-        cut, written = summary
-        if a.ndim == 2:
-            kept = power[None] * h
-        else:  # less the identity
-            kept = h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST)
-        return jnp.where(cut[:, None, None], 0, kept) + written
-
-    state = jnp.zeros_like(written) if state is None else state.astype(written.dtype)
-    return time_sharding.fold((cut, written), state, step)
-
-
-@sharded(
-    {"x": "B T H", "a": "H", "b": "H", "c": "H", "state": "B H", "reset": "B T"},
-    results=("B T H", "B H"),
-    enter=_enter,
-)
 def state_space(
     x: Float[ArrayLike, "B T D"],
     a: Inexact[ArrayLike, "D N"] | Float[ArrayLike, "D N N"],
@@ -83,27 +58,72 @@ def state_space(
     if not all(isinstance(value, np.ndarray) for value in (a, b, c)):
         a, b, c = (jnp.asarray(value) for value in (a, b, c))
     _check(x, a, b, c, state, reset, chunk_size)
-    possible = state is None and reset is None
+    # Stretches of a sequence are joined by states.
+    possible = state is None and reset is None and not (splits_time() and x.shape[1] > 1)
     if implementation == "fft" and not possible:
-        raise ValueError('implementation "fft" knows neither states nor resets; use "chunked" or None')
+        raise ValueError('implementation "fft" knows neither states nor resets nor split sequences; use "chunked"')
     if implementation is None:
         implementation = "fft" if possible and x.shape[1] > chunk_size else "chunked"
     name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, {})
 
-    dtype = jnp.result_type(x, jnp.float32, *(value.real for value in (a, b, c) if not isinstance(value, np.ndarray)))
-    system = powers.system(a, b, c, dtype)
-    length = x.shape[1]
-    size = 1 << (min(chunk_size, length) - 1).bit_length()
-    inputs = x.astype(dtype)
-    state_dtype = jnp.result_type(dtype, jnp.complex64) if system.is_complex else dtype
+    taps = None
+    if name == "fft" and kernel is not None:
+        taps = kernel(x.shape[1])
+    elif name == "fft":
+        taps = powers.kernel(_system(x, a, b, c), x.shape[1], _size(chunk_size, x.shape[1]))
+    return _run(x, a, b, c, taps, state, reset, chunk_size)
+
+
+def _enter(op, given):
+    """The h that enters a stretch of time, which makes A^T h + U of it."""
+    x, a, b, c, state, reset = (given[name] for name in ("x", "a", "b", "c", "state", "reset"))
+    written = op(**{**given, "state": None})[1]
+    power = jnp.asarray(_system(x, a, b, c).a.power(x.shape[1]), written.dtype)
+    cut = jnp.zeros((x.shape[0],), bool) if reset is None else reset.any(1)
+
+    def step(summary, h):
+        cut, written = summary
+        if a.ndim == 2:
+            kept = jnp.exp(power)[None] * h
+        else:  # less the identity
+            kept = h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST)
+        return jnp.where(cut[:, None, None], 0, kept) + written
+
+    state = jnp.zeros_like(written) if state is None else state.astype(written.dtype)
+    return time_sharding.fold((cut, written), state, step)
+
+
+@sharded(
+    {"x": "B T H", "a": "H", "b": "H", "c": "H", "taps": "H", "state": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    enter=_enter,
+)
+def _run(x, a, b, c, taps, state, reset, chunk_size):
+    """With `taps`, the whole kernel (D, M, T), by FFT; without in chunks."""
+    system, inputs = _system(x, a, b, c), x.astype(_dtype(x, a, b, c))
+    state_dtype = jnp.result_type(inputs, jnp.complex64) if system.is_complex else inputs.dtype
     h = jnp.zeros((x.shape[0], *b.shape), state_dtype) if state is None else state.astype(state_dtype)
+    size = _size(chunk_size, x.shape[1])
     entering, last = chunked.states(inputs, system, h, reset, size)
-    if name == "fft":
-        taps = powers.kernel(system, length, size) if kernel is None else kernel(length)
-        y = long_convolution(inputs, jnp.asarray(taps, dtype))[0]
-    else:
+    if taps is None:
         y = chunked.outputs(inputs, system, entering, reset, size)
+    else:
+        y = long_convolution(inputs, jnp.asarray(taps, inputs.dtype))[0]
     return y.astype(x.dtype), last
+
+
+def _dtype(x, *system):
+    """Of all arithmetic, real."""
+    return jnp.result_type(x, jnp.float32, *(value.real for value in system if not isinstance(value, np.ndarray)))
+
+
+def _system(x, a, b, c):
+    return powers.system(a, b, c, _dtype(x, a, b, c))
+
+
+def _size(chunk_size, length):
+    """A power of two, no longer than it must be."""
+    return 1 << (min(chunk_size, length) - 1).bit_length()
 
 
 def _check(x, a, b, c, state, reset, chunk_size):
