@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from recurrax.mixers import GLA, RGLRU, S4D, Attention, GatedDeltaNet
+from recurrax.mixers import GLA, RGLRU, RWKV7, S4D, Attention, GatedDeltaNet, LatentAttention, Mamba
 from recurrax.models import BlockConfig, LanguageModel
 from recurrax.projections import MixtureOfExperts
 from runs import arrays, assert_same_run, checkpoints, compiled_once, metrics, small, text
@@ -199,6 +199,22 @@ def test_added_rules_come_first(text):
     gates = [spec for name, spec in specs.items() if name.endswith("in_gate")]
     assert gates == [jax.P(None, "fsdp")] * 2  # the recurrence's and the projection's
     assert {spec for name, spec in specs.items() if name.endswith("in_kernel")} == {jax.P("fsdp", "tensor")}
+
+
+def test_small_matrices_are_split_where_their_sizes_allow(text):
+    mesh_config = MeshConfig(data=2, fsdp=2, tensor=2)
+    pattern = (LatentAttention(num_heads=2), Mamba(state_dim=4), Mamba(state_dim=4, width=18), RWKV7(num_heads=2))
+    config = small(text, model__num_layers=len(pattern))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=pattern))
+    params = abstract_state(config, sharding.make_mesh(mesh_config)).params["backbone"]["groups"]
+    latent, mamba, odd, rwkv = (
+        params[f"{i}_{type(mixer).__name__.lower()}"]["mixer"] for i, mixer in enumerate(pattern)
+    )
+    assert latent["key_kernel"].sharding.spec == jax.P(None, "fsdp", "tensor")
+    assert mamba["select_kernel"].sharding.spec == jax.P(None, ("tensor", "fsdp"), None)
+    assert odd["select_kernel"].sharding.spec == jax.P(None, None, None)  # 18 channels on 4 devices
+    assert rwkv["decay_kernel"].sharding.spec == jax.P(None, None, ("tensor", "fsdp"))
+    assert rwkv["norm_scale"].sharding.spec == jax.P()
 
 
 def test_a_run_on_many_devices_in_pieces_and_on_another_mesh(text, tmp_path, capfd):

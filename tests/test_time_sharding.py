@@ -27,10 +27,10 @@ SEQUENCES = {"q", "k", "v", "a", "b", "c", "beta", "log_decay", "x", "dt", "rese
 
 
 def matrix_case(case):
-    inputs = matrix_ops.draw(case, LENGTH, batch=BATCH, heads=HEADS, queries=2)
-    if case.startswith("dplr"):
-        inputs = {"log_decay": None, **inputs}
-    return functools.partial(getattr(ops, matrix_ops.CASES[case][0])), inputs
+    def op(reset=None, **inputs):
+        return matrix_ops.call(case, inputs, reset=reset)
+
+    return op, matrix_ops.draw(case, LENGTH, batch=BATCH, heads=HEADS, queries=2)
 
 
 def vector_case(name):
@@ -102,10 +102,9 @@ def resets():
 def numbers(op, inputs, reset):
     """Outputs, last state, and the gradients of a sum over both in which every entry has another weight."""
     extra = {} if reset is None else {"reset": reset}
-    exact = {name: value for name, value in inputs.items() if value is None}
 
-    def total(arrays):
-        results = op(**arrays, **exact, **extra)
+    def total(inputs):
+        results = op(**inputs, **extra)
         weighted = 0.0
         for result in results:
             weights = jnp.cos(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape)
@@ -113,8 +112,7 @@ def numbers(op, inputs, reset):
             weighted += (weights * squares).sum()
         return weighted, results
 
-    arrays = {name: value for name, value in inputs.items() if value is not None}
-    (_, results), gradients = jax.value_and_grad(total, has_aux=True)(arrays)
+    (_, results), gradients = jax.value_and_grad(total, has_aux=True)(inputs)
     return results, gradients
 
 
@@ -128,7 +126,7 @@ def on_mesh(op, inputs, reset, mesh):
         return jax.device_put(value, jax.NamedSharding(mesh, spec))
 
     with jax.set_mesh(mesh):
-        placed = {name: None if value is None else put(name, value) for name, value in inputs.items()}
+        placed = {name: put(name, value) for name, value in inputs.items()}
         reset = None if reset is None else put("reset", reset)
         return jax.jit(functools.partial(numbers, op))(placed, reset)
 
@@ -183,11 +181,10 @@ def collectives(case, length, *, gradients):
         split = jax.NamedSharding(mesh, PartitionSpec(None, "time") if is_sequence else PartitionSpec())
         return jax.ShapeDtypeStruct(sizes, value.dtype, sharding=split)
 
-    shapes = {name: shape(name, value) for name, value in inputs.items() if value is not None}
-    fixed = {name: None for name, value in inputs.items() if value is None}
+    shapes = {name: shape(name, value) for name, value in inputs.items()}
     function = numbers if gradients else lambda op, inputs, reset: op(**inputs, reset=reset)
     with jax.set_mesh(mesh):
-        program = jax.jit(lambda inputs, reset: function(op, {**inputs, **fixed}, reset))
+        program = jax.jit(lambda inputs, reset: function(op, inputs, reset))
         return sent(program.lower(shapes, shape("reset", resets())))
 
 

@@ -26,7 +26,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from train import checkpoint_check
-from train.processes import on_any
+from train.processes import is_first, on_any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Checkpointer:
         damaged = {}
         for candidate in reversed(steps) if step is None else (step,):
             path = self._directory / str(candidate)
-            problems = checkpoint_check.damage(path) if jax.process_index() == 0 else []
+            problems = checkpoint_check.damage(path) if is_first() else []
             if not on_any(bool(problems)):
                 return candidate, list(damaged)
             damaged[candidate] = "; ".join(problems) or "see the message of process 0"
@@ -209,7 +209,7 @@ class Checkpointer:
     def _commit(self, response, record: dict) -> None:
         """The end of a save, in the background: when all processes have written, process 0 makes it a checkpoint."""
         response.result()
-        if jax.process_index() != 0:
+        if not is_first():
             return
         written = self._writing(record["step"])
         checkpoint_check.seal(written, record)
@@ -252,7 +252,7 @@ class Checkpointer:
     def _as_process_0(self, action: Callable[[], None]) -> None:
         """Runs `action` on process 0, while the others wait; if it fails there, all raise."""
         error = None
-        if jax.process_index() == 0:
+        if is_first():
             try:
                 action()
             except OSError as problem:

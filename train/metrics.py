@@ -29,7 +29,7 @@ class MetricsFile:
     def __init__(self, path: str | os.PathLike, step: int):
         self._path = pathlib.Path(path)
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
-        self._rewrite()
+        self._reopen()
 
     def append(self, row: dict) -> None:
         self.rows.append(row)
@@ -41,7 +41,7 @@ class MetricsFile:
         assert self.rows[-1]["step"] == row["step"]
         self.rows[-1] |= row
         self._file.close()
-        self._rewrite()
+        self._reopen()
 
     def __enter__(self):
         return self
@@ -49,7 +49,7 @@ class MetricsFile:
     def __exit__(self, *_):
         self._file.close()
 
-    def _rewrite(self):
+    def _reopen(self):
         if not processes.is_first():
             self._file = open(os.devnull, "a")  # noqa: SIM115
             return

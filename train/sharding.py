@@ -19,8 +19,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor", "time")
-BATCH_AXES = ("data", "fsdp")
+from recurrax.ops.sharding import AXES as AXES_OF
+
+BATCH_AXES = AXES_OF["B"]
+AXES = (*BATCH_AXES, *AXES_OF["H"], *AXES_OF["T"])
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 

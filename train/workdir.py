@@ -14,6 +14,8 @@ import subprocess
 
 import jax
 
+from train import processes
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -34,7 +36,7 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         """Raises BlockingIOError, naming the holder, if another run has the lock."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:  # the processes of one run share the directory
+        if processes.is_first():  # the processes of one run share the directory
             self._lock = _lock(self.path / ".lock")
         return self
 

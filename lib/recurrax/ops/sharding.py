@@ -25,8 +25,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from recurrax.types import Array
 
-AXES = {"B": ("data", "fsdp"), "H": ("tensor",), "T": ("time",)}
 TIME = "time"
+AXES = {"B": ("data", "fsdp"), "H": ("tensor",), "T": (TIME,)}
 
 
 def sharded(
@@ -53,8 +53,8 @@ def sharded(
 
         @functools.wraps(op)
         def run(*args, **kwargs):
-            mesh = jax.sharding.get_abstract_mesh()
-            if mesh.empty or mesh.manual_axes:  # inside of a shard_map all arrays are already a device's own
+            mesh = _mesh()
+            if mesh is None:
                 return op(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
@@ -91,10 +91,8 @@ def sharded(
 
 def placed(x: Array, letters: str) -> Array:
     """x, told to XLA to be split like this under a mesh of Auto axes; the same x elsewhere."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes or AxisType.Explicit in mesh.axis_types:
-        return x
-    if mesh.size == 1:
+    mesh = _mesh()
+    if mesh is None or mesh.size == 1 or AxisType.Explicit in mesh.axis_types:
         return x
     axes = _axes(mesh, {"x": letters}, {"x": x}, set())
     return jax.lax.with_sharding_constraint(x, _specs(letters, axes, x))
@@ -102,13 +100,20 @@ def placed(x: Array, letters: str) -> Array:
 
 def splits_time() -> bool:
     """Whether the sequence is split here: then batch and time must not be merged into one axis, or XLA gathers both."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and not mesh.manual_axes and mesh.shape.get(TIME, 1) > 1
+    mesh = _mesh()
+    return mesh is not None and mesh.shape.get(TIME, 1) > 1
 
 
 def whole():
     """A context in which no op is split: for arrays whose axes are no batch and no time."""
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+
+
+def _mesh():
+    """The mesh that whole arrays are split over; None where there is none, or inside of a shard_map: there an array is
+    a device's own already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes else mesh
 
 
 def _shapes(op, given, arrays):

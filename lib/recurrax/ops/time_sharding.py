@@ -6,7 +6,7 @@ Two kinds of state, two exchanges, both inside of `jax.shard_map`:
 state at all; one all-gather hands them to everybody, and each device applies in order those of the stretches before
 its own. The bytes are those of one state and one transition per stretch, whatever the length of the sequence; a
 gradient goes back by one reduce-scatter of the same. A is never multiplied with another A, only with a state: no digits
-are lost in products of transitions, and K^3 V, not K^4, is the most that a step costs.
+are lost in products of transitions, and none of K x K matrices is computed.
 
 `past`: convolutions, token shifts and attention remember the last W tokens themselves. Where a stretch is as long as
 that, the neighbour's last W are all (one collective-permute, the halo); otherwise all tokens are gathered, which for
@@ -26,7 +26,13 @@ from recurrax.ops.sharding import TIME
 from recurrax.types import PyTree, Reset, State
 
 
-def fold(summary: PyTree, state: State, step: Callable, *, reverse: bool = False) -> tuple[State, State]:
+def affine(summary: tuple[Array, Array], state: Array) -> Array:
+    """A * S + U, of a transition that acts entry by entry."""
+    kept, written = summary
+    return kept * state + written
+
+
+def fold(summary: PyTree, state: State, step: Callable = affine, *, reverse: bool = False) -> tuple[State, State]:
     """The state that enters this stretch, and the one that leaves the last: S <- step(summary, S) for each stretch.
 
     Args:
@@ -68,12 +74,12 @@ def past(
 def _from_neighbour(tokens, state, size):
     """Where the stretch before this one holds them all."""
     stretches, here = lax.axis_size(TIME), lax.axis_index(TIME)
-    *_, number = tokens
-    tokens, ends = jax.tree.map(lambda leaf: leaf[:, leaf.shape[1] - size :], tokens)
-    kept = ends == number[:, -1:]
+    last = tokens[1][:, -1:]
+    tokens, number = jax.tree.map(lambda leaf: leaf[:, leaf.shape[1] - size :], tokens)
+    kept = number == last
     neighbour = lax.ppermute((tokens, kept), TIME, [(i, i + 1) for i in range(stretches - 1)])
-    first = (state[0], jnp.ones_like(kept))
-    before = jax.tree.map(lambda first, other: jnp.where(here == 0, first, other), first, neighbour)
+    given = (state[0], jnp.ones_like(kept))
+    before = jax.tree.map(lambda first, other: jnp.where(here == 0, first, other), given, neighbour)
     is_last = here == stretches - 1
 
     def of_the_last(leaf):

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from recurrax import checks
 from recurrax.ops import linear
-from recurrax.ops.sharding import sharded
+from recurrax.ops.sharding import AXES, sharded
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
@@ -119,7 +119,7 @@ def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels
     rows = act(lax.ragged_dot(rows, gate, sizes)) * lax.ragged_dot(rows, hidden, sizes)
     rows = lax.ragged_dot(rows, out, sizes)[jnp.argsort(order)].reshape(*weights.shape, -1)
     y = (rows * weights[..., None].astype(x.dtype)).sum(1).reshape(x.shape)
-    return y if out.shape[1] == config.width(x.shape[-1]) else lax.psum(y, "tensor")
+    return y if out.shape[1] == config.width(x.shape[-1]) else lax.psum(y, AXES["H"])
 
 
 def chosen_experts(

@@ -30,7 +30,7 @@ def _enter(op, given):
     product = op(**{**given, "x": jnp.zeros_like(given["x"]), "h0": jnp.ones_like(final)})[1]
     h0 = jnp.zeros_like(final) if given["h0"] is None else given["h0"]
     h0 = h0.astype(jnp.result_type(h0, final))
-    return time_sharding.fold((product, final), h0, lambda s, h: s[0] * h + s[1], reverse=given["reverse"])
+    return time_sharding.fold((product, final), h0, reverse=given["reverse"])
 
 
 @sharded(_letters, results=("B T H", "B H"), state="h0", enter=_enter)

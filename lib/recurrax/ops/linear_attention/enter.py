@@ -25,5 +25,4 @@ def enter(op, given):
     precision = blocks.exactness(k.dtype)
     written = jnp.einsum("bthk,bthv->bhkv", k * jnp.exp(after), v.astype(dtype), precision=precision)
     state = jnp.zeros_like(written) if state is None else state.astype(dtype)
-    summary = jnp.exp(to_end[:, 0])[..., None], written
-    return time_sharding.fold(summary, state, lambda summary, s: summary[0] * s + summary[1])
+    return time_sharding.fold((jnp.exp(to_end[:, 0])[..., None], written), state)

@@ -12,10 +12,10 @@ def _enter(op, given):
     """The inputs before a stretch of time."""
     del op
     x, kernel, state = given["x"], given["kernel"], given["state"]
-    dtype = jnp.result_type(x, kernel, jnp.float32)
+    dtype = jnp.result_type(x, kernel, jnp.float32, *(() if state is None else (state,)))
     if state is None:
-        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]), dtype)
-    before, _, last, _ = time_sharding.past(x.astype(state.dtype), state)
+        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]))
+    before, _, last, _ = time_sharding.past(x.astype(dtype), state.astype(dtype))
     return before, last
 
 

@@ -43,16 +43,16 @@ def state_space(
       kernel: T -> c A^t b for t < T, where the caller knows a better way than powers of A; the "fft" form asks for it.
       chunk_size: tokens per chunk, rounded up to a power of two.
       implementation: "chunked": within a chunk the first taps of the kernel, between chunks the states. "fft": the
-        whole kernel by `long_convolution`, possible without `state` and `reset`, with its rounding errors. None is
-        "fft" where that is possible and there is more than one chunk.
+        whole kernel by `long_convolution`, with its rounding errors, possible without `state` and `reset` where no mesh
+        splits the sequence. None is "fft" where that is possible and there is more than one chunk.
 
     Returns:
       y in x's dtype, and the last state in float32 or complex64 (doubles for doubles), in which all is computed.
       Where a, b and c are all NumPy arrays, the powers of A are computed in float64 beforehand.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, a chunk size below 1, an unknown implementation, "fft" with a state
-        or resets.
+      ValueError: shapes or dtypes that do not fit, a chunk size below 1, an unknown implementation, "fft" with a state,
+        resets or a sequence that a mesh splits.
     """
     x, state = jnp.asarray(x), None if state is None else jnp.asarray(state)
     if not all(isinstance(value, np.ndarray) for value in (a, b, c)):
@@ -66,12 +66,9 @@ def state_space(
         implementation = "fft" if possible and x.shape[1] > chunk_size else "chunked"
     name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, {})
 
-    taps = None
-    if name == "fft" and kernel is not None:
-        taps = kernel(x.shape[1])
-    elif name == "fft":
-        taps = powers.kernel(_system(x, a, b, c), x.shape[1], _size(chunk_size, x.shape[1]))
-    return _run(x, a, b, c, taps, state, reset, chunk_size)
+    # What the caller's function has traced is a value of this place: it is called here, not on the devices of a mesh.
+    taps = kernel(x.shape[1]) if name == "fft" and kernel is not None else None
+    return _run(x, a, b, c, taps, state, reset, chunk_size, name)
 
 
 def _enter(op, given):
@@ -98,17 +95,19 @@ def _enter(op, given):
     results=("B T H", "B H"),
     enter=_enter,
 )
-def _run(x, a, b, c, taps, state, reset, chunk_size):
-    """With `taps`, the whole kernel (D, M, T), by FFT; without in chunks."""
+def _run(x, a, b, c, taps, state, reset, chunk_size, name):
+    """The form of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
     system, inputs = _system(x, a, b, c), x.astype(_dtype(x, a, b, c))
     state_dtype = jnp.result_type(inputs, jnp.complex64) if system.is_complex else inputs.dtype
     h = jnp.zeros((x.shape[0], *b.shape), state_dtype) if state is None else state.astype(state_dtype)
-    size = _size(chunk_size, x.shape[1])
+    length = x.shape[1]
+    size = 1 << (min(chunk_size, length) - 1).bit_length()
     entering, last = chunked.states(inputs, system, h, reset, size)
-    if taps is None:
-        y = chunked.outputs(inputs, system, entering, reset, size)
-    else:
+    if name == "fft":
+        taps = powers.kernel(system, length, size) if taps is None else taps
         y = long_convolution(inputs, jnp.asarray(taps, inputs.dtype))[0]
+    else:
+        y = chunked.outputs(inputs, system, entering, reset, size)
     return y.astype(x.dtype), last
 
 
@@ -119,11 +118,6 @@ def _dtype(x, *system):
 
 def _system(x, a, b, c):
     return powers.system(a, b, c, _dtype(x, a, b, c))
-
-
-def _size(chunk_size, length):
-    """A power of two, no longer than it must be."""
-    return 1 << (min(chunk_size, length) - 1).bit_length()
 
 
 def _check(x, a, b, c, state, reset, chunk_size):
