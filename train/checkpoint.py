@@ -233,9 +233,13 @@ class Checkpointer:
     def _remove_leftovers(self) -> None:
         """Removes what a killed or failed save or deletion has left; to be called while none is under way."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        for pattern in ("writing-*", "deleting-*"):
-            for path in self._directory.glob(pattern):
-                shutil.rmtree(path)
+        for path in self._directory.glob("deleting-*"):
+            shutil.rmtree(path)
+        for path in self._directory.glob("writing-*"):
+            # A failed save may have threads that still write: they must not find a folder that is being emptied.
+            leaving = path.with_name(f"deleting-{path.name}")
+            os.rename(path, leaving)
+            shutil.rmtree(leaving)
 
     def _move_aside(self, steps: list[int]) -> None:
         for step in steps:
