@@ -23,11 +23,13 @@ Trains a preset in a working directory. The same command again goes on from wher
 class Command:
     """Train a preset; the same command again goes on from where the run stands."""
 
-    workdir: str
-    """Directory of the run: config.json, versions.json, metrics.jsonl, loss.png and checkpoints/."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    workdir: str | None = None
+    """Directory of the run: config.json, versions.json, metrics.jsonl, loss.png and checkpoints/."""
     describe: bool = False
     """Print every array of the state with its sharding, and stop."""
+    plan: bool = False
+    """Compile the step for as many virtual devices as the mesh has, print memory, work and exchanges, and stop."""
     profile: str | None = None
     """Trace steps FIRST:LAST into DIR/profile."""
     distributed: bool = False
@@ -44,18 +46,24 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         for name, preset in presets.PRESETS.items():
-            print(f"  {name:<14}{inspect.getdoc(preset).splitlines()[0]}")
+            print(f"  {name:<26}{inspect.getdoc(preset).splitlines()[0]}")
         return 0 if arguments else 2
     with user_errors():
         preset = presets.find(arguments[0])
         command = tyro.cli(
             Command,
-            default=Command(workdir=tyro.MISSING, config=preset()),
+            default=Command(config=preset()),
             args=arguments[1:],
             prog=f"python -m train {arguments[0]}",
             description=inspect.getdoc(preset),
             config=(tyro.conf.AvoidSubcommands,),
         )
+        if command.plan:
+            from train import plan
+
+            plan.use_virtual_devices(plan.devices_of(command.config.mesh))
+            print(plan.report(plan.make_plan(command.config), arguments[0]))
+            return 0
         if command.distributed:
             processes.initialize(command.coordinator, command.num_processes, command.process_id)
         elif (command.coordinator, command.num_processes, command.process_id) != (None, None, None):
@@ -70,6 +78,8 @@ def main(arguments: list[str]) -> int:
             print(describe({"params": abstract.params}), end="\n\n")
             print(describe(abstract.replace(params={}), "numbers of optimizer, step and key"))
             return 0
+        if command.workdir is None:
+            raise ValueError("--workdir DIR is missing: where the run is kept")
         keep_freed_memory()
         loop.train(command.config, command.workdir, profile=command.profile)
     return 0

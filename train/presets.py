@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from recurrax.mixers import RGLRU, Attention
+from recurrax.mixers import GLA, RGLRU, Attention, GatedDeltaNet
 from recurrax.models import LanguageModelConfig
 from recurrax.projections import GLU
 from train.checkpoint import CheckpointConfig
@@ -85,7 +85,59 @@ def griffin_100m() -> TrainConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {preset.__name__: preset for preset in (default, tiny, griffin_100m)}
+def gla_1b() -> TrainConfig:
+    """Gated linear attention at 1.2 billion parameters: 24 layers of width 2,048 with 4 heads.
+
+    The shape of the largest model of the GLA paper, with byte tokens. --mesh.fsdp splits the parameters,
+    --data.batch_size sets the rows, and --plan says what a device then holds (docs/scaling.md). Never trained.
+    """
+    return _large(dim=2048, num_layers=24, pattern=(GLA(num_heads=4),), projection=GLU(expansion=2.75))
+
+
+def griffin_2b() -> TrainConfig:
+    """Griffin's pattern at 2.0 billion parameters: 26 layers of width 2,560, windows of 2,048 tokens.
+
+    The shape of RecurrentGemma 2B, with byte tokens. See gla_1b for how it is split. Never trained.
+    """
+    return _large(
+        dim=2560,
+        num_layers=26,
+        pattern=(RGLRU(num_heads=10), RGLRU(num_heads=10), Attention(num_heads=10, num_kv_heads=1, window=2048)),
+        projection=GLU(expansion=3.0),
+    )
+
+
+def gated_deltanet_hybrid_7b() -> TrainConfig:
+    """Three layers of Gated DeltaNet to one of attention at 7.6 billion parameters: 32 layers of width 4,096.
+
+    The mixture of Qwen3-Next, as wide and deep as usual 7B models, with byte tokens. See gla_1b for how it is split. Never trained.
+    """
+    return _large(
+        dim=4096,
+        num_layers=32,
+        pattern=(*[GatedDeltaNet(num_heads=16)] * 3, Attention(num_heads=32, num_kv_heads=8, max_length=8192)),
+        projection=GLU(expansion=3.0),
+    )
+
+
+def _large(**shape) -> TrainConfig:
+    """A model of billions; --data.dataset or --data.path names a text that is long enough for it."""
+    return TrainConfig(
+        steps=100_000,
+        model=LanguageModelConfig(
+            vocab_size=VOCAB_SIZE, dtype="bfloat16", remat="dots_with_no_batch_dims_saveable", **shape
+        ),
+        data=DataConfig(dataset="lm1b", sequence_length=2048, batch_size=256),
+        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=2000, decay_steps=100_000),
+        evaluation=EvaluationConfig(every=2000, batch_size=256, max_batches=16),
+        checkpoint=CheckpointConfig(every=1000),
+        log=LogConfig(every=20),
+    )
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    preset.__name__: preset for preset in (default, tiny, griffin_100m, gla_1b, griffin_2b, gated_deltanet_hybrid_7b)
+}
 
 
 def find(name: str) -> Callable[[], TrainConfig]:

@@ -1,0 +1,102 @@
+"""A plan as a page of text."""
+
+import collections
+import math
+
+from train.plan.chips import CHIPS, Chip, times
+from train.plan.program import Plan
+
+# What a program may use of a chip's memory: the runtime, its buffers and fragmentation want the rest.
+USABLE = 0.92
+
+
+def report(plan: Plan, name: str) -> str:
+    """All of a plan, per device and step."""
+    axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
+    cost, lines = plan.cost, []
+    lines += [
+        f"{name}: {plan.parameter_count:,} parameters, {plan.tokens:,} tokens a step, {axes}",
+        f"Compiled for {plan.devices} virtual device{'s' * (plan.devices > 1)} in {plan.seconds:.0f} s; all figures "
+        "are of one device and one step",
+        "",
+        *_table(
+            [
+                ("parameters", bytes_text(plan.parameters), ""),
+                ("gradients", bytes_text(plan.gradients), ""),
+                ("optimizer", bytes_text(plan.optimizer), ""),
+                ("activations", bytes_text(plan.activations), "kept for the backward pass"),
+                (
+                    "temporaries",
+                    bytes_text(plan.most - plan.least),
+                    "at most: the CPU's, which holds bfloat16 as float32",
+                ),
+                ("in all", f"{bytes_text(plan.least)} to {bytes_text(plan.most)}", ""),
+            ]
+        ),
+        "",
+        *_table(
+            [
+                *((f"products of {dtype}", f"{flops:.3g} FLOPs", "") for dtype, flops in cost.product_flops),
+                ("other arithmetic", f"{cost.other_flops:.3g} FLOPs", ""),
+                ("memory traffic", bytes_text(cost.traffic), "if all that is elementwise is fused"),
+                ("intensity", f"{cost.intensity:.0f} FLOPs/byte", ""),
+            ]
+        ),
+    ]
+    lines += [f"counted as one turn: the loop {loop}" for loop in cost.uncounted_loops]
+    if cost.collectives:
+        lines += ["", *_table([("exchange", "over", "times", "dtype", "bytes sent"), *_exchanges(plan)])]
+    rows = [("chip", "memory", "compute", "traffic", "network", "step time", "tokens/s")]
+    rows += [_on(plan, chip) for chip in CHIPS]
+    lines += ["", *_table(rows)]
+    lines.append(
+        "Step times at peak rates: all overlapped, and one after the other. Nothing here was measured on a chip."
+    )
+    return "\n".join(lines)
+
+
+def fits(plan: Plan, chip: Chip) -> str:
+    """Whether a device's memory is enough: yes, perhaps (between the bounds), no."""
+    usable = USABLE * chip.memory
+    return "fits" if plan.most <= usable else "may fit" if plan.least <= usable else "too small"
+
+
+def bytes_text(number: float) -> str:
+    """1.2 GB."""
+    power = min(max(int(math.log10(max(number, 1))) // 3, 0), 4)
+    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def seconds_text(number: float) -> str:
+    """12.3 ms."""
+    return f"{number:.3g} s" if number >= 1 else f"{1e3 * number:.3g} ms"
+
+
+def _exchanges(plan):
+    """Kinds of exchanges over the same axes as one row, the largest first."""
+    found = collections.defaultdict(lambda: [0.0, 0.0])
+    for one in plan.cost.collectives:
+        row = found[one.kind, " ".join(one.axes(plan.mesh)), one.dtype]
+        row[0] += one.count
+        row[1] += one.sent
+    for (kind, axes, dtype), (count, sent) in sorted(found.items(), key=lambda item: -item[1][1]):
+        yield kind, axes, f"{count:g}", dtype, bytes_text(sent)
+
+
+def _on(plan, chip):
+    found = times(plan.cost, chip)
+    return (
+        chip.name,
+        fits(plan, chip),
+        seconds_text(found.compute),
+        seconds_text(found.memory),
+        seconds_text(found.network),
+        f"{seconds_text(found.overlapped)} to {seconds_text(found.in_turn)}",
+        f"{plan.tokens / found.overlapped:,.0f} to {plan.tokens / found.in_turn:,.0f}",
+    )
+
+
+def _table(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
