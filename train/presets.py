@@ -108,9 +108,10 @@ def griffin_2b() -> TrainConfig:
 
 
 def gated_deltanet_hybrid_7b() -> TrainConfig:
-    """Three layers of Gated DeltaNet to one of attention at 7.6 billion parameters: 32 layers of width 4,096.
+    """Gated DeltaNet and attention, three layers to one, at 7.6 billion parameters: 32 layers of width 4,096.
 
-    The mixture of Qwen3-Next, as wide and deep as usual 7B models, with byte tokens. See gla_1b for how it is split. Never trained.
+    The mixture of Qwen3-Next, as wide and deep as usual 7B models, with byte tokens. See gla_1b for how it is split.
+    Never trained.
     """
     return _large(
         dim=4096,
