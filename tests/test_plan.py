@@ -21,12 +21,14 @@ from train.plan.program import abstract_batch, compiled
 from train.plan.report import bytes_text, fits
 from train.sharding import MeshConfig, make_mesh
 
-F32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+RING = jax.make_mesh((8,), ("ring",), axis_types=(AxisType.Auto,))
+EVERYWHERE = NamedSharding(RING, PartitionSpec())
+F32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=EVERYWHERE)
 
 
-def cost(function, *arguments, devices=1, **options):
-    """Of a function of abstract arguments."""
-    return program_cost(compiled(jax.jit(function, **options).lower(*arguments), devices)[0])
+def cost(function, *arguments, **options):
+    """Of a function of abstract arguments, which each of eight devices has whole if nothing else is said."""
+    return program_cost(compiled(jax.jit(function, **options).lower(*arguments))[0])
 
 
 def test_products_are_two_flops_per_number_and_term():
@@ -34,7 +36,7 @@ def test_products_are_two_flops_per_number_and_term():
     assert found.product_flops == (("f32", 2 * 3 * 5 * 7 * 11),)
     # Read both, write one.
     assert found.traffic == 4 * (3 * 5 * 7 + 7 * 11 + 3 * 5 * 11)
-    half = cost(lambda x, w: x @ w, *(jax.ShapeDtypeStruct((4, 4), jnp.bfloat16),) * 2)
+    half = cost(lambda x, w: x @ w, *(F32((4, 4), dtype=jnp.bfloat16),) * 2)
     assert half.product_flops == (("bf16", 2 * 4**3),)
     assert half.traffic == 2 * 3 * 16
     images, kernel = F32((2, 6, 6, 3)), F32((3, 3, 3, 8))
@@ -94,23 +96,20 @@ def split(*axes):
 def test_exchanges_have_their_kind_axes_and_bytes():
     sizes = dict(make_mesh(MESH).shape)
     x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=split("fsdp", "tensor"))
-    (gathered,) = cost(lambda x: x, x, devices=8, out_shardings=split("fsdp")).collectives
+    (gathered,) = cost(lambda x: x, x, out_shardings=split("fsdp")).collectives
     assert (gathered.kind, gathered.axes(sizes), gathered.dtype) == ("all-gather", ("tensor",), "f32")
     assert (gathered.payload, gathered.sent) == (8 * 32 * 4, 8 * 32 * 4 / 2)
 
     w = jax.ShapeDtypeStruct((32, 64), jnp.float32, sharding=split("tensor"))
-    (summed,) = cost(lambda x, w: x @ w, x, w, devices=8, out_shardings=split("fsdp")).collectives
+    (summed,) = cost(lambda x, w: x @ w, x, w, out_shardings=split("fsdp")).collectives
     assert (summed.kind, summed.axes(sizes)) == ("all-reduce", ("tensor",))
     assert (summed.payload, summed.sent) == (8 * 64 * 4, 8 * 64 * 4)
-
-
-RING = jax.make_mesh((8,), ("ring",), axis_types=(AxisType.Auto,))
 
 
 def around(function):
     """The exchanges of a function of each device's (16, 3) numbers."""
     spec = PartitionSpec("ring")
-    return cost(jax.shard_map(function, mesh=RING, in_specs=spec, out_specs=spec), F32((128, 3)), devices=8).collectives
+    return cost(jax.shard_map(function, mesh=RING, in_specs=spec, out_specs=spec), F32((128, 3))).collectives
 
 
 def test_of_a_sum_that_is_sliced_each_device_receives_its_part_as_on_an_accelerator():
@@ -133,9 +132,7 @@ def test_exchanges_in_a_loop_are_added_up():
     x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=split())
     ws = jax.ShapeDtypeStruct((5, 16, 16), jnp.float32, sharding=split(None, "fsdp"))
     whole = lambda w: jax.lax.with_sharding_constraint(w, split())  # noqa: E731
-    found = cost(
-        lambda x, ws: jax.lax.scan(lambda x, w: (x @ whole(w), None), x, ws)[0], x, ws, devices=8, out_shardings=split()
-    )
+    found = cost(lambda x, ws: jax.lax.scan(lambda x, w: (x @ whole(w), None), x, ws)[0], x, ws, out_shardings=split())
     (gathered,) = found.collectives
     assert (gathered.kind, gathered.count, gathered.payload) == ("all-gather", 5, 5 * 16 * 16 * 4)
 

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
             abstract = state.abstract_state(command.config, sharding.make_mesh(command.config.mesh))
             print(describe({"params": abstract.params}), end="\n\n")
-            print(describe(abstract.replace(params={}), "numbers of optimizer, step and key"))
+            print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"))
             return 0
         if command.workdir is None:
             raise ValueError("--workdir DIR is missing: where the run is kept")

@@ -8,6 +8,8 @@ from train.checkpoint import CheckpointConfig
 from train.data import VOCAB_SIZE, DataConfig
 from train.sharding import MeshConfig
 
+ON_NONFINITE = ("stop", "skip")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -82,6 +84,8 @@ class TrainConfig:
 
     steps: int = 1000
     """Train up to this step. The same command with a larger number goes on from where the run stands."""
+    on_nonfinite: str = "stop"
+    """What a loss or gradient that is not finite does: stop the run, or skip the step: its batch changes nothing."""
     seed: int = 0
     """Of the parameters and the order of the data."""
     model: LanguageModelConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
@@ -95,6 +99,8 @@ class TrainConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.on_nonfinite not in ON_NONFINITE:
+            raise ValueError(f"on_nonfinite={self.on_nonfinite!r}: choose one of {', '.join(ON_NONFINITE)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
         if self.model.vocab_size < VOCAB_SIZE:

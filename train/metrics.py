@@ -17,6 +17,13 @@ from train import processes
 from train.config import TrainConfig
 
 BITS = 1 / math.log(2)
+# More than this and it is not a batch that is wrong.
+SKIPPED_IN_A_ROW = 10
+
+
+def number(value) -> float | None:
+    """For JSON, which has no number for what is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 class MetricsFile:
@@ -79,6 +86,7 @@ class Recorder:
     ):
         self._config, self._writers, self._display, self._checkpoints = config, writers, display, checkpoints
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._checked, self._skipped_in_a_row = None, 0
         self._restart_clock()
 
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -102,7 +110,8 @@ class Recorder:
         """Checks the last step's metrics, and writes its row if it is due or has been evaluated.
 
         Raises:
-          FloatingPointError: the loss or the gradient is not finite.
+          FloatingPointError: the loss or the gradient is not finite, and such steps are not to be skipped, or it is one
+            too many in a row.
         """
         if self._pending is None:
             return
@@ -112,10 +121,10 @@ class Recorder:
         # A step that is evaluated has a row even if the evaluation was cut short: it is made up for in that row.
         if step % config.log.every and step % config.evaluation.every and step != config.steps:
             return
-        row = {"step": step, "loss": float(metrics["loss"])}
+        row = {"step": step, "loss": number(metrics["loss"])}
         if validation_loss is not None:
             row["validation_loss"] = validation_loss
-        row |= {name: float(value) for name, value in metrics.items() if name != "loss"}
+        row |= {name: number(value) for name, value in metrics.items() if name != "loss"}
         row["tokens_per_second"] = self._rate() if rate is None else rate
         if rate is None:
             self._restart_clock()
@@ -125,15 +134,25 @@ class Recorder:
         self._display.show(row, tokens_left / row["tokens_per_second"])
 
     def _check(self, step, metrics):
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(metrics[name]):
-                steps = self._checkpoints()
-                last = (
-                    f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
-                )
-                raise FloatingPointError(
-                    f"{name} is {float(metrics[name])} at step {step}; {last}. Nothing was saved since"
-                )
+        if step == self._checked:
+            return
+        self._checked = step
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        if not wrong:
+            self._skipped_in_a_row = 0
+            return
+        what = f"{wrong[0]} is {float(metrics[wrong[0]])} at step {step}"
+        self._skipped_in_a_row += 1
+        if self._config.on_nonfinite == "skip" and self._skipped_in_a_row <= SKIPPED_IN_A_ROW:
+            self._display.say(f"warning: {what}; its batch changed nothing ({int(metrics['skipped'])} skipped so far)")
+            return
+        steps = self._checkpoints()
+        last = f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        if self._config.on_nonfinite == "skip":
+            raise FloatingPointError(f"{what}, the last of {self._skipped_in_a_row} in a row; {last}")
+        raise FloatingPointError(
+            f"{what}; {last}. Nothing was saved since. --on_nonfinite skip goes on without such a batch"
+        )
 
     @property
     def _tokens_per_step(self):
@@ -181,6 +200,8 @@ class Display:
         """A logged row: on the bar, or as a line."""
         numbers = (
             f"loss {row['loss']:.4f} ({row['loss'] * BITS:.3f} bits/byte), {row['tokens_per_second']:,.0f} tokens/s"
+            if row["loss"] is not None
+            else f"skipped, {row['tokens_per_second']:,.0f} tokens/s"
         )
         if self._bar:
             self._bar.update(self._task, completed=row["step"], numbers=numbers)
@@ -208,7 +229,7 @@ def tensorboard_writer(folder: str | os.PathLike) -> Callable[[dict], None]:
 
     def write(row: dict) -> None:
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 writer.add_scalar(name, value, row["step"])
         writer.flush()
 
@@ -221,7 +242,10 @@ def plot_loss(rows: list[dict], path: str | os.PathLike, title: str) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot([row["step"] for row in rows], [row["loss"] * BITS for row in rows], lw=1, color="0.6", label="training")
+    trained = [row for row in rows if row["loss"] is not None]
+    axes.plot(
+        [row["step"] for row in trained], [row["loss"] * BITS for row in trained], lw=1, color="0.6", label="training"
+    )
     held_out = [row for row in rows if "validation_loss" in row]
     if held_out:
         values = [row["validation_loss"] * BITS for row in held_out]

@@ -20,6 +20,8 @@ class TrainState(flax.struct.PyTreeNode):
     """Everything a step needs and changes."""
 
     step: jax.Array
+    skipped: jax.Array
+    """Steps so far that changed nothing, because loss or gradient was not finite."""
     params: dict
     opt_state: optax.OptState
     key: jax.Array
@@ -77,4 +79,6 @@ def _create(config: TrainConfig) -> TrainState:
     init_key, key = jax.random.split(jax.random.key(config.seed))
     tokens = jnp.zeros((1, 1), jnp.int32)
     params = LanguageModel(config.model).init(init_key, tokens)["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params), key)
+    return TrainState(
+        jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params), key
+    )

@@ -1,5 +1,6 @@
 """One training step and one evaluation step: pure functions, jitted once."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -25,7 +26,8 @@ def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=No
 def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
     """step(state, batch) -> (state, metrics), donating the state.
 
-    loss is the mean of the batch in nats per byte, before the update; grad_norm the global norm before clipping.
+    loss is the mean of the batch in nats per byte, before the update; grad_norm the global norm before clipping;
+    skipped the number of steps so far that changed nothing, where config.on_nonfinite says so.
     """
     model, optimizer, schedule = (
         LanguageModel(config.model),
@@ -62,10 +64,17 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
         metrics = {
             "loss": total / count,
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            # The schedule counts the steps that changed something, as the optimizer does.
+            "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
         }
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        new = optax.apply_updates(state.params, updates), opt_state
+        skipped = state.skipped
+        if config.on_nonfinite == "skip":
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            new = jax.tree.map(functools.partial(jnp.where, finite), new, (state.params, state.opt_state))
+            metrics["skipped"] = skipped = skipped + ~finite
+        params, opt_state = new
+        return state.replace(step=state.step + 1, skipped=skipped, params=params, opt_state=opt_state), metrics
 
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -5,10 +5,11 @@
     for batch in train_batches(rows, config, seed=0): ...
 
 `config` says what is read; `documents` opens it (`local_text`, or `tfds_text` and `prepare`; `python_stdlib` is this
-repository's own TFDS builder); `rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split
-once.
+repository's own TFDS builder; `bad_record` says what becomes of a record that cannot be read); `rows` packs documents
+into rows; `batches` orders the rows; `evaluation` reads a split once.
 """
 
+from train.data.bad_record import BadRecordError
 from train.data.batches import batch_at, train_batches
 from train.data.config import DataConfig
 from train.data.documents import Documents, document_lengths, open_documents
@@ -18,6 +19,7 @@ from train.data.rows import DOCUMENT_START, VOCAB_SIZE, Rows
 __all__ = [
     "DOCUMENT_START",
     "VOCAB_SIZE",
+    "BadRecordError",
     "DataConfig",
     "Documents",
     "Rows",

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+ON_BAD_RECORD = ("stop", "skip")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The text to read and how it is cut into batches.
 
     Raises:
-        ValueError: a size is not positive, or `validation_fraction` is not between 0 and 1.
+        ValueError: a size is not positive, `validation_fraction` is not between 0 and 1, or `on_bad_record` is none of
+            its choices.
     """
 
     dataset: str = "python_stdlib"
@@ -21,6 +24,8 @@ class DataConfig:
     """Tokens per row (T); a token is a byte."""
     batch_size: int = 32
     """Rows per step over all hosts (B)."""
+    on_bad_record: str = "stop"
+    """What an unreadable record (a damaged or vanished file) does: stop, or skip, which leaves it out and says so."""
     validation_fraction: float = 0.05
     """Part held out of a local text, or of a data set that has neither a validation nor a test split."""
 
@@ -29,6 +34,8 @@ class DataConfig:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{field}={value!r}: expected a positive integer")
+        if self.on_bad_record not in ON_BAD_RECORD:
+            raise ValueError(f"on_bad_record={self.on_bad_record!r}: choose one of {', '.join(ON_BAD_RECORD)}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction={self.validation_fraction!r}: expected a number between 0 and 1")
         if not self.dataset and self.path is None:

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from train.data.bad_record import BadRecords
 from train.data.config import DataConfig
 from train.data.local_text import open_local_text
 from train.data.tfds_text import open_tfds_text
@@ -66,13 +67,15 @@ def open_documents(config: DataConfig, split: str) -> Documents:
         ValueError: `split` is neither "train" nor "validation"; no data set has this name; the data set has no text
             feature; there is no text in it.
         FileNotFoundError: `config.path` does not exist.
+        BadRecordError: a record cannot be read, and `config.on_bad_record` is "stop"; here or when it is used.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
+    bad = BadRecords(skip=config.on_bad_record == "skip")
     if config.path is not None:
-        documents = open_local_text(Path(config.path), config.validation_fraction, split)
+        documents = open_local_text(Path(config.path), config.validation_fraction, split, bad)
     else:
-        documents = open_tfds_text(config.dataset, config.data_dir, config.validation_fraction, split)
+        documents = open_tfds_text(config.dataset, config.data_dir, config.validation_fraction, split, bad)
     # Said here, before anything is compiled; `any` stops at the first byte it meets.
     if not any(len(documents[i]) for i in range(len(documents))):
         raise ValueError(f"an empty data set: {documents.name} has {len(documents)} documents and not one byte")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from train.data.bad_record import BadRecords
 from train.data.single_document import SingleDocument, part_of_document
 
 OPEN_FILES = 1024  # memory maps kept; a map costs an address range, not memory
@@ -17,8 +18,9 @@ SNIFFED_BYTES = 8192  # a NUL among the first bytes means binary: the rule of gi
 class FolderText:
     """Every file of `paths` (relative to `root`) is one document, read through memory maps."""
 
-    def __init__(self, name: str, root: Path, paths: list[str]):
+    def __init__(self, name: str, root: Path, paths: list[str], bad: BadRecords):
         self.name = name
+        self._bad = bad
         self._root = root
         self._paths = paths
         self._lengths = np.array([(root / path).stat().st_size for path in paths], dtype=np.int64)
@@ -35,13 +37,17 @@ class FolderText:
 
     def _open(self, index: int) -> np.ndarray:
         path = self._root / self._paths[index]
-        text = np.memmap(path, dtype=np.uint8, mode="r")
+        try:
+            text = np.memmap(path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:  # ValueError: the file is empty now
+            return np.frombuffer(self._bad.met(path, 0, error), dtype=np.uint8)
         if len(text) != self._lengths[index]:
-            raise RuntimeError(f"{path} changed while in use: {self._lengths[index]} bytes before, {len(text)} now")
+            why = f"it changed while in use: {self._lengths[index]} bytes before, {len(text)} now"
+            return np.frombuffer(self._bad.met(path, 0, why), dtype=np.uint8)
         return text
 
 
-def open_local_text(path: Path, validation_fraction: float, split: str) -> SingleDocument | FolderText:
+def open_local_text(path: Path, validation_fraction: float, split: str, bad: BadRecords) -> SingleDocument | FolderText:
     """The documents of one split of a file or folder.
 
     A file is one document per split: its last `validation_fraction` bytes are the validation document. In a folder
@@ -65,7 +71,7 @@ def open_local_text(path: Path, validation_fraction: float, split: str) -> Singl
     if len(paths) == 1:
         return _part_of_file(path / paths[0], validation_fraction, split)
     chosen = split_paths(paths, validation_fraction)[split]
-    return FolderText(f"{path}:{split}", path, chosen)
+    return FolderText(f"{path}:{split}", path, chosen, bad)
 
 
 def text_files(root: Path) -> list[str]:

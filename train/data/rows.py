@@ -36,6 +36,8 @@ class TokenStream:
             low, high = max(begin, text_start), min(end, self._starts[k + 1])
             if low < high:
                 text = self._documents[int(self._order[k])]
+                if not len(text):
+                    continue  # unreadable since its length was measured, and to be skipped: padding
                 tokens[low - begin : high - begin] = text[low - text_start : high - text_start]
         return tokens
 

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from train.data import python_stdlib  # noqa: F401  registers the builder
+from train.data.bad_record import BadRecords
 from train.data.prepare import prepare
 from train.data.single_document import SingleDocument, part_of_document, validation_count
 
@@ -21,18 +22,23 @@ CACHE_BYTES = 1 << 30  # texts kept decoded: a corpus smaller than this is decod
 CACHE_ENTRY_BYTES = 256  # what an entry costs besides its text
 KEEP_LENGTHS_FROM = 100_000  # documents; fewer are measured in about a second, again each time
 RECORDS_PER_READ = 4096
+UNREADABLE = (RuntimeError, OSError)  # a checksum that does not match, a disk that does not answer
 
 
 class TfdsText:
     """Documents `start` to `stop` of a TFDS split, from its ArrayRecord files."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, tfds_split: str, start: int, stop: int, feature: str):
+    def __init__(
+        self, builder: tfds.core.DatasetBuilder, tfds_split: str, start: int, stop: int, feature: str, bad: BadRecords
+    ):
         self.name = f"{builder.info.full_name}:{tfds_split}[{start}:{stop}]"
         # The records are read raw and only the text is parsed: decoding every feature would cost more than the rest.
         self._records = builder.as_data_source(
             tfds_split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format="array_record"
         )
         self._feature = feature
+        self._files = builder.info.splits[tfds_split]
+        self._bad = bad
         self._start, self._stop = start, stop
         self._lengths_file = Path(builder.data_dir) / f"lengths-{tfds_split}-{feature}.npy"
         self._cache = collections.OrderedDict()
@@ -49,19 +55,19 @@ class TfdsText:
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
-        return self._keep(index, self._records[self._start + int(index)])
+        return self._keep(index, self._text(self._start + int(index)))
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """Decodes these documents together: reading one record alone costs ten times its share of a hundred."""
         with self._lock:
             missing = [int(index) for index in indices if index not in self._cache]
         if missing:
-            records = self._records.__getitems__([self._start + index for index in missing])
-            for index, record in zip(missing, records, strict=True):
-                self._keep(index, record)
+            texts = self._texts([self._start + index for index in missing])
+            for index, text in zip(missing, texts, strict=True):
+                self._keep(index, text)
 
-    def _keep(self, index: int, record: bytes) -> np.ndarray:
-        text = np.frombuffer(self._text(record), dtype=np.uint8)
+    def _keep(self, index: int, text: bytes) -> np.ndarray:
+        text = np.frombuffer(text, dtype=np.uint8)
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = text
@@ -81,13 +87,27 @@ class TfdsText:
                 print(f"Measuring {total:,} documents of {self.name}, once ...", flush=True)
             for begin in range(0, total, RECORDS_PER_READ):
                 keys = range(begin, min(begin + RECORDS_PER_READ, total))
-                records = self._records.__getitems__(keys)
-                lengths[keys.start : keys.stop] = [len(self._text(record)) for record in records]
+                lengths[keys.start : keys.stop] = [len(text) for text in self._texts(keys)]
             if total >= KEEP_LENGTHS_FROM:
                 self._keep_lengths(lengths)
         return lengths[self._start : self._stop]
 
-    def _text(self, record: bytes) -> bytes:
+    def _texts(self, numbers: Sequence[int]) -> list[bytes]:
+        try:
+            return [self._parse(record) for record in self._records.__getitems__(numbers)]
+        except UNREADABLE:
+            return [self._text(number) for number in numbers]  # one by one, to know which it is
+
+    def _text(self, number: int) -> bytes:
+        try:
+            return self._parse(self._records[number])
+        except UNREADABLE as error:
+            ends = np.cumsum(self._files.shard_lengths)
+            file = int(np.searchsorted(ends, number, side="right"))
+            within = number - int(ends[file - 1] if file else 0)
+            return self._bad.met(self._files.filepaths[file], within, error)
+
+    def _parse(self, record: bytes) -> bytes:
         return tf_example_pb2.Example.FromString(record).features.feature[self._feature].bytes_list.value[0]
 
     def _kept_lengths(self, total: int) -> np.ndarray | None:
@@ -108,7 +128,7 @@ class TfdsText:
 
 
 def open_tfds_text(
-    name: str, data_dir: str | None, validation_fraction: float, split: str
+    name: str, data_dir: str | None, validation_fraction: float, split: str, bad: BadRecords
 ) -> TfdsText | SingleDocument:
     """The documents of one split of the TFDS data set `name`, prepared (and downloaded) first where that is needed.
 
@@ -128,16 +148,16 @@ def open_tfds_text(
     held_out = next((key for key in ("validation", "test") if key in counts), None)
     if held_out is not None:
         tfds_split = "train" if split == "train" else held_out
-        return TfdsText(builder, tfds_split, 0, counts[tfds_split], feature)
+        return TfdsText(builder, tfds_split, 0, counts[tfds_split], feature, bad)
     total = counts["train"]
     if total < 2:
-        whole = TfdsText(builder, "train", 0, total, feature)
+        whole = TfdsText(builder, "train", 0, total, feature, bad)
         if not total:
             raise ValueError(f"an empty data set: {whole.name} has no documents")
         return part_of_document(whole.name, whole[0], validation_fraction, split)
     cut = total - validation_count(total, validation_fraction)
     start, stop = (0, cut) if split == "train" else (cut, total)
-    return TfdsText(builder, "train", start, stop, feature)
+    return TfdsText(builder, "train", start, stop, feature, bad)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

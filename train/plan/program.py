@@ -8,7 +8,8 @@ import time
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import AxisType, Mesh
 
 from recurrax.models import LanguageModel
 from train import sharding
@@ -19,7 +20,6 @@ from train.state import TrainState, abstract_state
 from train.step import make_train_step, negative_log_likelihood
 
 AFTER_PARTITIONING = "*after_spmd-partitioning*.txt"
-ON_ONE_DEVICE = "*before_optimizations.txt"
 # Machine code that nobody runs need not be good.
 NEVER_RUN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -70,7 +70,7 @@ def use_virtual_devices(number: int) -> None:
       RuntimeError: JAX has its devices already.
     """
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", number)
+    jax.config.update("jax_num_cpu_devices", max(number, 2))
     # A program out of the cache is not compiled, and so not written down.
     jax.config.update("jax_enable_compilation_cache", False)
 
@@ -85,13 +85,16 @@ def make_plan(config: TrainConfig) -> Plan:
     start = time.monotonic()
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=config.mesh.data or 1))
     mesh = sharding.make_mesh(config.mesh)
+    sizes, alone = dict(mesh.shape), mesh.size == 1
+    mesh = _with_a_copy(mesh) if alone else mesh
     rows, length = config.data.batch_size, config.data.sequence_length
     sharding.check_batch("data.batch_size / optimizer.accumulate", rows // config.optimizer.accumulate, length, mesh)
     abstract = abstract_state(config, mesh)
     step = make_train_step(config, abstract, mesh)
-    text, memory = compiled(step.lower(abstract, abstract_batch(mesh, rows, length)), mesh.size)
+    text, memory = compiled(step.lower(abstract, abstract_batch(mesh, rows, length)))
+    cost = program_cost(text)
     return Plan(
-        mesh=dict(mesh.shape),
+        mesh=sizes,
         tokens=rows * length,
         parameter_count=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
         parameters=_bytes(abstract.params),
@@ -99,23 +102,26 @@ def make_plan(config: TrainConfig) -> Plan:
         optimizer=_bytes(abstract.opt_state),
         activations=_activations(config, abstract, mesh),
         held=memory.argument_size_in_bytes + memory.temp_size_in_bytes,
-        cost=program_cost(text),
+        cost=dataclasses.replace(cost, collectives=()) if alone else cost,
         seconds=time.monotonic() - start,
     )
 
 
-def compiled(lowered: jax.stages.Lowered, devices: int):
-    """The text of the program for one of so many devices, and XLA's memory analysis of it."""
-    pattern = ON_ONE_DEVICE if devices == 1 else AFTER_PARTITIONING
+def compiled(lowered: jax.stages.Lowered):
+    """The text of the program for one device of several, and XLA's memory analysis of it."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd-partitioning", **NEVER_RUN}
         memory = lowered.compile(compiler_options=options).memory_analysis()
-        written = list(pathlib.Path(folder).glob(pattern))
+        written = list(pathlib.Path(folder).glob(AFTER_PARTITIONING))
         if len(written) != 1:
-            raise RuntimeError(
-                f"XLA wrote {len(written)} programs {pattern} instead of one; is a compilation cache on?"
-            )
+            raise RuntimeError(f"XLA wrote {len(written)} partitioned programs, not one; is a compilation cache on?")
         return written[0].read_text(), memory
+
+
+def _with_a_copy(mesh: Mesh) -> Mesh:
+    """Two devices that do the same, in place of one: for one alone XLA does not run its partitioner."""
+    devices = np.array(jax.devices()[:2]).reshape(*mesh.devices.shape, 2)
+    return Mesh(devices, (*mesh.axis_names, "copies"), axis_types=(AxisType.Auto,) * devices.ndim)
 
 
 def abstract_batch(mesh: Mesh, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:

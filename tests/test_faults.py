@@ -1,0 +1,219 @@
+"""What goes wrong outside of a run: it says so, and what is on the disk stays good."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from runs import (
+    assert_same_run,
+    at_batch,
+    checkpoints,
+    command,
+    compiled_once,
+    flags,
+    metrics,
+    saved_state,
+    small,
+    text,
+)
+from train import metrics as metrics_module
+from train import sharding
+from train.__main__ import main
+from train.data import BadRecordError, DataConfig, Rows, batch_at, evaluation_batches, open_documents
+from train.loop import Outcome, train
+from train.state import abstract_state, init_state
+from train.step import make_train_step
+
+__all__ = ["compiled_once", "text"]
+
+
+@pytest.fixture(scope="module")
+def small_run(text, tmp_path_factory):
+    """A small run to its end."""
+    path = tmp_path_factory.mktemp("small") / "run"
+    train(small(text), str(path))
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------- poisoned batches
+
+
+def poisoned(batch):
+    return batch | {"weights": batch["weights"] * np.float32(np.nan)}
+
+
+def test_a_poisoned_batch_is_skipped_counted_and_shown_where_that_is_asked_for(tmp_path, text, monkeypatch, capfd):
+    at_batch(monkeypatch, 6, poisoned)
+    at_batch(monkeypatch, 8, poisoned)
+    at_batch(monkeypatch, 10, poisoned)
+    monkeypatch.setattr(metrics_module, "SKIPPED_IN_A_ROW", 1)  # 8 and 10 are not in a row
+    for steps, skipped in ((7, [6]), (12, [8, 10])):  # in two calls: the count is part of the state
+        assert train(small(text, steps=steps, on_nonfinite="skip"), str(tmp_path)) == Outcome(steps, interrupted=False)
+        out = capfd.readouterr().out
+        found = re.findall(r"warning: loss is nan at step (\d+); its batch changed nothing", out)
+        assert list(map(int, found)) == skipped
+    assert "(3 skipped so far)" in out
+    # JSON knows no NaN.
+    rows = [
+        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["skipped"] for row in rows] == [0] * 5 + [1] * 2 + [2] * 2 + [3] * 3
+    assert [row["step"] for row in rows if row["loss"] is None] == [6, 8, 10]
+    # The schedule waits for a step that changes something.
+    assert rows[5]["learning_rate"] == rows[6]["learning_rate"] != rows[4]["learning_rate"]
+    assert (tmp_path / "loss.png").exists()
+    for name, (dtype, _, data) in saved_state(tmp_path, 12).items():
+        assert np.isfinite(np.frombuffer(data, dtype)).all(), name
+
+
+def test_a_skipped_step_leaves_parameters_and_moments_as_they_were(text):
+    config = small(text, on_nonfinite="skip")
+    mesh = sharding.make_mesh(config.mesh)
+    abstract = abstract_state(config, mesh)
+    step = make_train_step(config, abstract, mesh)
+    batch = batch_at(Rows(open_documents(config.data, "train"), config.data.sequence_length), config.data, 0, 0)
+    state, _ = step(init_state(config, abstract), batch)
+    before = jax.device_get((state.params, state.opt_state))
+    after, found = step(state, poisoned(batch))
+    assert (int(after.step), int(after.skipped), int(found["skipped"])) == (2, 1, 1)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get((after.params, after.opt_state)), before)
+    moved, _ = step(after, batch)
+    assert (np.asarray(moved.params["embedding"]) != before[0]["embedding"]).any()
+
+
+def test_without_a_bad_batch_skipping_changes_nothing(tmp_path, text, small_run):
+    train(small(text, on_nonfinite="skip"), str(tmp_path))
+    rows = metrics(tmp_path)
+    assert [row.pop("skipped") for row in rows] == [0] * 12
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in metrics(small_run)], rel=1e-6)
+
+
+def test_poison_without_end_stops_even_a_run_that_skips(tmp_path, text, capfd):
+    words = flags(text, optimizer__learning_rate=1e37, steps=40, on_nonfinite="skip")
+    with pytest.raises(SystemExit) as ended:
+        main(["tiny", "--workdir", str(tmp_path), *words])
+    assert ended.value.code == 1
+    assert ", the last of 11 in a row; the last good checkpoint is that of step" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------- bad records
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of texts; a hash of their names deals them to the splits."""
+    path = tmp_path / "texts"
+    path.mkdir()
+    for i in range(30):
+        (path / f"{i}.txt").write_text(f"document {i} " * 40)
+    return path
+
+
+def test_a_file_that_vanishes_is_named_and_stops_or_is_left_out(folder, capfd):
+    config = DataConfig(path=str(folder), sequence_length=64, batch_size=4)
+    rows = {}
+    for choice in ("stop", "skip"):
+        rows[choice] = Rows(open_documents(dataclasses.replace(config, on_bad_record=choice), "train"), 64)
+    whole = [rows["stop"][i] for i in range(len(rows["stop"]))]
+    for name in os.listdir(folder)[::3]:
+        (folder / name).unlink()
+    fresh = [Rows(open_documents(dataclasses.replace(config, on_bad_record=choice), "train"), 64) for choice in rows]
+    assert len(fresh[0]) < len(whole)  # a new run sees what is there
+    # Maps that are open outlive their file; those of `skip` were never opened.
+    got = [rows["skip"][i] for i in range(len(rows["skip"]))]
+    assert len(got) == len(whole)
+    lost = 0
+    for row, want in zip(got, whole, strict=True):
+        kept = row["inputs"] == want["inputs"]
+        lost += (~kept).sum()
+        assert (row["inputs"][~kept] == 256).all()  # padding, which has no weight
+        assert (row["weights"] == (row["targets"] != 256)).all()
+    assert lost > 1000
+    out = capfd.readouterr().out
+    assert out.count("warning: record 0 of ") == out.count(".txt cannot be read: ") == out.count("It is left out (") > 3
+
+
+def test_a_record_that_is_damaged_is_named_with_its_file_and_number(tmp_path, capfd):
+    import test_datasets  # noqa: F401  registers its data set
+
+    config = DataConfig(dataset="recurrax_test_text/train_only", data_dir=str(tmp_path), validation_fraction=0.05)
+    whole = [text.tobytes() for text in map(open_documents(config, "train").__getitem__, range(38))]
+    (file,) = tmp_path.rglob("*.array_record*")
+    data = bytearray(file.read_bytes())
+    data[700] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(BadRecordError, match=rf"record 4 of {file} cannot be read: .*hash mismatch.*record skip"):
+        Rows(open_documents(config, "train"), 64)
+    skipping = dataclasses.replace(config, on_bad_record="skip")
+    documents = open_documents(skipping, "train")
+    # The first of the second of two files.
+    documents._files = types.SimpleNamespace(shard_lengths=[4, 36], filepaths=["first", "second"])
+    assert [documents[i].tobytes() for i in range(38)] == [*whole[:4], b"", *whole[5:]]
+    rows = Rows(documents, 64)
+    assert rows.num_bytes == sum(map(len, whole)) - len(whole[4])
+    assert sum(row["weights"].sum() for row in map(rows.__getitem__, range(len(rows)))) == rows.num_bytes
+    assert sum(b["weights"].sum() for b in evaluation_batches(documents, 64, 4)) == rows.num_bytes
+    assert capfd.readouterr().out.count("warning: record 0 of second cannot be read") == 1
+
+
+def test_a_bad_record_ends_a_run_with_a_message(tmp_path, folder, monkeypatch, capfd):
+    def vanish(batch):
+        for path in folder.iterdir():
+            path.unlink()
+
+    at_batch(monkeypatch, 2, vanish)
+    with pytest.raises(SystemExit) as ended:
+        main(["tiny", "--workdir", str(tmp_path / "run"), *flags(folder, steps=200, data__sequence_length=8)])
+    assert ended.value.code == 1
+    assert f"error: record 0 of {folder}/" in capfd.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------- disk, clock, bad choices
+
+
+NO_ROOM = """
+import resource, sys
+from train.__main__ import main
+# No file grows beyond this: the system call fails, as on a full disk or over a quota.
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_costs_no_checkpoint(tmp_path, text, small_run):
+    train(small(text, steps=5), str(tmp_path))
+    done = command("-c", NO_ROOM, "tiny", "--workdir", tmp_path, *flags(text))
+    assert done.returncode == 1
+    error = f"error: the checkpoint of step 8 could not be written to {tmp_path}/checkpoints: "
+    assert re.search(re.escape(error) + r".*Complete checkpoints there: 4, 5\n", done.stderr, re.DOTALL)
+    assert checkpoints(tmp_path) == [4, 5]
+    train(small(text), str(tmp_path))
+    assert_same_run(tmp_path, small_run)
+
+
+@pytest.mark.parametrize("seconds", [60, 86_400])
+def test_a_clock_that_jumps_costs_a_save_at_most(tmp_path, text, small_run, monkeypatch, seconds):
+    """Speeds come from a clock that never jumps. Orbax waits by one that does: minutes look like a save that hangs."""
+    real, calls = time.time, iter(range(10**9))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + seconds * (-1) ** next(calls))  # to and fro at every look
+        with contextlib.suppress(RuntimeError) if seconds > 60 else contextlib.nullcontext():
+            train(small(text), str(tmp_path))
+    assert next(calls) > 0
+    train(small(text), str(tmp_path))
+    assert_same_run(tmp_path, small_run)
+
+
+def test_choices():
+    with pytest.raises(ValueError, match="on_bad_record='ignore': choose one of stop, skip"):
+        DataConfig(on_bad_record="ignore")
+    with pytest.raises(ValueError, match="on_nonfinite='ignore': choose one of stop, skip"):
+        small("text", on_nonfinite="ignore")
