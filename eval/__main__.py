@@ -1,4 +1,4 @@
-"""python -m eval {perplexity,generate,bench,accuracy,compare} ..."""
+"""python -m eval {perplexity,generate,bench,accuracy,compare,scaling} ..."""
 
 import difflib
 import importlib
@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": ("eval.generate", "text from a run"),
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
     "compare": ("eval.compare.cli", "every mixer trained on the same text with as many parameters"),
+    "scaling": ("eval.scaling", "plans of the large presets on many devices, and their curves"),
     "accuracy": ("eval.accuracy.cli", "digits of the ops beside float64"),
 }
 
