@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runs import (
+    arrays,
     assert_same_run,
     at_batch,
     checkpoints,
@@ -27,6 +28,8 @@ from runs import (
 from train import metrics as metrics_module
 from train import sharding
 from train.__main__ import main
+from train.checkpoint import Checkpointer
+from train.config import SpikeConfig
 from train.data import BadRecordError, DataConfig, Rows, batch_at, evaluation_batches, open_documents
 from train.loop import Outcome, train
 from train.state import abstract_state, init_state
@@ -212,8 +215,70 @@ def test_a_clock_that_jumps_costs_a_save_at_most(tmp_path, text, small_run, monk
     assert_same_run(tmp_path, small_run)
 
 
+# ------------------------------------------------------------------------------------------------------- loss spikes
+
+
+def odd(batch):
+    """Its loss is a sum instead of a mean: that of what no text has, less that of spaces."""
+    even = np.arange(batch["targets"].shape[1]) % 2 == 0
+    targets = np.where(even, 287, ord(" ")).astype(np.int32)
+    weights = np.where(even, 1, -1).astype(np.float32)
+    return batch | {
+        name: np.broadcast_to(v, batch[name].shape) for name, v in (("targets", targets), ("weights", weights))
+    }
+
+
+SPIKES = {"spike__sigmas": 8.0, "spike__window": 4, "spike__rewind": 2}
+
+
+def test_a_spike_takes_the_run_back_and_past_the_batches_that_led_there(tmp_path, text, small_run, monkeypatch, capfd):
+    at_batch(monkeypatch, 9, odd)  # batch 8: step 9
+    config = small(text, **SPIKES)
+    assert train(config, str(tmp_path)) == Outcome(12, interrupted=False)
+    out = capfd.readouterr().out
+    (line,) = [line for line in out.splitlines() if "spike" in line]
+    assert line.startswith("step      9  the loss ")
+    assert line.endswith(" of the 4 before; back to step 4, without batches 4 to 8")
+    numbers = [0, 1, 2, 3, *range(9, 17)]
+    assert [(row["step"], row["batch"]) for row in metrics(tmp_path)] == list(zip(range(1, 13), numbers, strict=True))
+    assert checkpoints(tmp_path) == [4, 8, 12]
+    # By hand: from the same checkpoint, over the batches that are left.
+    mesh = sharding.make_mesh(config.mesh)
+    abstract = abstract_state(config, mesh)
+    step = make_train_step(config, abstract, mesh)
+    rows = Rows(open_documents(config.data, "train"), config.data.sequence_length)
+    with Checkpointer(small_run / "checkpoints", config.checkpoint) as checkpointer:
+        state = checkpointer.restore(abstract, step=4)
+    for number in numbers[4:]:
+        state, _ = step(state, batch_at(rows, config.data, config.seed, number))
+    saved = saved_state(tmp_path)
+    for name, value in arrays(state.params).items():
+        assert saved[f"params/{name}"][2] == value.tobytes(), name
+    # A later call knows where it is.
+    train(dataclasses.replace(config, steps=14), str(tmp_path))
+    assert [row["batch"] for row in metrics(tmp_path)] == [*numbers, 17, 18]
+
+
+def test_a_spike_before_there_is_a_checkpoint_starts_again_behind_it(tmp_path, text, monkeypatch, capfd):
+    at_batch(monkeypatch, 6, odd)
+    train(small(text, **SPIKES | {"spike__rewind": 100}), str(tmp_path))
+    assert "back to step 0, without batches 0 to 5" in capfd.readouterr().out
+    assert [row["batch"] for row in metrics(tmp_path)] == list(range(6, 18))
+
+
+def test_spikes_without_end_stop_the_run(tmp_path, text, monkeypatch):
+    for number in range(6, 60, 5):
+        at_batch(monkeypatch, number, odd)
+    with pytest.raises(FloatingPointError, match=r"is a spike above .*; the run has gone back 2 times already"):
+        train(small(text, **SPIKES, spike__limit=2), str(tmp_path))
+    assert all(np.isfinite(row["loss"]) for row in metrics(tmp_path))
+
+
 def test_choices():
     with pytest.raises(ValueError, match="on_bad_record='ignore': choose one of stop, skip"):
         DataConfig(on_bad_record="ignore")
+    for name, value in (("sigmas", 0.0), ("window", 1), ("rewind", 0), ("limit", 0)):
+        with pytest.raises(ValueError, match=f"spike.{name} must be .*, got {value}"):
+            SpikeConfig(**{name: value})
     with pytest.raises(ValueError, match="on_nonfinite='ignore': choose one of stop, skip"):
         small("text", on_nonfinite="ignore")

@@ -20,7 +20,7 @@ import operator
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -146,6 +146,13 @@ class Checkpointer:
         """
         return self._restore(step, abstract_state, self._load_state, move_aside=True)
 
+    def go_back(self, abstract_state, *, to: int):
+        """`restore` of the newest undamaged checkpoint of step `to` or before it; those after it are deleted."""
+        self.wait()
+        self._as_process_0(lambda: self._delete(step for step in reversed(self.steps) if step > to))
+        self._current = None
+        return self.restore(abstract_state)
+
     def restore_params(self, abstract_params=None, *, step: int | None = None):
         """As `restore`, for the parameters alone, and without changing anything on disk.
 
@@ -225,7 +232,10 @@ class Checkpointer:
                 self._log(f"The checkpoint of step {step} is damaged; it is left alone and not counted")
             else:
                 losses[step] = record["validation_loss"]
-        for step in losses.keys() - steps_to_keep(losses, self._config):
+        self._delete(losses.keys() - steps_to_keep(losses, self._config))
+
+    def _delete(self, steps: Iterable[int]) -> None:
+        for step in steps:
             leaving = self._directory / f"deleting-{step}"
             os.rename(self._directory / str(step), leaving)
             shutil.rmtree(leaving)

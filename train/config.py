@@ -79,6 +79,27 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpikeConfig:
+    """Going back from a loss that jumps up, and past the batches that led there (arXiv 2204.02311, section 5.1)."""
+
+    sigmas: float | None = None
+    """A loss so many standard deviations above the mean of those before it is a spike; None: not looked for."""
+    window: int = 128
+    """Losses that mean and deviation are taken of; until there are as many nothing is a spike."""
+    rewind: int = 100
+    """Steps to go back at least: to the newest checkpoint that is so old, or to the start."""
+    limit: int = 10
+    """Going back more often in one call ends the run."""
+
+    def __post_init__(self):
+        if self.sigmas is not None and not self.sigmas > 0:
+            raise ValueError(f"spike.sigmas must be positive, got {self.sigmas}")
+        for name, least in (("window", 2), ("rewind", 1), ("limit", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"spike.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what a run computes."""
 
@@ -94,6 +115,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    spike: SpikeConfig = SpikeConfig()
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):

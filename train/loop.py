@@ -5,6 +5,9 @@ import dataclasses
 import json
 from collections.abc import Iterator
 
+import jax
+import numpy as np
+
 from recurrax.models import describe
 from train import processes, sharding
 from train.checkpoint import Checkpointer
@@ -13,6 +16,7 @@ from train.data import Rows, open_documents, train_batches
 from train.evaluate import make_evaluator
 from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
 from train.profile import Profiler
+from train.spikes import SpikeWatch
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 from train.workdir import Workdir, differences, versions, write_json_atomically
@@ -33,7 +37,8 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     Raises:
       ValueError: the config does not fit the devices, the data or the run in `path`; nothing is touched then.
       BlockingIOError: another run has the working directory.
-      FloatingPointError: the loss or the gradient is not finite; no checkpoint holds that state.
+      FloatingPointError: the loss or the gradient is not finite, and no checkpoint holds that state; or the loss spikes
+        too often.
     """
     profiler = Profiler(profile)
     mesh = sharding.make_mesh(config.mesh)
@@ -88,8 +93,9 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             file.amend({"step": step, "validation_loss": loss})
 
         local = sharding.local_rows(split, config.data.batch_size)
-        batches = train_batches(rows, config.data, config.seed, start, local)
-        stack.enter_context(contextlib.closing(batches))
+        batches = train_batches(rows, config.data, config.seed, int(state.batch), local)
+        stack.callback(lambda: batches.close())  # those of the time when it ends
+        watch = SpikeWatch(config.spike)
         stack.callback(profiler.close, workdir.path, display.say)
         profiler(step, None, workdir.path, display.say)
         while step < config.steps and not should_stop():
@@ -97,6 +103,19 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             step += 1
             # Settles the step before this one: its numbers are there by now, and the device is busy with this one.
             recorder.step(step, metrics)
+            if spike := watch(metrics["loss"]):
+                # That was the step before this one. Its batch is the last of those that are left out.
+                spiked, number = step - 1, int(state.batch) - 1
+                restored = checkpointer.go_back(abstract, to=spiked - config.spike.rewind)
+                state = init_state(config, abstract) if restored is None else restored
+                step, first = int(state.step), int(state.batch)
+                state = state.replace(batch=jax.device_put(np.int32(number), abstract.batch.sharding))
+                display.say(f"step {spiked:>6}  {spike}; back to step {step}, without batches {first} to {number - 1}")
+                file.go_back(step)
+                recorder.go_back()
+                batches.close()
+                batches = train_batches(rows, config.data, config.seed, number, local)
+                continue
             profiler(step, metrics, workdir.path, display.say)
             saves, evaluates = due(step, config.checkpoint.every, config), due(step, config.evaluation.every, config)
             if saves or evaluates:
@@ -106,7 +125,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
                     if saves:
                         checkpointer.save(step, state, validation_loss=loss)
         recorder.settle()
-        if step > start:
+        if step:
             checkpointer.save(step, state, wait=True)
         if step < config.steps:
             saved = f"step {step} is saved in {workdir.checkpoints_path}" if step else "there was no step to save yet"

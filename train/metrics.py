@@ -50,6 +50,12 @@ class MetricsFile:
         self._file.close()
         self._reopen()
 
+    def go_back(self, step: int) -> None:
+        """Drops the rows after this step."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        self._file.close()
+        self._reopen()
+
     def __enter__(self):
         return self
 
@@ -95,6 +101,11 @@ class Recorder:
         self._pending = step, metrics
         self._steps += 1
         self._display.advance(step)
+
+    def go_back(self) -> None:
+        """Forgets the last step."""
+        self._pending = self._checked = None
+        self._restart_clock()
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[Callable]:

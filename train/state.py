@@ -20,6 +20,8 @@ class TrainState(flax.struct.PyTreeNode):
     """Everything a step needs and changes."""
 
     step: jax.Array
+    batch: jax.Array
+    """Number of the next batch: that of the step, and more once a run has gone back past some."""
     skipped: jax.Array
     """Steps so far that changed nothing, because loss or gradient was not finite."""
     params: dict
@@ -79,6 +81,12 @@ def _create(config: TrainConfig) -> TrainState:
     init_key, key = jax.random.split(jax.random.key(config.seed))
     tokens = jnp.zeros((1, 1), jnp.int32)
     params = LanguageModel(config.model).init(init_key, tokens)["params"]
+    zero = jnp.zeros((), jnp.int32)
     return TrainState(
-        jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params), key
+        step=zero,
+        batch=zero,
+        skipped=zero,
+        params=params,
+        opt_state=make_optimizer(config.optimizer).init(params),
+        key=key,
     )

@@ -27,7 +27,8 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     """step(state, batch) -> (state, metrics), donating the state.
 
     loss is the mean of the batch in nats per byte, before the update; grad_norm the global norm before clipping;
-    skipped the number of steps so far that changed nothing, where config.on_nonfinite says so.
+    skipped the number of steps so far that changed nothing, where config.on_nonfinite says so; batch the number of the
+    step's batch, where spikes are looked for.
     """
     model, optimizer, schedule = (
         LanguageModel(config.model),
@@ -74,7 +75,10 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
             new = jax.tree.map(functools.partial(jnp.where, finite), new, (state.params, state.opt_state))
             metrics["skipped"] = skipped = skipped + ~finite
         params, opt_state = new
-        return state.replace(step=state.step + 1, skipped=skipped, params=params, opt_state=opt_state), metrics
+        if config.spike.sigmas is not None:
+            metrics["batch"] = state.batch
+        state = state.replace(step=state.step + 1, batch=state.batch + 1, skipped=skipped)
+        return state.replace(params=params, opt_state=opt_state), metrics
 
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
