@@ -32,6 +32,7 @@ from train.checkpoint import Checkpointer
 from train.config import SpikeConfig
 from train.data import BadRecordError, DataConfig, Rows, batch_at, evaluation_batches, open_documents
 from train.loop import Outcome, train
+from train.spikes import SpikeWatch
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 
@@ -228,7 +229,7 @@ def odd(batch):
     }
 
 
-SPIKES = {"spike__sigmas": 8.0, "spike__window": 4, "spike__rewind": 2}
+SPIKES = {"spike__sigmas": 8.0, "spike__window": 4, "spike__rewind": 5}
 
 
 def test_a_spike_takes_the_run_back_and_past_the_batches_that_led_there(tmp_path, text, small_run, monkeypatch, capfd):
@@ -264,6 +265,15 @@ def test_a_spike_before_there_is_a_checkpoint_starts_again_behind_it(tmp_path, t
     train(small(text, **SPIKES | {"spike__rewind": 100}), str(tmp_path))
     assert "back to step 0, without batches 0 to 5" in capfd.readouterr().out
     assert [row["batch"] for row in metrics(tmp_path)] == list(range(6, 18))
+
+
+def test_after_a_spike_the_window_fills_again():
+    watch = SpikeWatch(SpikeConfig(sigmas=3.0, window=4))
+    # A verdict comes one loss late. After the first spike losses of an earlier step come again: higher, and none.
+    losses = [1.0, 1.1, 0.9, 1.0, 1.1, 9.0, 1.0, 2.0, 2.1, 1.9, np.nan, 2.0, 9.0, 2.0]
+    found = [watch(np.float32(loss)) for loss in losses]
+    assert [i for i, verdict in enumerate(found) if verdict] == [6, 13]
+    assert SpikeWatch(SpikeConfig())(np.float32(1.0)) is None
 
 
 def test_spikes_without_end_stop_the_run(tmp_path, text, monkeypatch):
