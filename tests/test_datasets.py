@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as lazy_tensorflow
 
+import text_datasets  # noqa: F401  registers recurrax_test_text
 from documents import REPOSITORY, run_python
 from train.data import DataConfig, Rows, batch_at, evaluation_batches, open_documents, tfds_text
 from train.data.gfile import local_gfile
@@ -168,42 +169,6 @@ def test_two_processes_prepare_once_and_both_read_it(tmp_path, stdlib_dir):
 
 
 # Any TFDS text data set
-
-
-class RecurraxTestText(tfds.core.GeneratorBasedBuilder):
-    """A data set whose config says which splits and features it has."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    SPLITS = {
-        "all_splits": {"train": 6, "validation": 3, "test": 2},
-        "with_test": {"train": 6, "test": 2},
-        "train_only": {"train": 40},
-        "one_document": {"train": 1},
-        "no_train": {"test": 2},
-        "blank": {"train": 3, "validation": 3},
-        "body": {"train": 2, "validation": 2},
-        "no_text": {"train": 2},
-        "two_texts": {"train": 2},
-        "needs_package": {"train": 2},
-    }
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in SPLITS]
-
-    def _info(self):
-        names = {"no_text": [], "two_texts": ["question", "answer"], "body": ["body"]}
-        texts = {name: tfds.features.Text() for name in names.get(self.builder_config.name, ["text", "title"])}
-        features = tfds.features.FeaturesDict({"label": tfds.features.Scalar(np.int64), **texts})
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-        if self.builder_config.name == "needs_package":
-            raise ModuleNotFoundError("No module named 'apache_beam'", name="apache_beam")
-        return {split: self._generate_examples(split, n) for split, n in self.SPLITS[self.builder_config.name].items()}
-
-    def _generate_examples(self, split, count):
-        for i in range(count):
-            text = "" if self.builder_config.name == "blank" else f"{split} {i} äöü " * (i + 1)
-            names = [name for name, f in self.info.features.items() if isinstance(f, tfds.features.Text)]
-            yield f"{split}{i}", {"label": i} | {name: name if name == "title" else text for name in names}
 
 
 def texts_of(config_name, split, tmp_path, **options):

@@ -218,9 +218,9 @@ def test_describe_prints_every_array_and_trains_nothing(tmp_path, text, capsys, 
     assert "(tensor, fsdp)" in embedding
     assert embedding.endswith("18,432")
     assert any(line.startswith("7,344 parameters, 29,376 bytes") for line in lines)
-    # Two moments of 4 bytes each; five counters (steps, batches, skipped steps, Adam's, the schedule's); a key of 8.
+    # Two moments of 4 bytes each; counters (steps, batches, skipped steps, Adam's, the schedule's); losses; a key of 8.
     count, total, _ = (int(n.replace(",", "")) for n in re.findall(r"[\d,]+\d", lines[-1]))
-    assert (count, total) == (2 * 7344 + 6, 2 * 7344 * 4 + 5 * 4 + 8)
+    assert (count, total) == (2 * 7344 + 5 + 128 + 1, 2 * 7344 * 4 + (5 + 128) * 4 + 8)
 
 
 @pytest.mark.parametrize("asked", ["2:3", "11:99"])

@@ -83,9 +83,7 @@ class SpikeConfig:
     """Going back from a loss that jumps up, and past the batches that led there (arXiv 2204.02311, section 5.1)."""
 
     sigmas: float | None = None
-    """A loss so many standard deviations above the mean of those before it is a spike; None: not looked for."""
-    window: int = 128
-    """Losses that mean and deviation are taken of; until there are as many nothing is a spike."""
+    """A loss so many standard deviations above the mean of the 128 before it is a spike; None: not looked for."""
     rewind: int = 100
     """Steps to go back at least: to the newest checkpoint that is so old, or to the start."""
     limit: int = 10
@@ -94,9 +92,9 @@ class SpikeConfig:
     def __post_init__(self):
         if self.sigmas is not None and not self.sigmas > 0:
             raise ValueError(f"spike.sigmas must be positive, got {self.sigmas}")
-        for name, least in (("window", 2), ("rewind", 1), ("limit", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"spike.{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("rewind", "limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"spike.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,6 @@ import dataclasses
 import json
 from collections.abc import Iterator
 
-import jax
-import numpy as np
-
 from recurrax.models import describe
 from train import processes, sharding
 from train.checkpoint import Checkpointer
@@ -16,7 +13,7 @@ from train.data import Rows, open_documents, train_batches
 from train.evaluate import make_evaluator
 from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
 from train.profile import Profiler
-from train.spikes import SpikeWatch
+from train.spikes import SpikeWatch, before_spike
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 from train.workdir import Workdir, differences, versions, write_json_atomically
@@ -93,7 +90,11 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             file.amend({"step": step, "validation_loss": loss})
 
         local = sharding.local_rows(split, config.data.batch_size)
-        batches = train_batches(rows, config.data, config.seed, int(state.batch), local)
+
+        def batches_from(state):
+            return train_batches(rows, config.data, config.seed, int(state.batch), local)
+
+        batches = batches_from(state)
         stack.callback(lambda: batches.close())  # those of the time when it ends
         watch = SpikeWatch(config.spike)
         stack.callback(profiler.close, workdir.path, display.say)
@@ -103,18 +104,16 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             step += 1
             # Settles the step before this one: its numbers are there by now, and the device is busy with this one.
             recorder.step(step, metrics)
-            if spike := watch(metrics["loss"]):
-                # That was the step before this one. Its batch is the last of those that are left out.
-                spiked, number = step - 1, int(state.batch) - 1
-                restored = checkpointer.go_back(abstract, to=spiked - config.spike.rewind)
-                state = init_state(config, abstract) if restored is None else restored
-                step, first = int(state.step), int(state.batch)
-                state = state.replace(batch=jax.device_put(np.int32(number), abstract.batch.sharding))
-                display.say(f"step {spiked:>6}  {spike}; back to step {step}, without batches {first} to {number - 1}")
+            if spike := watch(metrics):
+                state = before_spike(config, checkpointer, abstract, state)
+                display.say(
+                    f"step {step - 1:>6}  {spike}; back to step {int(state.step)}, on with batch {int(state.batch)}"
+                )
+                step = int(state.step)
                 file.go_back(step)
                 recorder.go_back()
                 batches.close()
-                batches = train_batches(rows, config.data, config.seed, number, local)
+                batches = batches_from(state)
                 continue
             profiler(step, metrics, workdir.path, display.say)
             saves, evaluates = due(step, config.checkpoint.every, config), due(step, config.evaluation.every, config)

@@ -135,7 +135,7 @@ class Recorder:
         row = {"step": step, "loss": number(metrics["loss"])}
         if validation_loss is not None:
             row["validation_loss"] = validation_loss
-        row |= {name: number(value) for name, value in metrics.items() if name != "loss"}
+        row |= {name: number(value) for name, value in metrics.items() if name not in ("loss", "spike")}
         row["tokens_per_second"] = self._rate() if rate is None else rate
         if rate is None:
             self._restart_clock()

@@ -1,45 +1,62 @@
-"""Loss spikes: when a loss is one, and the way back."""
+"""Loss spikes: when a loss is one, and the way back to a state from before it.
 
-import collections
-import math
-import statistics
+What a loss is compared with is part of the state. So a run that is killed finds the same spikes again.
+"""
+
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from train.config import SpikeConfig
+from train.checkpoint import Checkpointer
+from train.config import SpikeConfig, TrainConfig
+from train.state import TrainState, init_state
+
+
+def seen(loss: jax.Array, recent: jax.Array, sigmas: float) -> tuple[jax.Array, jax.Array]:
+    """Whether `loss` is sigmas standard deviations above the mean of `recent`, and `recent` with it, if it is no spike.
+
+    Until `recent` is full nothing is a spike. What is not finite has rules of its own, and leaves `recent` alone.
+    """
+    spike = (recent >= 0).all() & (loss > recent.mean() + sigmas * recent.std())
+    usual = jnp.isfinite(loss) & ~spike
+    return spike, jnp.where(usual, jnp.append(recent[1:], loss), recent)
 
 
 class SpikeWatch:
-    """Looks at every loss, one step late, so that the device never waits."""
+    """Looks at every step's metrics, one step late, so that the device never waits."""
 
     def __init__(self, config: SpikeConfig):
-        self._config = config
-        self._losses: collections.deque[float] = collections.deque(maxlen=config.window)
-        self._pending: jax.Array | None = None
+        self._limit = config.limit
+        self._pending: Mapping[str, jax.Array] | None = None
         self._times = 0
 
-    def __call__(self, loss: jax.Array) -> str | None:
-        """Takes the loss of a step, still being computed. What is wrong with that of the step before, if it is a spike.
+    def __call__(self, metrics: Mapping[str, jax.Array]) -> str | None:
+        """Takes the metrics of a step, still being computed. What to say of the step before, if it was a spike.
 
         Raises:
           FloatingPointError: one spike more than config.limit.
         """
-        if self._config.sigmas is None:
+        before, self._pending = self._pending, metrics
+        if before is None or not before.get("spike", False):
             return None
-        before, self._pending = self._pending, loss
-        if before is None or not math.isfinite(before):  # what is not finite has rules of its own
-            return None
-        before, full = float(before), len(self._losses) == self._config.window
-        mean, deviation = (statistics.fmean(self._losses), statistics.pstdev(self._losses)) if full else (0, 0)
-        if not full or before <= mean + self._config.sigmas * deviation:
-            self._losses.append(before)
-            return None
-        what = (
-            f"the loss {before:.4f} is a spike above {mean:.4f} +- {deviation:.4f} of the {self._config.window} before"
-        )
-        self._times += 1
-        if self._times > self._config.limit:
-            raise FloatingPointError(f"{what}; the run has gone back {self._config.limit} times already")
-        self._losses.clear()
         self._pending = None
-        return what
+        self._times += 1
+        message = f"the loss {float(before['loss']):.4f} is a spike"
+        if self._times > self._limit:
+            raise FloatingPointError(f"{message}; the run has gone back {self._limit} times already")
+        return message
+
+
+def before_spike(
+    config: TrainConfig, checkpointer: Checkpointer, abstract: TrainState, state: TrainState
+) -> TrainState:
+    """An earlier state, about to read the batch after the spike, where `state` is that of the step after the spike.
+
+    Checkpoints after the one gone back to are deleted.
+    """
+    restored = checkpointer.go_back(abstract, to=int(state.step) - 1 - config.spike.rewind)
+    if restored is None:
+        restored = init_state(config, abstract)
+    return restored.replace(batch=jax.device_put(np.int32(int(state.batch) - 1), abstract.batch.sharding))

@@ -15,6 +15,9 @@ from train.config import OptimizerConfig, TrainConfig
 # Matrices are decayed; embeddings, norms, biases and what parametrises a recurrence are not.
 DECAYED = r"(^|/)(in_|out_)\w+$|(?<!conv)_kernel$"
 
+# Losses that the next one is compared with, where spikes are looked for.
+WINDOW = 128
+
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything a step needs and changes."""
@@ -24,6 +27,8 @@ class TrainState(flax.struct.PyTreeNode):
     """Number of the next batch: that of the step, and more once a run has gone back past some."""
     skipped: jax.Array
     """Steps so far that changed nothing, because loss or gradient was not finite."""
+    recent: jax.Array
+    """The last WINDOW losses that were no spikes; -1 where there is none yet."""
     params: dict
     opt_state: optax.OptState
     key: jax.Array
@@ -81,12 +86,6 @@ def _create(config: TrainConfig) -> TrainState:
     init_key, key = jax.random.split(jax.random.key(config.seed))
     tokens = jnp.zeros((1, 1), jnp.int32)
     params = LanguageModel(config.model).init(init_key, tokens)["params"]
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        batch=zero,
-        skipped=zero,
-        params=params,
-        opt_state=make_optimizer(config.optimizer).init(params),
-        key=key,
-    )
+    zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
+    opt_state = make_optimizer(config.optimizer).init(params)
+    return TrainState(step=zero, batch=zero, skipped=zero, recent=recent, params=params, opt_state=opt_state, key=key)

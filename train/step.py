@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from recurrax.models import LanguageModel
-from train import sharding
+from train import sharding, spikes
 from train.config import TrainConfig
 from train.state import TrainState, make_optimizer, make_schedule
 
@@ -28,7 +28,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
 
     loss is the mean of the batch in nats per byte, before the update; grad_norm the global norm before clipping;
     skipped the number of steps so far that changed nothing, where config.on_nonfinite says so; batch the number of the
-    step's batch, where spikes are looked for.
+    step's batch and spike whether it is one, where spikes are looked for.
     """
     model, optimizer, schedule = (
         LanguageModel(config.model),
@@ -77,6 +77,8 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
         params, opt_state = new
         if config.spike.sigmas is not None:
             metrics["batch"] = state.batch
+            metrics["spike"], recent = spikes.seen(metrics["loss"], state.recent, config.spike.sigmas)
+            state = state.replace(recent=recent)
         state = state.replace(step=state.step + 1, batch=state.batch + 1, skipped=skipped)
         return state.replace(params=params, opt_state=opt_state), metrics
 
