@@ -5,6 +5,9 @@ import dataclasses
 import json
 from collections.abc import Iterator
 
+import jax
+import numpy as np
+
 from recurrax.models import describe
 from train import processes, sharding
 from train.checkpoint import Checkpointer
@@ -13,8 +16,8 @@ from train.data import Rows, open_documents, train_batches
 from train.evaluate import make_evaluator
 from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
 from train.profile import Profiler
-from train.spikes import SpikeWatch, before_spike
-from train.state import abstract_state, init_state
+from train.spikes import SpikeWatch
+from train.state import TrainState, abstract_state, init_state
 from train.step import make_train_step
 from train.workdir import Workdir, differences, versions, write_json_atomically
 
@@ -132,6 +135,19 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         elif file.rows and processes.is_first():
             plot_loss(file.rows, workdir.loss_png_path, workdir.path.name)
     return Outcome(step, interrupted=step < config.steps)
+
+
+def before_spike(
+    config: TrainConfig, checkpointer: Checkpointer, abstract: TrainState, state: TrainState
+) -> TrainState:
+    """An earlier state, about to read the batch after the spike, where `state` is that of the step after the spike.
+
+    Checkpoints after the one gone back to are deleted.
+    """
+    restored = checkpointer.go_back(abstract, to=int(state.step) - 1 - config.spike.rewind)
+    if restored is None:
+        restored = init_state(config, abstract)
+    return restored.replace(batch=jax.device_put(np.int32(int(state.batch) - 1), abstract.batch.sharding))
 
 
 def due(step: int, every: int, config: TrainConfig) -> bool:

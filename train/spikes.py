@@ -1,4 +1,4 @@
-"""Loss spikes: when a loss is one, and the way back to a state from before it.
+"""Loss spikes: when a loss is one, and who tells the loop. `loop.before_spike` is the way back.
 
 What a loss is compared with is part of the state. So a run that is killed finds the same spikes again.
 """
@@ -7,11 +7,8 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from train.checkpoint import Checkpointer
-from train.config import SpikeConfig, TrainConfig
-from train.state import TrainState, init_state
+from train.config import SpikeConfig
 
 
 def seen(loss: jax.Array, recent: jax.Array, sigmas: float) -> tuple[jax.Array, jax.Array]:
@@ -47,16 +44,3 @@ class SpikeWatch:
         if self._times > self._limit:
             raise FloatingPointError(f"{message}; the run has gone back {self._limit} times already")
         return message
-
-
-def before_spike(
-    config: TrainConfig, checkpointer: Checkpointer, abstract: TrainState, state: TrainState
-) -> TrainState:
-    """An earlier state, about to read the batch after the spike, where `state` is that of the step after the spike.
-
-    Checkpoints after the one gone back to are deleted.
-    """
-    restored = checkpointer.go_back(abstract, to=int(state.step) - 1 - config.spike.rewind)
-    if restored is None:
-        restored = init_state(config, abstract)
-    return restored.replace(batch=jax.device_put(np.int32(int(state.batch) - 1), abstract.batch.sharding))
