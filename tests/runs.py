@@ -117,6 +117,14 @@ def command(*words, **options) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture(scope="module")
+def small_run(text, tmp_path_factory):
+    """A small run to its end in one go."""
+    path = tmp_path_factory.mktemp("small") / "run"
+    assert loop.train(small(text), str(path)) == loop.Outcome(12, interrupted=False)
+    return path
+
+
 def metrics(path) -> list[dict]:
     """The rows of metrics.jsonl without their speed; every line must be whole."""
     rows = [json.loads(line) for line in (pathlib.Path(path) / "metrics.jsonl").read_text().splitlines()]

@@ -23,6 +23,7 @@ from runs import (
     metrics,
     saved_state,
     small,
+    small_run,
     text,
 )
 from train import metrics as metrics_module
@@ -35,15 +36,7 @@ from train.loop import Outcome, train
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 
-__all__ = ["compiled_once", "text"]
-
-
-@pytest.fixture(scope="module")
-def small_run(text, tmp_path_factory):
-    """A small run to its end."""
-    path = tmp_path_factory.mktemp("small") / "run"
-    train(small(text), str(path))
-    return path
+__all__ = ["compiled_once", "small_run", "text"]
 
 
 # ----------------------------------------------------------------------------------------------------- poisoned batches

@@ -10,28 +10,11 @@ import jax
 import pytest
 
 from eval.__main__ import main as eval_main
-from runs import (
-    assert_same_run,
-    at_batch,
-    command,
-    compiled_once,
-    flags,
-    small,
-    snapshot,
-    text,
-)
+from runs import assert_same_run, at_batch, command, compiled_once, flags, small, small_run, snapshot, text
 from train import loop
 from train.__main__ import main as train_main
 
-__all__ = ["compiled_once", "text"]
-
-
-@pytest.fixture(scope="module")
-def small_run(text, tmp_path_factory):
-    """A small run to its end."""
-    path = tmp_path_factory.mktemp("small") / "run"
-    loop.train(small(text), str(path))
-    return path
+__all__ = ["compiled_once", "small_run", "text"]
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ from runs import (
     metrics,
     saved_state,
     small,
+    small_run,
     text,
 )
 from train import loop
 from train.loop import Outcome, train
 
-__all__ = ["compiled_once", "text"]
+__all__ = ["compiled_once", "small_run", "text"]
 
 
 def tiny(workdir, text, steps):
@@ -35,14 +36,6 @@ def tiny_run(text, tmp_path_factory):
     assert (done.returncode, done.stderr) == (0, "")
     assert [row["step"] for row in metrics(path)] == list(range(1, 41))
     assert [row["step"] for row in metrics(path) if "validation_loss" in row] == [20, 40]
-    return path
-
-
-@pytest.fixture(scope="module")
-def small_run(text, tmp_path_factory):
-    """A small run to its end in one go."""
-    path = tmp_path_factory.mktemp("small") / "run"
-    assert train(small(text), str(path)) == Outcome(12, interrupted=False)
     return path
 
 

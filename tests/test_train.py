@@ -31,6 +31,7 @@ from runs import (
     metrics,
     saved_state,
     small,
+    small_run,
     text,
 )
 from train import loop, presets, sharding
@@ -40,15 +41,7 @@ from train.evaluate import Evaluation
 from train.loop import Outcome, train
 from train.state import abstract_state, make_optimizer, make_schedule
 
-__all__ = ["compiled_once", "text"]
-
-
-@pytest.fixture(scope="module")
-def small_run(text, tmp_path_factory):
-    """A small run to its end."""
-    path = tmp_path_factory.mktemp("small") / "run"
-    train(small(text), str(path))
-    return path
+__all__ = ["compiled_once", "small_run", "text"]
 
 
 # ------------------------------------------------------------------------------------------------------------- files
