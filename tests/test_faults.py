@@ -273,11 +273,11 @@ def test_a_spike_before_there_is_a_checkpoint_starts_again_behind_it(tmp_path, t
 def test_what_a_spike_is():
     recent = jnp.full(4, -1.0)
     verdicts = []
-    for loss in (1.0, 9.0, 1.1, 0.9, 1.0, 30.0, np.nan, 30.0, 1.0, 1.0, 1.0, 1.5):
+    for loss in (1.0, 9.0, 1.1, 0.9, 1.0, 30.0, np.nan, np.inf, 30.0, 1.0, 1.0, 1.0, 1.5):
         spike, recent = spikes.seen(jnp.float32(loss), recent, 3.0)
         verdicts.append(bool(spike))
     # The second comes before there are four; the spikes themselves are no part of what is usual.
-    assert [i for i, verdict in enumerate(verdicts) if verdict] == [5, 7, 11]
+    assert [i for i, verdict in enumerate(verdicts) if verdict] == [5, 8, 12]
     np.testing.assert_allclose(recent, [1.0] * 4)
 
 

@@ -15,7 +15,8 @@ from train.config import TrainConfig
 USAGE = """usage: python -m train PRESET --workdir DIR [--steps N] [--SETTING VALUE ...]
 
 Trains a preset in a working directory. The same command again goes on from where the run stands.
-`python -m train PRESET --help` lists every setting. Presets:
+`python -m train PRESET --help` lists every setting; `python -m train PRESET --plan` trains nothing and says what a
+device would have to hold and to do. Presets:
 """
 
 
@@ -64,6 +65,8 @@ def main(arguments: list[str]) -> int:
             plan.use_virtual_devices(plan.devices_of(command.config.mesh))
             print(plan.report(plan.make_plan(command.config), arguments[0]))
             return 0
+        if command.workdir is None and not command.describe:
+            raise ValueError("--workdir DIR is missing: where the run is kept")
         if command.distributed:
             processes.initialize(command.coordinator, command.num_processes, command.process_id)
         elif (command.coordinator, command.num_processes, command.process_id) != (None, None, None):
@@ -78,8 +81,6 @@ def main(arguments: list[str]) -> int:
             print(describe({"params": abstract.params}), end="\n\n")
             print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"))
             return 0
-        if command.workdir is None:
-            raise ValueError("--workdir DIR is missing: where the run is kept")
         keep_freed_memory()
         loop.train(command.config, command.workdir, profile=command.profile)
     return 0

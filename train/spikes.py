@@ -16,9 +16,9 @@ def seen(loss: jax.Array, recent: jax.Array, sigmas: float) -> tuple[jax.Array, 
 
     Until `recent` is full nothing is a spike. What is not finite has rules of its own, and leaves `recent` alone.
     """
-    spike = (recent >= 0).all() & (loss > recent.mean() + sigmas * recent.std())
-    usual = jnp.isfinite(loss) & ~spike
-    return spike, jnp.where(usual, jnp.append(recent[1:], loss), recent)
+    finite = jnp.isfinite(loss)
+    spike = finite & (recent >= 0).all() & (loss > recent.mean() + sigmas * recent.std())
+    return spike, jnp.where(finite & ~spike, jnp.append(recent[1:], loss), recent)
 
 
 class SpikeWatch:

@@ -9,6 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
 from recurrax.models import LanguageModel
@@ -151,7 +152,7 @@ def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     # A parameter that is handed through is counted among the parameters; what is kept twice is one array.
     seen, kept = set(jaxpr.invars), []
     for i, variable in enumerate(jaxpr.outvars):
-        if isinstance(variable, jax.extend.core.Var) and variable not in seen:
+        if isinstance(variable, Var) and variable not in seen:
             seen.add(variable)
             kept.append(i)
     splits = jax.tree.leaves(traced.lower().compile().output_shardings)
