@@ -1,10 +1,13 @@
 """What the tests of the matrix-state ops share: their table, inputs, and one call that gives values and gradients."""
 
+import contextlib
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from eval import oracles
 from recurrax import ops
@@ -115,3 +118,16 @@ def check(case, inputs, *, outputs=2e-6, gradients=1e-5, reset=None, **options):
     errors = {name: relative_error(got_gradients[name], want_gradients[name]) for name in got_gradients}
     assert max(errors.values()) <= gradients, errors
     return got, got_gradients
+
+
+@contextlib.contextmanager
+def ops_by_definition():
+    """Ops take their step-by-step references: programs of a tenth of the size.
+
+    That all forms of an op agree, in every gradient, is tested op by op. Here values are those of the default forms;
+    what is differentiated, split and stacked is the layers around them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for api in (ops.delta_rule, ops.dplr_rule, ops.linear_attention, ops.selective_scan):
+            patch.setitem(sys.modules[api.__module__].BEST, "default", "reference")
+        yield

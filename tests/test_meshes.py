@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from matrix_ops import ops_by_definition
 from recurrax.mixers import GLA, RGLRU, RWKV7, S4D, Attention, GatedDeltaNet, LatentAttention, Mamba
 from recurrax.models import BlockConfig, LanguageModel
 from recurrax.projections import MixtureOfExperts
@@ -16,6 +17,7 @@ from runs import arrays, assert_same_run, checkpoints, compiled_once, metrics, s
 from train import sharding
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.data import Rows, batch_at, open_documents
+from train.evaluate import make_evaluator
 from train.loop import train
 from train.sharding import MeshConfig
 from train.state import abstract_state, init_state
@@ -97,24 +99,29 @@ def test_losses_are_those_of_one_device(text, alone, mesh_config):
 
 
 @functools.cache
+def first_parameters(config):
+    init = jax.jit(lambda key: LanguageModel(config).init(key, np.zeros((1, 1), np.int32))["params"])
+    return jax.device_get(init(jax.random.key(0)))
+
+
+@functools.cache
 def hybrid(text, mesh_config):
     """Loss and all gradients of a hybrid on a batch with several documents, with parameters split by the rules."""
     config, mesh, abstract, _ = program(text, mesh_config, HYBRID)
     model = LanguageModel(config.model)
     splits = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
 
-    def init(key):
-        return model.init(key, np.zeros((1, 1), np.int32))["params"]
-
     def loss(params, batch):
         with sharding.on(mesh):
             total, count, _ = negative_log_likelihood(model, params, batch)
         return total / count
 
-    params = jax.jit(init, out_shardings=splits)(jax.random.key(0))
+    params = jax.device_put(first_parameters(config.model), splits)
     batch = on_devices(text, config, mesh, 0)
     batch["reset"] = batch["reset"].at[:, 13].set(True)
-    value, gradients = jax.jit(jax.value_and_grad(loss))(params, batch)
+    # Each op is split in all its forms in test_time_sharding: here it is the layers, in programs of a third the size.
+    with ops_by_definition():
+        value, gradients = jax.jit(jax.value_and_grad(loss))(params, batch)
     return float(value), arrays(gradients)
 
 
@@ -126,6 +133,20 @@ def test_a_hybrid_of_all_families_on_split_rows_heads_and_time(text, mesh_config
     for name, found in gradients.items():
         error = np.linalg.norm(found - wanted[name]) / np.linalg.norm(wanted[name])
         assert error < 10 * CLOSE, (name, error)
+
+
+def test_a_cut_sequence_is_recomputed_in_the_backward_pass_and_read_when_held_out(text, alone):
+    mesh_config = HYBRID_MESHES["data=2,time=4"]
+    _, numbers = go_on(text, mesh_config, steps=2, model__remat="nothing_saveable")
+    np.testing.assert_allclose(numbers, alone[:2], rtol=CLOSE)
+    held_out = {}
+    for each in (ONE, mesh_config):
+        config, mesh, abstract, _ = program(text, each)
+        documents = open_documents(config.data, "validation")
+        evaluate = make_evaluator(config.model, mesh, config.data.sequence_length, config.evaluation.batch_size)
+        held_out[each] = evaluate(init_state(config, abstract).params, documents, max_batches=3)
+    assert held_out[mesh_config].num_tokens == held_out[ONE].num_tokens
+    assert held_out[mesh_config].loss == pytest.approx(held_out[ONE].loss, rel=CLOSE)
 
 
 def test_slices_of_a_batch_are_the_whole_batch(text, alone):

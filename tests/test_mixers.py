@@ -1,8 +1,6 @@
 """Every mixer under the same laws. A new one is a line of mixer_cases.py, and its step-by-step form in oracles/."""
 
-import contextlib
 import functools
-import sys
 
 import flax.linen as nn
 import jax
@@ -10,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from matrix_ops import ops_by_definition
 from mixer_cases import DIM, LENGTH, MIXERS
 from oracles.common import sigmoid, softplus, wide
 from recurrax import mixers, projections
 from recurrax.mixers import GLA, LRU, RGLRU, RWKV7, Attention
-from recurrax.ops import delta_rule, dplr_rule, linear_attention, selective_scan
 
 BATCH = 2
 # Layers of the deep model whose first step is looked at.
@@ -69,19 +67,6 @@ def resets(*borders):
 
 
 NOWHERE = np.zeros((BATCH, LENGTH), bool)
-
-
-@contextlib.contextmanager
-def ops_by_definition():
-    """Ops take their step-by-step references: programs of a tenth of the size.
-
-    That all forms of an op agree, in every gradient, is tested op by op. Here values are those of the default forms;
-    what is differentiated, split and stacked is the layers around them.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        for api in (delta_rule, dplr_rule, linear_attention, selective_scan):
-            patch.setitem(sys.modules[api.__module__].BEST, "default", "reference")
-        yield
 
 
 class Compiled:

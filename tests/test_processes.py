@@ -45,8 +45,8 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-def run(workdir, text, count, number, when, **mesh):
-    """`count` processes that share eight devices; the last sends itself a signal. Exit codes, outputs and errors."""
+def run(workdir, text, count, number, when, which=-1, **mesh):
+    """`count` processes that share eight devices; one sends itself a signal. Exit codes, outputs and errors."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -55,7 +55,7 @@ def run(workdir, text, count, number, when, **mesh):
     for i in range(count):
         here = ["--coordinator", f"localhost:{port}", "--num-processes", count, "--process-id", i]
         settings = ["tiny", "--workdir", workdir, *flags(text, **{**SETTINGS, **mesh}), "--distributed", *here]
-        words = ["-c", PROCESS, int(number), when if i == count - 1 else 0, *settings]
+        words = ["-c", PROCESS, int(number), when if i == which % count else 0, *settings]
         started.append(
             subprocess.Popen(
                 [sys.executable, *map(str, words)],
@@ -110,6 +110,13 @@ def test_two_then_four_then_one(tmp_path, text):
         assert "another task died" in error
     assert f"Going on from step {step} in {shared}" in ended[0][1]
     assert ["rows 4 to 8" in error for _, _, error in ended] == [False, False, True, True]
+    assert checkpoints(shared)[-1] >= step
+
+    # Process 0 is the one that all others ask whether the rest is alive.
+    ended = run(shared, text, 2, signal.SIGKILL, 3, which=0)
+    assert ended[0][0] == -signal.SIGKILL
+    assert ended[1][0] != 0
+    assert "another task died" in ended[1][2]
     assert checkpoints(shared)[-1] >= step
 
     train(small(text, **settings), str(shared))

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 import matrix_ops
 from recurrax import ops
-from recurrax.mixers import RGLRU
+from recurrax.mixers import RGLRU, TransNormerLLM
 from recurrax.models import LanguageModel, LanguageModelConfig
 
 BATCH, LENGTH, HEADS = 2, 40, 2  # five tokens on each of eight devices: less than a chunk, and no multiple of one
@@ -235,8 +235,9 @@ def test_a_convolution_passes_its_halo_to_the_neighbour():
     assert collectives("convolution", 4 * LENGTH, gradients=True) == both
 
 
-def test_what_a_model_sends_does_not_grow_with_the_sequence():
-    config = LanguageModelConfig(dim=8, num_layers=1, pattern=(RGLRU(num_heads=2),), vocab_size=16)
+@pytest.mark.parametrize("mixer", [RGLRU(num_heads=2), TransNormerLLM(num_heads=2)])
+def test_what_a_model_sends_does_not_grow_with_the_sequence(mixer):
+    config = LanguageModelConfig(dim=8, num_layers=1, pattern=(mixer,), vocab_size=16)
     model = LanguageModel(config)
     mesh = jax.make_mesh((2, 4), ("data", "time"), axis_types=(AxisType.Auto,) * 2)
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1), np.int32))

@@ -6,6 +6,7 @@ import importlib
 from recurrax.models import LanguageModelConfig
 from train.checkpoint import CheckpointConfig
 from train.data import VOCAB_SIZE, DataConfig
+from train.precision import PrecisionConfig
 from train.sharding import MeshConfig
 
 ON_NONFINITE = ("stop", "skip")
@@ -115,6 +116,7 @@ class TrainConfig:
     log: LogConfig = LogConfig()
     spike: SpikeConfig = SpikeConfig()
     mesh: MeshConfig = MeshConfig()
+    precision: PrecisionConfig = PrecisionConfig()
 
     def __post_init__(self):
         if self.steps < 1:
@@ -126,6 +128,11 @@ class TrainConfig:
         if self.model.vocab_size < VOCAB_SIZE:
             raise ValueError(
                 f"model.vocab_size {self.model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens"
+            )
+        if self.precision.reduction != "float32" and self.precision.reduction != self.model.dtype:
+            raise ValueError(
+                f"precision.reduction {self.precision.reduction} is less than model.dtype {self.model.dtype}: products "
+                "of float32 are summed in float32"
             )
         if self.data.batch_size % self.optimizer.accumulate:
             raise ValueError(

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from recurrax.models import LanguageModel
-from train import sharding, spikes
+from train import precision, sharding, spikes
 from train.config import TrainConfig
 from train.state import TrainState, make_optimizer, make_schedule
 
@@ -38,6 +38,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     parts = config.optimizer.accumulate
 
     def loss_sum(params, batch, key):
+        params = precision.for_products(params, config.precision)
         total, _, _ = negative_log_likelihood(model, params, batch, rngs={"step": key})
         return total
 

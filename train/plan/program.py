@@ -1,6 +1,7 @@
 """A training step compiled for devices that are not there: abstract arrays in, bytes and work per device out."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 import tempfile
@@ -13,7 +14,7 @@ from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
 from recurrax.models import LanguageModel
-from train import sharding
+from train import precision, sharding
 from train.config import TrainConfig
 from train.plan.cost import Cost, program_cost
 from train.sharding import MeshConfig
@@ -142,9 +143,13 @@ def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     """Bytes on one device that the backward pass of one slice of the batch waits for: the residuals of jax.vjp."""
     model = LanguageModel(config.model)
 
+    def loss(params, batch, key):
+        params = precision.for_products(params, config.precision)
+        return negative_log_likelihood(model, params, batch, rngs={"step": key})[0]
+
     def residuals(params, batch, key):
         with sharding.on(mesh):
-            return jax.vjp(lambda p: negative_log_likelihood(model, p, batch, rngs={"step": key})[0], params)[1]
+            return jax.vjp(functools.partial(loss, batch=batch, key=key), params)[1]
 
     batch = abstract_batch(mesh, config.data.batch_size // config.optimizer.accumulate, config.data.sequence_length)
     traced = jax.jit(residuals).trace(abstract.params, batch, abstract.key)

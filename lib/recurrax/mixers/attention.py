@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
-from recurrax.ops import linear
+from recurrax.ops import linear, shift
 from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
 
@@ -102,7 +102,7 @@ def attention(
     Raises:
       ValueError: no window and T > max_length: the cache could not hold what the call has seen.
     """
-    dtype, (batch, length, _) = x.dtype, x.shape
+    batch, length, _ = x.shape
     cache.check_length(length, config.window, config.max_length)
     head_dim = params["in_q"].shape[1] // config.num_heads
     q, k, v = (linear(x, params[f"in_{n}"]) for n in "qkv")
@@ -118,7 +118,7 @@ def attention(
         o = o * jax.nn.sigmoid(linear(x, params["in_gate"]))
     y = linear(o, params["out_kernel"])
     if config.out_bias:
-        y = y + params["bias"].astype(dtype)[None, None]
+        y = shift(y, params["bias"])
     return y, after
 
 

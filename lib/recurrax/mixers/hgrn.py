@@ -17,7 +17,7 @@ from jaxtyping import Array, Complex, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
-from recurrax.ops import diagonal_scan, linear
+from recurrax.ops import diagonal_scan, linear, shift
 from recurrax.types import Dtype, Params, Reset
 
 
@@ -53,7 +53,7 @@ def hgrn(
     """Gated recurrence with turning states; the state is h, complex64."""
 
     def project(name):
-        return linear(x, params[f"in_{name}"]) + params[f"{name}_bias"].astype(x.dtype)[None, None]
+        return shift(linear(x, params[f"in_{name}"]), params[f"{name}_bias"])
 
     log_f, released = gates.bounded_forget(project("forget"), params["lower_bound"])
     real, imag = (released * jax.nn.silu(project(name)).astype(jnp.float32) for name in ("real", "imag"))
@@ -63,7 +63,7 @@ def hgrn(
     h = jnp.concatenate([h.real, h.imag], axis=-1).astype(x.dtype)
     h = jax.nn.sigmoid(project("gate")) * h
     h = parts.layer_norm(h, params["norm_scale"], params["norm_bias"], config.norm_eps)
-    return linear(h, params["out_kernel"]) + params["bias"].astype(x.dtype)[None, None], state
+    return shift(linear(h, params["out_kernel"]), params["bias"]), state
 
 
 class HGRNLayer(Mixer):

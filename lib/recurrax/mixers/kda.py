@@ -20,7 +20,7 @@ from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
 from recurrax.mixers.deltanet import activated, projections, step_size
-from recurrax.ops import delta_rule, linear
+from recurrax.ops import delta_rule, linear, shift
 from recurrax.types import Params, Reset, State
 
 
@@ -92,7 +92,7 @@ def kda(
     if not config.full_rank_gate:
         gate = linear(gate, params["gate_kernel"])
     if config.gate_bias:
-        gate = gate + params["gate_bias"].astype(gate.dtype)[None, None]
+        gate = shift(gate, params["gate_bias"])
     return linear(o * jax.nn.sigmoid(gate), params["out_kernel"]), after
 
 

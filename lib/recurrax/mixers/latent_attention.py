@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones
-from recurrax.ops import linear
+from recurrax.ops import contract, linear
 from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
 
@@ -90,9 +90,7 @@ def latent_attention(
         "latent": parts.rms_norm(linear(x, params["in_latent"]), params["norm_scale"], config.norm_eps),
         "shared": linear(x, params["in_shared"]),
     }
-    to_keys, to_values = (
-        params[f"{name}_kernel"].astype(x.dtype).reshape(c, config.num_heads, -1) for name in ("key", "value")
-    )
+    to_keys, to_values = (params[f"{name}_kernel"].reshape(c, config.num_heads, -1) for name in ("key", "value"))
     o, after = _read(q, q_shared, new, to_keys, to_values, state, reset, config)
     return linear(parts.merge(o), params["out_kernel"]), after
 
@@ -114,10 +112,10 @@ def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
         frequency = rotary.frequencies(r // 2, config.rotary_base)
         q_shared, shared = rotary.turn(q_shared, frequency, past), rotary.turn(shared, frequency)
     if length == 1:
-        q, keys, values = jnp.einsum("bthk,chk->bthc", q, to_keys), latent, latent
+        q, keys, values = contract("bthk,chk->bthc", q, to_keys), latent, latent
     else:
-        keys = jnp.einsum("bsc,chk->bshk", latent[:, :, 0], to_keys)
-        values = jnp.einsum("bsc,chv->bshv", latent[:, :, 0], to_values)
+        keys = contract("bsc,chk->bshk", latent[:, :, 0], to_keys)
+        values = contract("bsc,chv->bshv", latent[:, :, 0], to_values)
         shared = jnp.broadcast_to(shared, (*keys.shape[:-1], r))
     o = _attend(
         jnp.concatenate([q, q_shared], axis=-1),
@@ -129,7 +127,7 @@ def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
         local_window_size=None if past or config.window is None else (config.window - 1, 0),
     )
     if length == 1:
-        o = jnp.einsum("bthc,chv->bthv", o, to_values)
+        o = contract("bthc,chv->bthv", o, to_values)
     return o, after
 
 

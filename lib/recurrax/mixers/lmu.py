@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import hippo
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
-from recurrax.ops import linear, state_space
+from recurrax.ops import linear, shift, state_space
 from recurrax.types import Params, Reset
 
 ACTIVATIONS = {"identity": lambda x: x, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh}
@@ -65,7 +65,7 @@ def lmu(
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B E N"]]:
     """Legendre memory units; the state is m, float32."""
     batch, length, _ = x.shape
-    u = linear(x, params["in_memory"]) + params["memory_bias"].astype(x.dtype)[None, None]
+    u = shift(linear(x, params["in_memory"]), params["memory_bias"])
     u = ACTIVATIONS[config.memory_activation](u)
     # All channels have one system: as rows of the batch they share its powers, which are constants of the program.
     rows = u.swapaxes(1, 2).reshape(-1, length, 1)
@@ -79,11 +79,7 @@ def lmu(
         chunk_size=max(1, min(64, 4096 // config.order)),
     )
     m = m.reshape(batch, channels, length, -1).swapaxes(1, 2).reshape(batch, length, -1)
-    y = (
-        linear(m, params["out_memory"])
-        + linear(x, params["out_input"])
-        + params["output_bias"].astype(x.dtype)[None, None]
-    )
+    y = shift(linear(m, params["out_memory"]) + linear(x, params["out_input"]), params["output_bias"])
     return ACTIVATIONS[config.activation](y), state.reshape(batch, channels, config.order)
 
 

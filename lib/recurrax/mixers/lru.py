@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from recurrax.mixers.base import Mixer, MixerConfig
-from recurrax.ops import diagonal_scan, linear
+from recurrax.ops import diagonal_scan, linear, scale
 from recurrax.types import Params, Reset
 
 
@@ -68,7 +68,7 @@ def lru(
     real, imag = (gamma * linear(x, params[name]).astype(jnp.float32) for name in ("in_real", "in_imag"))
     h, state = diagonal_scan(eigenvalues(params), jax.lax.complex(real, imag), state, reset=reset)
     y = linear(h.real.astype(dtype), params["out_real"]) - linear(h.imag.astype(dtype), params["out_imag"])
-    return y + params["skip"].astype(dtype)[None, None] * x, state
+    return y + scale(x, params["skip"]), state
 
 
 class LRULayer(Mixer):

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import hippo, parts, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
-from recurrax.ops import diagonal_scan, state_space
+from recurrax.ops import diagonal_scan, scale, state_space
 from recurrax.ops.sharding import whole
 from recurrax.types import Params, Reset
 
@@ -78,7 +78,7 @@ def lssl(
         a = -(jnp.diag(jnp.exp(params["log_a"])) + jnp.tril(rank_one, -1))
         solved = solve(dt * jnp.concatenate([a, params["b"][:, None]], axis=1)[None])
         y, state = state_space(x, solved[..., :-1], solved[..., -1], params["c"], state, reset=reset)
-    y = y + params["skip"].astype(x.dtype)[None, None] * x[..., None]
+    y = y + scale(jnp.broadcast_to(x[..., None], y.shape), params["skip"])
     return time_invariant.mix_channels(params, parts.merge(y)), state
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
-from recurrax.ops import linear, selective_scan
+from recurrax.ops import linear, scale, selective_scan
 from recurrax.types import Dtype, Params, Reset, State
 
 
@@ -72,7 +72,7 @@ def mamba(
         r, b, c = (parts.rms_norm(array, None, config.inner_norm_eps) for array in (r, b, c))
     dt = jax.nn.softplus(linear(r, params["dt_kernel"]).astype(jnp.float32) + params["dt_bias"][None, None])
     o, h = selective_scan(u, dt, -jnp.exp(params["a_log"]), b, c, state["h"], reset=reset)
-    o = o + params["skip"].astype(x.dtype)[None, None] * u
+    o = o + scale(u, params["skip"])
     return linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"]), {"h": h, "conv": conv}
 
 

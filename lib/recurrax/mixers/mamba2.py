@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
-from recurrax.ops import linear, linear_attention
+from recurrax.ops import linear, linear_attention, scale
 from recurrax.types import Params, Reset, State
 
 
@@ -90,9 +90,9 @@ def mamba2(
     log_decay = -jnp.exp(params["a_log"])[None, None] * dt
     v = (dt[..., None] * u).astype(x.dtype)
     o, s = linear_attention(c, b, v, log_decay, state["s"], scale=1.0, reset=reset)
-    o = parts.merge(o + params["skip"].astype(x.dtype)[None, None, :, None] * u)
+    o = parts.merge(o + scale(u, params["skip"][:, None]))
     o = parts.heads(o * jax.nn.silu(linear(x, params["in_gate"])), config.num_groups)
-    o = parts.merge(parts.rms_norm(o, None, config.norm_eps)) * params["norm_scale"].astype(x.dtype)[None, None]
+    o = scale(parts.merge(parts.rms_norm(o, None, config.norm_eps)), params["norm_scale"])
     return linear(o, params["out_kernel"]), {"s": s, "conv": conv}
 
 

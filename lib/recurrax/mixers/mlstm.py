@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
-from recurrax.ops import linear, linear_attention, time_sharding
+from recurrax.ops import linear, linear_attention, scale, time_sharding
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
 
@@ -86,7 +86,7 @@ def mlstm(
         k = (k * jax.nn.sigmoid(log_i)[..., None]).astype(k.dtype)
         h, c = linear_attention(q, k, v, log_f, None if state is None else state["c"], reset=reset)
         state = {"c": c}
-    h = parts.merge(parts.layer_norm(h, eps=config.norm_eps)) * params["norm_scale"].astype(x.dtype)[None, None]
+    h = scale(parts.merge(parts.layer_norm(h, eps=config.norm_eps)), params["norm_scale"])
     return linear(jax.nn.sigmoid(linear(x, params["in_gate"])) * h, params["out_kernel"]), state
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
-from recurrax.ops import causal_conv1d, diagonal_scan, linear
+from recurrax.ops import causal_conv1d, diagonal_scan, linear, shift
 from recurrax.types import Params, Reset, State
 
 
@@ -78,7 +78,7 @@ def rglru(
 
     def affine(x, kernel, bias):
         y = linear(x, params[kernel])
-        return y + params[bias].astype(dtype)[None, None] if config.bias else y
+        return shift(y, params[bias]) if config.bias else y
 
     gate = jax.nn.gelu(affine(x, "in_gate", "bias_gate"))
     u = affine(x, "in_kernel", "bias_in")

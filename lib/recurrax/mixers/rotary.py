@@ -21,7 +21,13 @@ def turn(
 
     Frequencies may differ from head to head. The other channels stay as they are.
     """
-    position = first_position + jnp.arange(x.shape[1], dtype=jnp.float32)
+    return turn_to(x, first_position + jnp.arange(x.shape[1], dtype=jnp.float32), frequency)
+
+
+def turn_to(
+    x: Float[Array, "B T H K"], position: Float[Array, " T"], frequency: Float[Array, "*H half"]
+) -> Float[Array, "B T H K"]:
+    """The same for tokens at these positions."""
     angle = (position[:, None, None] * jnp.atleast_2d(frequency)[None])[None]
     size = 2 * frequency.shape[-1]
     if size == x.shape[-1]:

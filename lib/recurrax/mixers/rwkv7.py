@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
-from recurrax.ops import dplr_rule, linear
+from recurrax.ops import dplr_rule, linear, scale
 from recurrax.types import Params, Reset, State
 
 
@@ -149,7 +149,7 @@ def rwkv7_value(
 
 def mix(mu: Float[Array, " D"], x: Float[Array, "B T D"], shifted: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """x + mu * (x of the token before - x)."""
-    return x + mu.astype(x.dtype)[None, None] * (shifted - x)
+    return x + scale(shifted - x, mu)
 
 
 def _low_rank(params, name, x, activation=jax.nn.identity):

@@ -27,7 +27,7 @@ from jaxtyping import Array, Complex, Float
 
 from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
-from recurrax.ops import state_space
+from recurrax.ops import scale, state_space
 from recurrax.ops.long_convolution.api import fft_length
 from recurrax.ops.state_space import powers
 from recurrax.types import Params, Reset
@@ -88,7 +88,7 @@ def s4(
         b_bar = powers.real_state(b_bar)
         y, state = state_space(x, less_identity, b_bar, rows, state, reset=reset, kernel=kernel)
         y, state = y[..., 0], powers.complex_state(state)
-    y = y + params["skip"].astype(x.dtype)[None, None] * x
+    y = y + scale(x, params["skip"])
     return time_invariant.mix_channels(params, y), state
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Complex, Float
 from recurrax import checks
 from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
-from recurrax.ops import state_space
+from recurrax.ops import scale, state_space
 from recurrax.types import Params, Reset
 
 INITS = ("lin", "inv", "legs")
@@ -70,7 +70,7 @@ def s4d(
     log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
     c = 2 * jax.lax.complex(params["c_real"], params["c_imag"])
     y, state = state_space(x, log_a, b, c[:, None], state, reset=reset)
-    y = y[..., 0] + params["skip"].astype(x.dtype)[None, None] * x
+    y = y[..., 0] + scale(x, params["skip"])
     return time_invariant.mix_channels(params, y), state
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Complex, Float
 from recurrax import checks
 from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
-from recurrax.ops import diagonal_scan, linear
+from recurrax.ops import diagonal_scan, linear, scale, shift
 from recurrax.types import Params, Reset
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
@@ -77,7 +77,7 @@ def s5(
     h, state = diagonal_scan(jnp.exp(log_a), b[None, None] * jax.lax.complex(real, imag), state, reset=reset)
     h = 2 * h
     y = linear(h.real.astype(dtype), params["out_real"]) - linear(h.imag.astype(dtype), params["out_imag"])
-    y = y + params["skip"].astype(dtype)[None, None] * x
+    y = y + scale(x, params["skip"])
     g = jax.nn.gelu(y)
     if config.activation == "gelu":
         return g, state
@@ -87,7 +87,7 @@ def s5(
 
 
 def _dense(params, name, x):
-    return linear(x, params[f"{name}_kernel"]) + params[f"{name}_bias"].astype(x.dtype)[None, None]
+    return shift(linear(x, params[f"{name}_kernel"]), params[f"{name}_bias"])
 
 
 class S5Layer(Mixer):

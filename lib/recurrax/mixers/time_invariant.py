@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from recurrax import checks
 from recurrax.mixers.base import MixerConfig, fan_in, zeros
-from recurrax.ops import linear
+from recurrax.ops import linear, shift
 from recurrax.types import ArrayLike, Dtype, Params
 
 DISCRETIZATIONS = ("zoh", "bilinear")
@@ -75,10 +75,10 @@ def before(
 def mix_channels(params: Params, y: Float[Array, "B T E"]) -> Float[Array, "B T D"]:
     """W_out GELU(y) + b, and times sigmoid(W_gate GELU(y) + b_gate) where there is a gate."""
     y = jax.nn.gelu(y, approximate=False)
-    out = linear(y, params["out_kernel"]) + params["output_bias"].astype(y.dtype)[None, None]
+    out = shift(linear(y, params["out_kernel"]), params["output_bias"])
     if "out_gate" not in params:
         return out
-    gate = linear(y, params["out_gate"]) + params["gate_bias"].astype(y.dtype)[None, None]
+    gate = shift(linear(y, params["out_gate"]), params["gate_bias"])
     return out * jax.nn.sigmoid(gate)
 
 

@@ -18,6 +18,7 @@ from recurrax import checks
 from recurrax.mixers import parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, small
 from recurrax.ops import linear, linear_attention
+from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, Scalar, State
 
 
@@ -58,13 +59,21 @@ def transnormer_llm(
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k = jax.nn.silu(q), jax.nn.silu(k)
     if config.lrpe:
-        q, k = (rotary.turn(jnp.concatenate([c, jnp.zeros_like(c)], axis=-1), params["theta"]) for c in (q, k))
+        place = jnp.arange(x.shape[1], dtype=jnp.float32)
+        q, k = (_turned(c, place, params["theta"]) for c in (q, k))
     log_decay = jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3])
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     if config.lrpe:
         s = rotary.turn_state(s, params["theta"], -x.shape[1])
     o = parts.rms_norm(parts.merge(o), None, config.norm_eps)
     return linear(o * linear(x, params["in_gate"]), params["out_kernel"]), {"s": s}
+
+
+# Run split, so that devices add up gradients of theta: XLA would add up those of all tokens' angles.
+@sharded({"x": "B T H", "place": "T", "theta": "H"}, results="B T H")
+def _turned(x, place, theta):
+    """(x, 0) turned by place * theta: (B, T, H, 2 K)."""
+    return rotary.turn_to(jnp.concatenate([x, jnp.zeros_like(x)], axis=-1), place, theta)
 
 
 class TransNormerLLMLayer(Mixer):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.block import Norm
+from recurrax.ops import contract
 from recurrax.ops.sharding import placed
 from recurrax.types import ArrayLike, Reset, State
 
@@ -64,7 +65,7 @@ class LanguageModel(nn.Module):
             head = table.T
         else:
             head = self.param("out_kernel", nn.initializers.lecun_normal(), (config.dim, config.vocab_size))
-        logits = jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
+        logits = contract("btd,dv->btv", x, head, jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)
         return placed(logits, "B T H"), state

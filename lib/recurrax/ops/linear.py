@@ -1,8 +1,17 @@
-"""The position-wise matrix product."""
+"""What a layer does to every token with its parameters: a matrix product, a scale, a shift.
 
+In bfloat16 these are made of bfloat16 numbers. But the gradient of a parameter is a sum over all tokens of a batch, and
+over the devices that have them: it is summed in the parameter's own dtype, and never rounded.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import sharding
+from recurrax.types import Dtype
 
 
 def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Array, "*batch E"]:
@@ -12,5 +21,80 @@ def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Ar
     times as long for the same sum written over two axes. Where a mesh splits both they stay apart.
     """
     if sharding.splits_time():
-        return x @ kernel.astype(x.dtype)
-    return (x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
+        rows = "abc"[: x.ndim - 1]
+        return contract(f"{rows}d,de->{rows}e", x, kernel)
+    return contract("nd,de->ne", x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def contract(
+    spec: str, x: Float[Array, "..."], kernel: Float[Array, "..."], dtype: Dtype | None = None
+) -> Float[Array, "..."]:
+    """einsum(spec, x, kernel) of factors in x's dtype; the result in x's, or in `dtype`."""
+    dtype = jnp.dtype(x.dtype if dtype is None else dtype)
+    if dtype == x.dtype and _as_wide(x, kernel):
+        return jnp.einsum(spec, x, kernel.astype(dtype))
+    return _contract(x, kernel, spec, dtype)
+
+
+def scale(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x * vector in x's dtype; the vector is that of the last axes."""
+    vector = _leading(vector, x)
+    return x * vector.astype(x.dtype) if _as_wide(x, vector) else _scale(x, vector)
+
+
+def shift(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x + vector in x's dtype; the vector is that of the last axes."""
+    vector = _leading(vector, x)
+    return x + vector.astype(x.dtype) if _as_wide(x, vector) else _shift(x, vector)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _contract(x, kernel, spec, dtype):
+    return jnp.einsum(spec, x, kernel.astype(x.dtype), preferred_element_type=dtype)
+
+
+def _contract_back(spec, dtype, saved, dy):
+    x, kernel = saved
+    of_x, of_kernel, of_y = spec.replace("->", ",").split(",")
+    dy = dy.astype(x.dtype)
+    dx = jnp.einsum(f"{of_y},{of_kernel}->{of_x}", dy, kernel.astype(x.dtype))
+    return dx, jnp.einsum(f"{of_x},{of_y}->{of_kernel}", x, dy, preferred_element_type=kernel.dtype)
+
+
+@jax.custom_vjp
+def _scale(x, vector):
+    return x * vector.astype(x.dtype)
+
+
+def _scale_back(saved, dy):
+    x, vector = saved
+    return dy * vector.astype(x.dtype), _sum(x.astype(vector.dtype) * dy.astype(vector.dtype), vector)
+
+
+@jax.custom_vjp
+def _shift(x, vector):
+    return x + vector.astype(x.dtype)
+
+
+def _shift_back(vector, dy):
+    return dy, _sum(dy.astype(vector.dtype), vector)
+
+
+_contract.defvjp(lambda x, kernel, *how: (_contract(x, kernel, *how), (x, kernel)), _contract_back)
+_scale.defvjp(lambda x, vector: (_scale(x, vector), (x, vector)), _scale_back)
+_shift.defvjp(lambda x, vector: (_shift(x, vector), vector), _shift_back)
+
+
+def _as_wide(x, parameter):
+    """Whether x has the parameter's digits: then nothing is lost, and all can be differentiated forward as well."""
+    return jnp.promote_types(x.dtype, parameter.dtype) == x.dtype
+
+
+def _leading(vector, x):
+    """With axes of one in front, as many as x has."""
+    return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
+
+
+def _sum(x, vector):
+    """Over the axes along which the vector is one."""
+    return x.sum([axis for axis, size in enumerate(vector.shape) if size == 1], keepdims=True)

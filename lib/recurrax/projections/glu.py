@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from recurrax.ops import linear
+from recurrax.ops import linear, shift
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
@@ -28,7 +28,7 @@ def glu(params: Params, x: Float[Array, "B T D"], config: GLU) -> Float[Array, "
 
     def affine(x, kernel, bias):
         y = linear(x, params[kernel])
-        return y + params[bias].astype(y.dtype)[None, None] if config.bias else y
+        return shift(y, params[bias]) if config.bias else y
 
     gate = ACTIVATIONS[config.activation](affine(x, "in_gate", "bias_gate"))
     return affine(gate * affine(x, "in_kernel", "bias_in"), "out_kernel", "bias_out")

@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from recurrax.ops import linear
+from recurrax.ops import linear, shift
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
@@ -20,7 +20,7 @@ class MLP(ProjectionConfig):
 
 def mlp(params: Params, x: Float[Array, "B T D"], config: MLP) -> Float[Array, "B T D"]:
     """act(x W_in + b) W_out."""
-    hidden = linear(x, params["in_kernel"]) + params["bias"].astype(x.dtype)[None, None]
+    hidden = shift(linear(x, params["in_kernel"]), params["bias"])
     return linear(ACTIVATIONS[config.activation](hidden), params["out_kernel"])
 
 
