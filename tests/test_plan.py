@@ -209,7 +209,7 @@ def test_a_policy_that_keeps_less_has_fewer_activations_and_more_products():
     kept = [p.activations for p in found]
     assert kept[0] > kept[1] > kept[2] >= 2 * 8 * 64 * 64 * 2  # the stream between groups, in bfloat16
     products = [sum(flops for _, flops in p.cost.product_flops) for p in found]
-    assert products[0] < products[2]
+    assert products[0] <= products[1] < (products[0] + products[2]) / 2  # kept, also those of bfloat16 factors
     sliced = dataclasses.replace(alone, optimizer=OptimizerConfig(accumulate=2))
     assert make_plan(sliced).activations == pytest.approx(kept[0] / 2, rel=0.1)
 

@@ -33,7 +33,9 @@ def contract(
     dtype = jnp.dtype(x.dtype if dtype is None else dtype)
     if dtype == x.dtype and _as_wide(x, kernel):
         return jnp.einsum(spec, x, kernel.astype(dtype))
-    return _contract(x, kernel, spec, dtype)
+    # The product itself stays in sight: policies of jax.checkpoint say whether it is kept.
+    y = jnp.einsum(spec, x, jax.lax.stop_gradient(kernel).astype(x.dtype), preferred_element_type=dtype)
+    return _and_the_kernels_gradient(y, x, kernel, spec, kernel.dtype)
 
 
 def scale(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -48,17 +50,16 @@ def shift(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "
     return x + vector.astype(x.dtype) if _as_wide(x, vector) else _shift(x, vector)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _contract(x, kernel, spec, dtype):
-    return jnp.einsum(spec, x, kernel.astype(x.dtype), preferred_element_type=dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _and_the_kernels_gradient(y, x, kernel, spec, dtype):
+    """y, whose cotangent goes on to y and, with x, to the kernel."""
+    return y
 
 
-def _contract_back(spec, dtype, saved, dy):
-    x, kernel = saved
+def _kernels_gradient(spec, dtype, x, dy):
     of_x, of_kernel, of_y = spec.replace("->", ",").split(",")
-    dy = dy.astype(x.dtype)
-    dx = jnp.einsum(f"{of_y},{of_kernel}->{of_x}", dy, kernel.astype(x.dtype))
-    return dx, jnp.einsum(f"{of_x},{of_y}->{of_kernel}", x, dy, preferred_element_type=kernel.dtype)
+    dkernel = jnp.einsum(f"{of_x},{of_y}->{of_kernel}", x, dy.astype(x.dtype), preferred_element_type=dtype)
+    return dy, None, dkernel
 
 
 @jax.custom_vjp
@@ -80,7 +81,7 @@ def _shift_back(vector, dy):
     return dy, _sum(dy.astype(vector.dtype), vector)
 
 
-_contract.defvjp(lambda x, kernel, *how: (_contract(x, kernel, *how), (x, kernel)), _contract_back)
+_and_the_kernels_gradient.defvjp(lambda y, x, kernel, spec, dtype: (y, x), _kernels_gradient)
 _scale.defvjp(lambda x, vector: (_scale(x, vector), (x, vector)), _scale_back)
 _shift.defvjp(lambda x, vector: (_shift(x, vector), vector), _shift_back)
 
