@@ -1,0 +1,242 @@
+"""`python -m eval tasks`: scores are what they say, seeds are apart, a sweep goes on, results are not mixed."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eval.tasks import cli, measure, models, results
+from eval.tasks.baselines import GRU, LSTM
+from eval.tasks.suite import DOWNLOADED, SUITE, Setting
+from oracles.common import sigmoid
+from recurrax import tasks
+from recurrax.mixers import GLA, LRU
+from recurrax.tasks import Example
+
+TINY = Setting(
+    tasks.Copying(length=4, num_items=2, num_symbols=2),
+    (4, 6),
+    steps=60,
+    batch_size=16,
+    dim=16,
+    num_layers=1,
+    learning_rate=1e-2,
+    test_size=40,
+)
+PATTERN = (LRU(state_dim=16),)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return measure.measure(TINY, PATTERN, (0, 1))
+
+
+def test_it_learns_and_every_seed_is_its_own(tiny):
+    assert set(tiny.score) == {4, 6}
+    assert min(tiny.score[4]) > 0.95
+    assert max(tiny.score[6]) < 0.95  # a delay that it has not seen
+    assert tiny.distance is None
+    assert max(tiny.loss) < 0.1
+    assert tiny.parameters > 0
+    alone = measure.measure(TINY, PATTERN, (1,))
+    assert alone.loss[0] == pytest.approx(tiny.loss[1], rel=1e-3)
+    assert alone.loss[0] != pytest.approx(tiny.loss[0], rel=1e-3)
+    assert alone.score[4][0] == pytest.approx(tiny.score[4][1])
+
+
+def test_batches_go_on_and_seeds_have_their_own_sequences():
+    setting = dataclasses.replace(TINY, steps=3)
+    found = list(measure.batches(setting, (5, 6)))
+    assert len(found) == 3
+    for step, batch in enumerate(found):
+        for i, seed in enumerate((5, 6)):
+            wanted = TINY.task.batch(seed, step * 16, 16)
+            np.testing.assert_array_equal(batch.inputs[i], wanted.inputs)
+            np.testing.assert_array_equal(batch.targets[i], wanted.targets)
+            np.testing.assert_array_equal(batch.weights[i], wanted.weights)
+
+
+def test_right_answers_errors_and_distances_are_summed_over_what_counts():
+    weights = np.array([[1, 1, 0]], np.float32)
+    logits = np.log([[[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]]])  # one seed, one sequence
+    targets = np.array([[0, 2, 2]], np.int32)
+    batch = Example(np.zeros((1, 3), np.int32), targets, weights)
+    assert measure.graded(logits, batch) == {"score": [1]}
+    true = np.array([[[0, 0.5, 0.5], [0, 1, 0], [0, 0, 0]]], np.float32)
+    found = measure.graded(logits, batch._replace(distribution=true))
+    assert found["score"] == [1]  # the second: the first answer's likeliest symbol is none that is allowed
+    assert found["distance"] == pytest.approx([0.5 + 0.2])
+    numbers = batch._replace(targets=np.array([[0.5, 2, 9]], np.float32))
+    assert measure.graded(np.array([[[[1.0], [2.5], [0.0]]]]), numbers)["score"] == pytest.approx([0.25 + 0.25])
+
+
+def test_losses_are_means_over_what_counts():
+    class Model:
+        def apply(self, variables, inputs):
+            return variables["params"], None
+
+    weights = np.array([[1, 0, 1]], np.float32)
+    logits = np.array([[[0.0, 1.0], [5.0, 0.0], [2.0, 0.0]]], np.float32)
+    batch = Example(np.zeros((1, 3), np.int32), np.array([[1, 0, 1]], np.int32), weights)
+    wanted = -(1 - np.log(1 + np.e) - np.log(1 + np.exp(2))) / 2
+    assert float(measure.loss(Model(), logits, batch)) == pytest.approx(wanted, rel=1e-6)
+    numbers = batch._replace(targets=np.array([[1, 0, 3]], np.float32))
+    assert float(measure.loss(Model(), logits[..., :1], numbers)) == pytest.approx((1 + 1) / 2)
+
+
+@pytest.mark.parametrize("config", [LSTM(), GRU(), LSTM(width=3)])
+def test_baselines_are_their_papers_and_split_anywhere(config):
+    rng = np.random.default_rng(0)
+    layer, x = config.layer(5), rng.standard_normal((2, 9, 5)).astype(np.float32)
+    reset = np.zeros((2, 9), bool)
+    reset[1, 4] = True
+    params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
+    params = {name: jnp.asarray(rng.standard_normal(value.shape), jnp.float32) for name, value in params.items()}
+    weights = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    apply = jax.jit(lambda x, state, reset: layer.apply({"params": params}, x, state, reset=reset))
+    y, last = apply(x, None, reset)
+
+    width = config.width or 5
+    h = c = np.zeros((2, width))
+    for t in range(9):
+        h, c = (np.where(reset[:, t, None], 0, v) for v in (h, c))
+        inputs, hidden = x[:, t] @ weights["in_kernel"] + weights["bias"], h @ weights["recurrent_kernel"]
+        if isinstance(config, GRU):
+            (r, z, n), (hr, hz, hn) = np.split(inputs, 3, -1), np.split(hidden, 3, -1)
+            z = sigmoid(z + hz + 1)
+            h = z * h + (1 - z) * np.tanh(n + sigmoid(r + hr) * hn)
+        else:
+            i, f, g, o = np.split(inputs + hidden, 4, -1)
+            c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        np.testing.assert_allclose(y[:, t], h @ weights["out_kernel"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(last["h"], h, rtol=1e-4, atol=1e-5)
+    first, state = apply(x[:, :5], None, reset[:, :5])
+    second, state = apply(x[:, 5:], state, reset[:, 5:])
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), y, rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state, last)
+
+
+def shapes(task, pattern, setting):
+    model = models.model_for(task, pattern, setting.dim, setting.num_layers)
+    inputs = jnp.zeros((2, 8), jnp.int32) if task.features is None else jnp.zeros((2, 8, task.features))
+    return jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), inputs)[0][0]).shape
+
+
+@pytest.mark.parametrize("name", models.PATTERNS)
+def test_every_mixer_makes_a_model(name):
+    assert shapes(TINY.task, models.PATTERNS[name], SUITE["copying"]["small"]) == (2, 8, 4)
+
+
+@pytest.mark.parametrize("name", [name for name in SUITE if name not in DOWNLOADED])
+def test_every_task_has_its_settings(name):
+    for setting in SUITE[name].values():
+        outputs = setting.task.num_classes or 1
+        assert shapes(setting.task, (LRU(),), setting) == (2, 8, outputs)
+        for length in setting.lengths:
+            assert setting.task.held_out().at(length).batch(0, 0, 1).targets.shape == (1, length)
+
+
+@pytest.fixture
+def suite(monkeypatch, tiny):
+    """Two tasks, and a measurement that takes no time."""
+    two = {"copying": {"small": TINY}, "adding": {"small": Setting(tasks.Adding(length=4), (4,), steps=1)}}
+    calls = []
+
+    def measured(setting, pattern, seeds):
+        calls.append((type(setting.task).__name__, pattern))
+        if calls[-1] == ("Adding", models.PATTERNS["GRU"]) and len(calls) == 4:
+            raise KeyboardInterrupt
+        if pattern == models.PATTERNS["LSTM"]:
+            raise FloatingPointError("the loss is nan")
+        return dataclasses.replace(tiny, score={length: list(tiny.score[4]) for length in setting.lengths})
+
+    for module in (cli, cli.page):
+        monkeypatch.setattr(module, "SUITE", two)
+    monkeypatch.setattr(cli, "measure", measured)
+    return calls
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(suite, tmp_path, capsys):
+    words = ["--workdir", str(tmp_path), "--task", "copying", "adding", "--mixer", "LRU", "GRU", "--seeds", "2"]
+    assert cli.main(words) == 0
+    assert "Stopped; the same command goes on with GRU on adding" in capsys.readouterr().out
+    assert not (tmp_path / "results.md").exists()
+    assert cli.main(words) == 0
+    assert len(suite) == 5
+    page = (tmp_path / "results.md").read_text()
+    for part in (
+        "## copying",
+        "## adding",
+        "Chance: 1 / num_symbols",
+        "| LRU |",
+        "| GRU |",
+        "arXiv",
+        "**4**",
+        "2 seeds",
+    ):
+        assert part in page
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+    found = json.loads((tmp_path / "results/small/copying/LRU.json").read_text())
+    assert found["seeds"] == [0, 1]
+    assert set(found["score"]) == {"4", "6"}
+    assert found["config"]["setting"]["task"]["type"] == "recurrax.tasks.copying.Copying"
+    assert found["config"]["model"]["pattern"][0]["type"] == "recurrax.mixers.lru.LRU"
+    assert {"git", "packages", "devices"} <= set(found["versions"])
+    assert found["seconds"] > 0
+
+    assert cli.main([*words[:-1], "3"]) == 0  # more seeds: all again
+    assert len(suite) == 9
+
+
+def test_a_model_that_is_not_finite_is_said_and_the_others_go_on(suite, tmp_path, capsys):
+    words = ["--workdir", str(tmp_path), "--task", "copying", "--mixer", "LSTM", "GRU", "--seeds", "2"]
+    assert cli.main(words) == 1
+    out = capsys.readouterr().out
+    assert "no result of LSTM on copying: the loss is nan" in out
+    assert "| LSTM |" not in (tmp_path / "results.md").read_text()
+    assert "| GRU |" in (tmp_path / "results.md").read_text()
+
+
+def test_results_of_other_code_are_not_mixed_in(suite, tmp_path):
+    words = ["--workdir", str(tmp_path), "--task", "copying", "--mixer", "GRU", "--seeds", "2"]
+    assert cli.main(words) == 0
+    file = results.path(tmp_path, "small", "copying", "GRU")
+    found = json.loads(file.read_text())
+    page = (tmp_path / "results.md").read_bytes()
+    for change in ({"git": {"commit": "a" * 40, "dirty": False}}, {"packages": {"jax": "0.0"}}):
+        file.write_text(json.dumps({**found, "versions": {**found["versions"], **change}}))
+        with pytest.raises(ValueError, match=f"(?s)they are not mixed.*{re.escape(str(file))}"):
+            cli.main(words)
+        assert (tmp_path / "results.md").read_bytes() == page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "partity"], "unknown task 'partity' (did you mean 'parity'?)"),
+        (["--mixer", "Mambo"], "unknown mixer 'Mambo' (did you mean 'Mamba'?)"),
+        (["--budget", "smal"], "unknown budget 'smal' (did you mean 'small'?)"),
+        (["--seeds", "0"], "seeds must be positive, got 0"),
+    ],
+)
+def test_flags_that_name_nothing_are_refused(tmp_path, words, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--workdir", str(tmp_path / "run"), *words])
+    assert message in " ".join(re.sub(r"[│╭╮╰╯─]", "", capsys.readouterr().err).split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_contradict_themselves_are_refused():
+    with pytest.raises(ValueError, match="trained length 4 is not among the tested \\(6,\\)"):
+        dataclasses.replace(TINY, lengths=(6,))
+    with pytest.raises(ValueError, match="steps must be positive, got 0"):
+        dataclasses.replace(TINY, steps=0)
+    with pytest.raises(ValueError, match="2 items are shown"):
+        dataclasses.replace(TINY, lengths=(4, 3))
+    with pytest.raises(ValueError, match="num_heads"):
+        models.model_for(TINY.task, (GLA(num_heads=3),), 16, 1).init(jax.random.key(0), np.zeros((1, 1), np.int32))
