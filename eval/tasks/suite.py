@@ -23,7 +23,7 @@ class Setting:
     dim: int = 64
     """Width of the model."""
     num_layers: int = 2
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     test_size: int = 256
     """Sequences of a test."""
 
@@ -36,73 +36,85 @@ class Setting:
             raise ValueError(f"the trained length {self.task.length} is not among the tested {self.lengths}")
 
 
-def _tracking(task: Task, **full) -> dict[str, Setting]:
+def small(task: Task, *more: int, steps: int = 650, **options) -> Setting:
+    """Minutes of two cores, for the slowest mixer too: few short sequences. `more` lengths are tested as well."""
+    return Setting(task, tuple(sorted((task.length, *more))), steps, **{"batch_size": 32, **options})
+
+
+def full(task: Task, *more: int, **options) -> Setting:
+    """Minutes of one GPU."""
+    options = {"batch_size": 256, "dim": 128, "learning_rate": 2e-3, **options}
+    return Setting(task, tuple(sorted((task.length, *more))), options.pop("steps", 20_000), **options)
+
+
+def tracking(task: Task) -> dict[str, Setting]:
     """Of tasks that follow a state: one layer must do, and goes on beyond the trained length or has learnt no rule."""
     return {
-        "small": Setting(task.at(32), (32, 64, 128, 256), steps=1200, num_layers=1, learning_rate=3e-3),
-        "full": Setting(task.at(64), (64, 128, 256, 512), steps=20_000, batch_size=256, dim=128, **full),
+        "small": small(task.at(32), 64, 128, 256, steps=1200, num_layers=1, learning_rate=3e-3),
+        "full": full(task.at(64), 128, 256, 512, num_layers=1),
     }
 
 
-def _whole(task: Task, steps: int, bigger: Task | None = None, **full) -> dict[str, Setting]:
-    """Of tasks that are tested at the length they are trained at."""
-    bigger = bigger or task
-    return {
-        "small": Setting(task, (task.length,), steps=steps),
-        "full": Setting(bigger, (bigger.length,), steps=20_000, dim=128, **full),
-    }
-
+IMAGES = {"batch_size": 64, "num_layers": 4, "learning_rate": 1e-3}
 
 SUITE: dict[str, dict[str, Setting]] = {
     "copying": {
-        "small": Setting(tasks.Copying(length=64), (48, 64, 96), steps=800),
-        "full": Setting(tasks.Copying(length=256, num_items=16), (192, 256, 384), steps=20_000, dim=128),
+        "small": small(tasks.Copying(length=32, num_items=6), 24, 48),
+        "full": full(tasks.Copying(length=256, num_items=16), 192, 384),
     },
     "selective-copying": {
-        "small": Setting(tasks.SelectiveCopying(length=64), (48, 64, 96, 192), steps=800),
-        "full": Setting(
-            tasks.SelectiveCopying(length=1024, num_items=16, num_symbols=14),
-            (512, 1024, 2048),
-            steps=50_000,
-            dim=128,
-        ),
+        "small": small(tasks.SelectiveCopying(length=32, num_items=4), 24, 64, 128),
+        "full": full(tasks.SelectiveCopying(length=1024, num_items=16, num_symbols=14), 512, 2048, batch_size=64),
     },
     "induction-heads": {
-        "small": Setting(tasks.InductionHeads(length=64), (32, 64, 128, 256), steps=800),
-        "full": Setting(tasks.InductionHeads(length=256), (256, 1024, 4096), steps=50_000, dim=128),
+        "small": small(tasks.InductionHeads(length=32), 16, 64, 128),
+        "full": full(tasks.InductionHeads(length=256), 1024, 4096, steps=50_000),
     },
-    "mqar": _whole(
-        tasks.MQAR(length=64, num_pairs=8, num_tokens=128),
-        800,
-        tasks.MQAR(length=256, num_pairs=64),
-        batch_size=256,
-    ),
-    "forgetting-mqar": _whole(
-        tasks.ForgettingMQAR(length=64, num_pairs=6, num_rebinds=6, num_tokens=128),
-        800,
-        tasks.ForgettingMQAR(length=256, num_pairs=32, num_rebinds=32),
-        batch_size=256,
-    ),
-    "parity": _tracking(tasks.Parity()),
-    "modular-counting": _tracking(tasks.ModularCounting(modulus=3)),
-    "modular-arithmetic": _tracking(tasks.ModularArithmetic(modulus=5)),
-    **{f"group-{group.lower()}": _tracking(tasks.GroupWord(group=group)) for group in ("Z60", "S3", "S4", "A5", "S5")},
-    "automata": _whole(tasks.RandomAutomata(length=128), 600, tasks.RandomAutomata(length=512), num_layers=4),
-    "regression": _whole(tasks.LinearRegression(length=21, dim=5), 1200, tasks.LinearRegression(length=41, dim=20)),
-    "adding": _whole(tasks.Adding(length=64), 800, tasks.Adding(length=512)),
-    "listops": _whole(
-        tasks.ListOps(length=64, max_depth=3),
-        800,
-        tasks.ListOps(length=512, max_depth=8, max_parts=8, min_length=32),
-    ),
-    "digits-pixel": _whole(tasks.SequentialImages(source="digits"), 600),
-    "digits-row": _whole(tasks.SequentialImages(source="digits", scan="row"), 1200),
-    "mnist-pixel": _whole(tasks.SequentialImages(source="mnist"), 60),
-    "mnist-row": _whole(tasks.SequentialImages(source="mnist", scan="row"), 1200),
-    "cifar10-pixel": _whole(tasks.SequentialImages(source="cifar10"), 40),
+    "mqar": {
+        "small": small(tasks.MQAR(length=32, num_pairs=4, num_tokens=32)),
+        "full": full(tasks.MQAR(length=256, num_pairs=64)),
+    },
+    "forgetting-mqar": {
+        "small": small(tasks.ForgettingMQAR(length=32, num_pairs=3, num_rebinds=3, num_tokens=32)),
+        "full": full(tasks.ForgettingMQAR(length=256, num_pairs=32, num_rebinds=32)),
+    },
+    "parity": tracking(tasks.Parity()),
+    "modular-counting": tracking(tasks.ModularCounting(modulus=3)),
+    "modular-arithmetic": tracking(tasks.ModularArithmetic(modulus=5)),
+    **{f"group-{group.lower()}": tracking(tasks.GroupWord(group=group)) for group in ("Z60", "S3", "S4", "A5", "S5")},
+    "automata": {
+        "small": small(tasks.RandomAutomata(length=64), steps=320),
+        "full": full(tasks.RandomAutomata(length=512), batch_size=32, num_layers=4),
+    },
+    "regression": {
+        "small": small(tasks.LinearRegression(length=21, dim=5)),
+        "full": full(tasks.LinearRegression(length=41, dim=20)),
+    },
+    "adding": {"small": small(tasks.Adding(length=32)), "full": full(tasks.Adding(length=512))},
+    "listops": {
+        "small": small(tasks.ListOps(length=32, max_depth=3, max_parts=4)),
+        "full": full(tasks.ListOps(length=512, max_depth=8, max_parts=8, min_length=32), batch_size=64, num_layers=4),
+    },
+    "digits-pixel": {"small": small(tasks.SequentialImages(), steps=320), "full": full(tasks.SequentialImages())},
+    "digits-row": {
+        "small": small(tasks.SequentialImages(scan="row"), steps=1200),
+        "full": full(tasks.SequentialImages(scan="row")),
+    },
+    "mnist-pixel": {
+        "small": small(tasks.SequentialImages(source="mnist"), steps=90, batch_size=8),
+        "full": full(tasks.SequentialImages(source="mnist"), **IMAGES),
+    },
+    "mnist-row": {
+        "small": small(tasks.SequentialImages(source="mnist", scan="row")),
+        "full": full(tasks.SequentialImages(source="mnist", scan="row"), **IMAGES),
+    },
+    "cifar10-pixel": {
+        "small": small(tasks.SequentialImages(source="cifar10"), steps=70, batch_size=8),
+        "full": full(tasks.SequentialImages(source="cifar10"), **IMAGES),
+    },
     "passkey": {
-        "small": Setting(tasks.Passkey(length=160), (160, 256, 512), steps=400, batch_size=32),
-        "full": Setting(tasks.Passkey(length=1024), (1024, 4096), steps=20_000, dim=128, num_layers=4),
+        "small": small(tasks.Passkey(length=96), 128, 192, steps=400, batch_size=16),
+        "full": full(tasks.Passkey(length=1024), 4096, batch_size=32, num_layers=4),
     },
 }
 
