@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.tasks import cli, measure, models, results
+from eval.tasks import claims, cli, measure, models, results
 from eval.tasks.baselines import GRU, LSTM
 from eval.tasks.suite import DOWNLOADED, SUITE, Setting
 from oracles.common import sigmoid
@@ -229,6 +229,58 @@ def test_flags_that_name_nothing_are_refused(tmp_path, words, message, capsys):
         cli.main(["--workdir", str(tmp_path / "run"), *words])
     assert message in " ".join(re.sub(r"[│╭╮╰╯─]", "", capsys.readouterr().err).split())
     assert not (tmp_path / "run").exists()
+
+
+def result(task, mixer, *scores):
+    """Of the small budget: these at the greatest length, nothing at the others."""
+    lengths = SUITE[task]["small"].lengths
+    by_length = {length: [0.0] * len(scores) for length in lengths} | {max(lengths): list(scores)}
+    found = measure.Scores(by_length, None, [0.0] * len(scores), 1, 1.0)
+    return results.Result(task, mixer, "small", tuple(range(len(scores))), found, {})
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "word"),
+    [
+        ((0.5, 0.95, 0.6), (0.5, 0.6, 0.7), "reproduced"),  # one seed is enough to show that it can
+        ((0.5, 0.95, 0.6), (0.5, 0.6, 0.95), "partly"),
+        ((0.5, 0.55, 0.6), (0.5, 0.6, 0.7), "partly"),
+        ((0.5, 0.55, 0.6), (0.5, 0.6, 0.95), "not"),
+        ((0.5, 0.95, 0.6), None, "not run"),
+    ],
+)
+def test_a_claim_is_reproduced_if_who_can_does_and_who_cannot_does_not(negative, positive, word):
+    claim = claims.CLAIMS[0]
+    rows = [result("parity", "DeltaNet-negative", *negative), result("copying", "DeltaNet", 0.0)]
+    rows += [result("parity", "DeltaNet", *positive)] if positive else []
+    assert claims.verdict(claim, rows)[0] == word
+    text = claims.section(claim, rows)
+    if word == "not run":
+        assert not text
+    else:
+        assert f": {word}\n" in text
+        assert f"{len(claim.expected()) - 2} of its pairs did not run" in text
+        assert "copying" not in text
+        assert "| 0.950 | 256 |" in text or word == "partly" or word == "not"
+
+
+def test_a_claim_of_the_trained_length_looks_there():
+    claim = claims.CLAIMS[1]
+    task = SUITE["selective-copying"]["small"].task
+    rows = [result("selective-copying", "LRU", 0.99), result("selective-copying", "GLA", 0.0)]
+    rows[1].scores.score[task.length] = [0.97]
+    assert claims.verdict(claim, rows)[0] == "reproduced"
+    assert not claim.beyond
+
+
+def test_claims_name_tasks_and_mixers_that_there_are():
+    for claim in claims.CLAIMS:
+        for task, mixer in claim.expected():
+            assert task in SUITE
+            assert mixer in models.PATTERNS
+        assert not {(t, m) for t in claim.solve for m in claim.solve[t]} & {
+            (t, m) for t in claim.fail for m in claim.fail[t]
+        }
 
 
 def test_settings_that_contradict_themselves_are_refused():

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from eval.bench.report import header
+from eval.tasks import claims
+from eval.tasks.claims import CLAIMS
 from eval.tasks.results import Result
 from eval.tasks.suite import SUITE
 
@@ -14,6 +16,8 @@ from eval.tasks.suite import SUITE
 def page(results: Sequence[Result], command: str, picture: str) -> str:
     """The whole page, in Markdown."""
     sections = "\n\n".join(_section(budget, task, rows) for (budget, task), rows in grouped(results).items())
+    found = "\n\n".join(text for claim in CLAIMS if (text := claims.section(claim, results)))
+    verdicts = f"## Claims\n\n{found}\n\n" if found else ""
     machines = dict.fromkeys(header(result.machine) for result in results)
     where = "\n\n".join(machines)
     return f"""# What small models can do
@@ -31,7 +35,7 @@ least and the greatest. The length that was trained on is printed bold.
 
 ![scores by length]({picture})
 
-{sections}
+{verdicts}{sections}
 """
 
 
