@@ -338,6 +338,7 @@ def test_passkeys_are_said_in_the_text():
         (lambda: tasks.SequentialImages(source="mnits"), "unknown source 'mnits' (did you mean 'mnist'?)"),
         (lambda: tasks.SequentialImages(length=65), "digits by pixel has 64 steps, not length 65"),
         (lambda: tasks.Passkey(length=60), "key and question are"),
+        (lambda: tasks.Parity(modulus=3), "parity is counting modulo 2, not 3; take ModularCounting"),
         (lambda: tasks.Parity(length=0), "length must be positive, got 0"),
         (lambda: tasks.MQAR(length=64, num_pairs=4).at(12), "need 16 steps, more than length 12"),
     ],

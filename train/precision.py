@@ -6,7 +6,8 @@ compute      `model.dtype`, float32 or bfloat16: activations, factors of product
 state        float32, always: what a recurrence carries, and decays as sums of float32 logs (`recurrax.ops`). Keys
              and values that attention keeps are in model.dtype
 reduction    `precision.reduction`: gradients of matrices, as sums over the rows of a batch and over devices.
-             float32 sends twice the bytes of bfloat16. Slices of a batch are added up in float32 either way
+             float32 sends twice the bytes of bfloat16. Slices of a batch are added up in float32 either way, and
+             so are experts' matrices over devices, each of which rounds its own part
 """
 
 import dataclasses

@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
                     return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     picture = output.with_suffix(".png")
-    found = [results.load(file)[0] for file in results.files(root)]
+    found = [results.load(file) for file in results.files(root)]
     page.plot(found, picture)
     output.write_text(page.page(found, f"python -m eval tasks {shlex.join(arguments)}", picture.name))
     print(f"wrote {output} and {picture}")
@@ -91,9 +91,9 @@ def _one(root: pathlib.Path, command: Tasks, task: str, mixer: str) -> None:
     setting, seeds = SUITE[task][command.budget], tuple(range(command.seeds))
     model = models.model_for(setting.task, models.PATTERNS[mixer], setting.dim, setting.num_layers)
     file = results.path(root, command.budget, task, mixer)
-    if file.exists() and results.load(file)[0].seeds == seeds:
+    if file.exists() and results.load(file).seeds == seeds:
         return
     scores = measure(setting, models.PATTERNS[mixer], seeds)
-    result = results.Result(task, mixer, command.budget, seeds, scores, machine())
-    results.save(root, result, setting, model.config)
+    result = results.Result(task, mixer, command.budget, seeds, setting, scores, machine())
+    results.save(root, result, model.config)
     print(f"{task}: {mixer}  {page.cells(result)}  {scores.seconds:.0f} s", flush=True)

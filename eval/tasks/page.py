@@ -2,6 +2,7 @@
 
 import inspect
 import pathlib
+import re
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ alone do on it: width and depth, a gated projection, AdamW and its settings are 
 one of them; a model that fails here with these settings may succeed with others.
 
 Cells are the share of right answers at that length, or the squared error: the mean over seeds and, in brackets, the
-least and the greatest. The length that was trained on is printed bold.
+least and the greatest (bands in the picture). The length that was trained on is printed bold.
 
     {command}
 
@@ -46,13 +47,13 @@ def grouped(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
         for budget in SUITE[task]:
             rows = [r for r in results if r.task == task and r.budget == budget]
             if rows:
-                is_error = SUITE[task][budget].task.num_classes is None
+                is_error = rows[0].setting.task.num_classes is None
                 found[budget, task] = sorted(rows, key=lambda row: row.farthest if is_error else -row.farthest)
     return found
 
 
 def _section(budget: str, task: str, rows: Sequence[Result]) -> str:
-    setting = SUITE[task][budget]
+    setting = rows[0].setting
     lengths = setting.lengths
     names = [f"**{length}**" if length == setting.task.length else str(length) for length in lengths]
     distance = rows[0].scores.distance is not None
@@ -63,9 +64,9 @@ def _section(budget: str, task: str, rows: Sequence[Result]) -> str:
         if distance:
             cells += [_cell(row.scores.distance[length]) for length in lengths]
         lines.append("| " + " | ".join([*cells, f"{row.scores.seconds:.0f}"]) + " |")
-    about = inspect.getdoc(type(setting.task))
+    about = re.sub(r"\n+(Claim|Chance|Expected):", r"\n\n**\1:**", inspect.getdoc(type(setting.task)))
     what = "squared error, less is better" if setting.task.num_classes is None else "accuracy"
-    return f"""## {task}
+    return f"""## {task} ({budget})
 
 {about}
 
@@ -95,7 +96,7 @@ def plot(results: Sequence[Result], path: pathlib.Path) -> None:
     mixers = list(dict.fromkeys(result.mixer for result in results))
     style = {name: (f"C{i % 10}", "os^D"[i // 10]) for i, name in enumerate(sorted(mixers))}
     for axis, ((_, task), found) in zip(axes, groups.items(), strict=False):
-        setting = SUITE[task][found[0].budget]
+        setting = found[0].setting
         if len(setting.lengths) > 1:
             _lines(axis, found, setting, style)
         else:

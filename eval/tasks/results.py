@@ -7,7 +7,7 @@ import pathlib
 from eval.tasks.measure import Scores
 from eval.tasks.suite import Setting
 from recurrax.models import ClassifierConfig, RegressorConfig
-from train.config import to_json
+from train.config import from_json, to_json
 from train.workdir import versions, write_json_atomically
 
 
@@ -19,6 +19,7 @@ class Result:
     mixer: str
     budget: str
     seeds: tuple[int, ...]
+    setting: Setting
     scores: Scores
     machine: dict
 
@@ -33,26 +34,27 @@ def path(root: pathlib.Path, budget: str, task: str, mixer: str) -> pathlib.Path
     return root / "results" / budget / task / f"{mixer}.json"
 
 
-def save(root: pathlib.Path, result: Result, setting: Setting, model: ClassifierConfig | RegressorConfig) -> None:
+def save(root: pathlib.Path, result: Result, model: ClassifierConfig | RegressorConfig) -> None:
     """All that is known of how it came to be, beside what came out."""
     file = path(root, result.budget, result.task, result.mixer)
     file.parent.mkdir(parents=True, exist_ok=True)
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     scores = dataclasses.asdict(fields.pop("scores"))
-    config = {"setting": to_json(setting), "model": to_json(model)}
+    config = {"setting": to_json(fields.pop("setting")), "model": to_json(model)}
     write_json_atomically(file, {**fields, **scores, "config": config, "versions": versions()})
 
 
-def load(file: pathlib.Path) -> tuple[Result, dict]:
-    """A result, and the rest of its file."""
+def load(file: pathlib.Path) -> Result:
+    """What was saved."""
     found = json.loads(file.read_text())
     scores = Scores(
-        score=_by_length(found.pop("score")),
-        distance=_by_length(found.pop("distance")),
-        **{name: found.pop(name) for name in ("loss", "parameters", "seconds")},
+        score=_by_length(found["score"]),
+        distance=_by_length(found["distance"]),
+        **{name: found[name] for name in ("loss", "parameters", "seconds")},
     )
-    fields = {name: found.pop(name) for name in ("task", "mixer", "budget", "seeds", "machine")}
-    return Result(**{**fields, "seeds": tuple(fields["seeds"])}, scores=scores), found
+    fields = {name: found[name] for name in ("task", "mixer", "budget", "machine")}
+    setting = from_json(found["config"]["setting"])
+    return Result(**fields, seeds=tuple(found["seeds"]), setting=setting, scores=scores)
 
 
 def _by_length(values):

@@ -36,7 +36,7 @@ class Setting:
             raise ValueError(f"the trained length {self.task.length} is not among the tested {self.lengths}")
 
 
-def small(task: Task, *more: int, steps: int = 650, **options) -> Setting:
+def small(task: Task, *more: int, steps: int = 600, **options) -> Setting:
     """Minutes of two cores, for the slowest mixer too: few short sequences. `more` lengths are tested as well."""
     return Setting(task, tuple(sorted((task.length, *more))), steps, **{"batch_size": 32, **options})
 
@@ -50,7 +50,7 @@ def full(task: Task, *more: int, **options) -> Setting:
 def tracking(task: Task) -> dict[str, Setting]:
     """Of tasks that follow a state: one layer must do, and goes on beyond the trained length or has learnt no rule."""
     return {
-        "small": small(task.at(32), 64, 128, 256, steps=1200, num_layers=1, learning_rate=3e-3),
+        "small": small(task.at(32), 64, 128, 256, steps=1100, num_layers=1, learning_rate=3e-3),
         "full": full(task.at(64), 128, 256, 512, num_layers=1),
     }
 

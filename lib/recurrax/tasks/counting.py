@@ -51,7 +51,12 @@ class Parity(ModularCounting):
     at any length.
     """
 
-    modulus: int = dataclasses.field(default=2, init=False)
+    modulus: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.modulus != 2:
+            raise ValueError(f"parity is counting modulo 2, not {self.modulus}; take ModularCounting")
 
 
 @dataclasses.dataclass(frozen=True)
