@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from eval.tasks.suite import DOWNLOADED, SUITE, Setting
 from oracles.common import sigmoid
 from recurrax import tasks
 from recurrax.mixers import GLA, LRU
-from recurrax.tasks import Example
+from recurrax.tasks import Example, digits
 
 TINY = Setting(
     tasks.Copying(length=4, num_items=2, num_symbols=2),
@@ -274,6 +275,14 @@ def test_claims_name_tasks_and_mixers_that_there_are():
         assert not {(t, m) for t in claim.solve for m in claim.solve[t]} & {
             (t, m) for t in claim.fail for m in claim.fail[t]
         }
+
+
+def test_missing_data_are_said_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    digits.images.cache_clear()
+    with pytest.raises(ValueError, match="no data for the task digits-row: .* pip install scikit-learn"):
+        cli.main(["--workdir", str(tmp_path / "run"), "--task", "copying", "digits-row"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_that_contradict_themselves_are_refused():

@@ -63,6 +63,12 @@ def main(arguments: list[str]) -> int:
     root = pathlib.Path(command.workdir)
     output = root / "results.md" if command.output is None else pathlib.Path(command.output)
     results.check_commit(root)
+    for task in command.task:
+        # Before an hour of others is spent: the data of some come with packages that may not be there.
+        try:
+            SUITE[task][command.budget].task.example(0, 0)
+        except ImportError as error:
+            raise ValueError(f"no data for the task {task}: {error}") from error
     keep_freed_memory()
     failed = []
     with Workdir(root):
