@@ -46,12 +46,15 @@ def _cpu_model():
 
 def header(where: dict) -> str:
     """`machine()` in two lines."""
-    git = where["git"]
-    commit = "no commit" if git is None else f"commit {git['commit'][:12]}{' + changes' if git['dirty'] else ''}"
     return (
         f"{where['cpu']}, {where['cores']} cores, device {where['device']}\n"
-        f"jax {where['jax']}, jaxlib {where['jaxlib']}, {commit}"
+        f"jax {where['jax']}, jaxlib {where['jaxlib']}, {commit(where['git'])}"
     )
+
+
+def commit(git: dict | None) -> str:
+    """Which code it was, of `versions()["git"]`."""
+    return "no commit" if git is None else f"commit {git['commit'][:12]}{' + changes' if git['dirty'] else ''}"
 
 
 def print_table(rows: Sequence[Row], dims: Sequence[str], console: Console) -> None:

@@ -10,7 +10,7 @@ from jax import lax
 from recurrax import checks
 from recurrax.mixers import Mixer, MixerConfig
 from recurrax.mixers.base import fan_in, zeros
-from recurrax.ops import linear
+from recurrax.ops import linear, shift
 
 orthogonal = nn.initializers.orthogonal()
 
@@ -67,7 +67,7 @@ def gru(params, x, state, config, *, reset=None):
 
 
 def _run(cell, params, x, state, reset):
-    inputs = (linear(x, params["in_kernel"]) + params["bias"][None, None]).astype(jnp.float32)
+    inputs = shift(linear(x, params["in_kernel"]), params["bias"]).astype(jnp.float32)
     reset = jnp.zeros(x.shape[:2], bool) if reset is None else reset
 
     def step(state, now):

@@ -35,7 +35,7 @@ CLAIMS = (
         "State tracking is in the transitions",
         "arXiv 2405.17394, 2411.12537, 2502.10297",
         "One layer follows parity beyond the trained length only if an eigenvalue of its transitions can be negative, "
-        "and what is no product of commuting reflections (counting modulo 3, S3) only with two reflections per token. "
+        "and what takes rotations (counting modulo 3, S3) only with two reflections per token. "
         "A GRU, which is not linear, follows all of them.",
         solve={
             "parity": ("DeltaNet-negative", "DeltaProduct", "GRU"),

@@ -90,7 +90,7 @@ def measure(setting: Setting, pattern: tuple[MixerConfig, ...], seeds: tuple[int
 def loss(model, params, batch: Example):
     """Mean over the answers that count: nats, or squared error."""
     outputs, _ = model.apply({"params": params}, batch.inputs)
-    if outputs.shape[-1] == 1 and batch.targets.dtype == jnp.float32:
+    if batch.targets.dtype == jnp.float32:
         losses = jnp.square(outputs[..., 0] - batch.targets)
     else:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch.targets)

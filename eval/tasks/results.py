@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+from eval.bench.report import commit
 from eval.tasks.measure import Scores
 from eval.tasks.suite import Setting
 from recurrax.models import ClassifierConfig, RegressorConfig
@@ -73,15 +74,10 @@ def check_commit(root: pathlib.Path) -> None:
         then = json.loads(file.read_text())["versions"]
         differs = [name for name in ("git", "packages") if then[name] != now[name]]
         if differs:
-            others.setdefault(_name(then) if "git" in differs else "other packages", []).append(file)
+            others.setdefault(commit(then["git"]) if "git" in differs else "other packages", []).append(file)
     if others:
         lines = "".join(f"\n  {name}: {len(found)}, such as {found[0]}" for name, found in others.items())
         raise ValueError(
-            f"{root} has results of other code than {_name(now)}; they are not mixed. Choose another --workdir, or "
-            f"remove them:{lines}"
+            f"{root} has results of other code than {commit(now['git'])}; they are not mixed. Choose another "
+            f"--workdir, or remove them:{lines}"
         )
-
-
-def _name(of: dict) -> str:
-    git = of["git"]
-    return "no commit" if git is None else f"commit {git['commit'][:12]}{' + changes' if git['dirty'] else ''}"

@@ -3,7 +3,7 @@
     task = GroupWord(group="S3", length=64)
     inputs, targets, weights, _ = task.batch(seed=0, start=0, size=32)
 
-NumPy alone: sequences are functions of (seed, index), the same on every machine. The docstring of each says which claim
+In NumPy: sequences are functions of (seed, index), the same on every machine. The docstring of each says which claim
 it tests, whose, what chance has, and what to expect.
 """
 

@@ -28,8 +28,10 @@ class Copying(Task):
     def __post_init__(self):
         super().__post_init__()
         if self.length < 2 * self.num_items:
-            raise ValueError(f"{self.num_items} items are shown and asked for in 2 * {self.num_items} steps, "
-                             f"more than length {self.length}")  # fmt: skip
+            raise ValueError(
+                f"{self.num_items} items are shown and asked for in 2 * {self.num_items} steps, more than length "
+                f"{self.length}"
+            )
 
     @property
     def vocab_size(self):

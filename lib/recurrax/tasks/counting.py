@@ -8,7 +8,27 @@ from recurrax.tasks.base import Example, Task, at_steps, generator
 
 
 @dataclasses.dataclass(frozen=True)
-class ModularCounting(Task):
+class Modular(Task):
+    """Answers are numbers below `modulus`."""
+
+    modulus: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.modulus < 2:
+            raise ValueError(f"modulus must be at least 2, got {self.modulus}")
+
+    @property
+    def num_classes(self):
+        return self.modulus
+
+    @property
+    def chance(self):
+        return 1 / self.modulus
+
+
+@dataclasses.dataclass(frozen=True)
+class ModularCounting(Modular):
     """Bits; the answer is the number of ones so far, modulo `modulus`.
 
     Claim: counting modulo n is a rotation by 2 pi / n per one, which takes transitions that depend on the input and
@@ -20,20 +40,7 @@ class ModularCounting(Task):
 
     modulus: int = 3
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.modulus < 2:
-            raise ValueError(f"modulus must be at least 2, got {self.modulus}")
-
     vocab_size = 2
-
-    @property
-    def num_classes(self):
-        return self.modulus
-
-    @property
-    def chance(self):
-        return 1 / self.modulus
 
     def example(self, seed, index):
         inputs = generator(seed, index).integers(2, size=self.length).astype(np.int32)
@@ -60,7 +67,7 @@ class Parity(ModularCounting):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModularArithmetic(Task):
+class ModularArithmetic(Modular):
     """Numbers below `modulus` with +, - or * between them, worked out from left to right; asked for after each number.
 
     Claim: of the tasks without brackets that finite automata solve, the one that products make hard: a factor that has
@@ -72,22 +79,9 @@ class ModularArithmetic(Task):
 
     modulus: int = 5
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.modulus < 2:
-            raise ValueError(f"modulus must be at least 2, got {self.modulus}")
-
     @property
     def vocab_size(self):
         return self.modulus + 3
-
-    @property
-    def num_classes(self):
-        return self.modulus
-
-    @property
-    def chance(self):
-        return 1 / self.modulus
 
     def example(self, seed, index):
         rng = generator(seed, index)
