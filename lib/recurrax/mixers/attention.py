@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
 from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
@@ -108,15 +109,15 @@ def attention(
     q, k, v = (linear(x, params[f"in_{n}"]) for n in "qkv")
     if config.qk_norm == "all":
         q, k = (parts.rms_norm(z, params[f"{n}_norm_scale"], config.norm_eps) for n, z in (("q", q), ("k", k)))
-    q, k, v = (array.reshape(batch, length, -1, head_dim) for array in (q, k, v))
+    q, k, v = (array.reshape(batch, length, -1, head_dim) for array in (q, k, mark("values", v)))
     if config.qk_norm == "head":
         q, k = (parts.rms_norm(z, params[f"{n}_norm_scale"], config.norm_eps) for n, z in (("q", q), ("k", k)))
 
     o, after = _attend(q, {"k": k, "v": v}, state, reset, config)
     o = parts.merge(o)
     if config.output_gate:
-        o = o * jax.nn.sigmoid(linear(x, params["in_gate"]))
-    y = linear(o, params["out_kernel"])
+        o = o * mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"])))
+    y = linear(mark("mixed", o), params["out_kernel"])
     if config.out_bias:
         y = shift(y, params["bias"])
     return y, after

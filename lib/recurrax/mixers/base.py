@@ -99,6 +99,8 @@ class Mixer(nn.Module):
         if state is not None:
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure(type(self.config).__name__, state, want)
+        # Nothing happens, unless the caller asks for the collection: `recurrax.probes` looks at layers one by one.
+        self.sow("intermediates", "given", (x, shared))
         return self.mix(self.declare(depth), x, state, reset, shared)
 
     def mix(self, params, x, state, reset, shared):

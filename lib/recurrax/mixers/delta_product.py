@@ -21,6 +21,7 @@ from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
 from recurrax.mixers.deltanet import activated, projections, step_size
+from recurrax.mixers.marks import mark
 from recurrax.ops import delta_product as delta_product_op
 from recurrax.ops import linear
 from recurrax.types import Params, Reset, State
@@ -86,13 +87,13 @@ def delta_product(
     log_decay = None
     if config.forget_gate:
         log_decay = gates.log_decay(linear(x, params["in_decay"]), params["a_log"], params["dt_bias"])
-    o, after["s"] = delta_product_op(
-        parts.unit_norm(q), parts.unit_norm(k), v, beta, log_decay, state["s"], reset=reset
-    )
+        log_decay = mark("log_decay", log_decay)
+    q, k = parts.unit_norm(q), mark("keys", parts.unit_norm(k))
+    o, after["s"] = delta_product_op(q, k, v, beta, log_decay, state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     if config.output_gate:
         o = o * jax.nn.silu(linear(x, params["in_gate"]))
-    return linear(o, params["out_kernel"]), after
+    return linear(mark("mixed", o), params["out_kernel"]), after
 
 
 class DeltaProductLayer(Mixer):

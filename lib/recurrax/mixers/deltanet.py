@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
+from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear
 from recurrax.types import Params, Reset, State
 
@@ -69,11 +70,12 @@ def deltanet(
     (q, k, v), after = activated(params, x, state, config.conv_width, reset=reset)
     q, k, v = (parts.heads(array, config.num_heads) for array in (q, k, v))
     beta = step_size(linear(x, params["in_beta"]), config.negative_eigenvalues)
-    o, after["s"] = delta_rule(parts.unit_norm(q), parts.unit_norm(k), v, beta, None, state["s"], reset=reset)
+    q, k = parts.unit_norm(q), mark("keys", parts.unit_norm(k))
+    o, after["s"] = delta_rule(q, k, v, beta, None, state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     if config.output_gate:
         o = o * jax.nn.silu(linear(x, params["in_gate"]))
-    return linear(o, params["out_kernel"]), after
+    return linear(mark("mixed", o), params["out_kernel"]), after
 
 
 def activated(
@@ -81,6 +83,7 @@ def activated(
 ) -> tuple[tuple[Float[Array, "B T _"], ...], State]:
     """silu(conv(W x)) of q, k and v, and the state {"conv": ...}; silu(W x) and {} where there is no convolution."""
     qkv = {name: linear(x, params[f"in_{name}"]) for name in "qkv"}
+    qkv["v"] = mark("values", qkv["v"])
     if conv_width is None:
         return tuple(jax.nn.silu(array) for array in qkv.values()), {}
     qkv, conv = parts.short_convolutions(params, qkv, state["conv"], reset=reset)
@@ -89,8 +92,8 @@ def activated(
 
 def step_size(logits: Float[Array, "..."], negative_eigenvalues: bool) -> Float[Array, "..."]:
     """b = sigmoid(.), of the delta rule, in float32; twice that where eigenvalues 1 - b may be negative."""
-    beta = jax.nn.sigmoid(logits.astype(jnp.float32))
-    return 2 * beta if negative_eigenvalues else beta
+    beta = jax.nn.sigmoid(parts.widened(logits))
+    return mark("beta", 2 * beta if negative_eigenvalues else beta)
 
 
 def projections(dim: int, conv_width: int | None, widths: dict[str, int]) -> dict[str, tuple]:

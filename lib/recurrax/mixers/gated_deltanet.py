@@ -20,6 +20,7 @@ from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
 from recurrax.mixers.deltanet import activated, projections, step_size
+from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear
 from recurrax.types import Params, Reset, State
 
@@ -86,12 +87,12 @@ def gated_deltanet(
     q, k = (parts.unit_norm(parts.heads(array, config.num_heads)) for array in (q, k))
     if config.value_heads > config.num_heads:
         q, k = (jnp.repeat(array, config.value_heads // config.num_heads, axis=2) for array in (q, k))
-    v = parts.heads(v, config.value_heads)
+    k, v = mark("keys", k), parts.heads(v, config.value_heads)
     beta = step_size(linear(x, params["in_beta"]), config.negative_eigenvalues)
-    log_decay = gates.log_decay(linear(x, params["in_decay"]), params["a_log"], params["dt_bias"])
+    log_decay = mark("log_decay", gates.log_decay(linear(x, params["in_decay"]), params["a_log"], params["dt_bias"]))
     o, after["s"] = delta_rule(q, k, v, beta, log_decay, state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
-    return linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"]), after
+    return linear(mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"]))), params["out_kernel"]), after
 
 
 class GatedDeltaNetLayer(Mixer):

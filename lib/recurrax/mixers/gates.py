@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.mixers import parts
 from recurrax.types import Dtype, Scalar
 
 
@@ -17,7 +18,7 @@ def log_decay(
     logits: Float[Array, "B T *H"], a_log: Float[Array, "..."], dt_bias: Float[Array, "..."]
 ) -> Float[Array, "B T *H"]:
     """log a = -exp(A_log) softplus(logits + dt_bias), in float32; A_log and dt_bias broadcast over the heads' axes."""
-    dt = jax.nn.softplus(logits.astype(jnp.float32) + dt_bias[None, None])
+    dt = jax.nn.softplus(parts.widened(logits) + dt_bias[None, None])
     return -jnp.exp(a_log)[None, None] * dt
 
 
@@ -44,7 +45,7 @@ def bounded_forget(
 
     Of HGRN (arXiv 2311.04823). 1 - f is (1 - b) sigmoid(-logits): no digits are lost where f is near 1.
     """
-    logits, bound = logits.astype(jnp.float32), lower_bound[None, None]
+    logits, bound = parts.widened(logits), lower_bound[None, None]
     log_f = jnp.logaddexp(jax.nn.log_sigmoid(bound), jax.nn.log_sigmoid(-bound) + jax.nn.log_sigmoid(logits))
     return log_f, jax.nn.sigmoid(-bound) * jax.nn.sigmoid(-logits)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.types import Params, Reset, State
 
@@ -77,18 +78,19 @@ def gla(
     """Gated linear attention; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
     state, after = state or {"s": None, "conv": None}, {}
     qkv = {name: linear(x, params[f"in_{name}"]) for name in "qkv"}
+    qkv["v"] = mark("values", qkv["v"])
     if config.conv_width:
         qkv, after["conv"] = parts.short_convolutions(params, qkv, state["conv"], reset=reset)
-    gate = linear(linear(x, params["in_decay"]), params["decay_kernel"]).astype(jnp.float32)
+    gate = parts.widened(linear(linear(x, params["in_decay"]), params["decay_kernel"]))
     log_decay = jax.nn.log_sigmoid(gate + params["decay_bias"][None, None]) / config.gate_normalizer
     q = parts.heads(qkv["q"], config.num_heads)
     k, v, log_decay = (parts.heads(array, config.kv_heads) for array in (qkv["k"], qkv["v"], log_decay))
     if config.kv_heads < config.num_heads:
         share = config.num_heads // config.kv_heads
         k, v, log_decay = (jnp.repeat(array, share, axis=2) for array in (k, v, log_decay))
-    o, after["s"] = linear_attention(q, k, v, log_decay, state["s"], reset=reset)
+    o, after["s"] = linear_attention(q, k, v, mark("log_decay", log_decay), state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
-    return linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"]), after
+    return linear(mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"]))), params["out_kernel"]), after
 
 
 class GLALayer(Mixer):

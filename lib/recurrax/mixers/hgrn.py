@@ -17,6 +17,7 @@ from jaxtyping import Array, Complex, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, shift
 from recurrax.types import Dtype, Params, Reset
 
@@ -56,12 +57,15 @@ def hgrn(
         return shift(linear(x, params[f"in_{name}"]), params[f"{name}_bias"])
 
     log_f, released = gates.bounded_forget(project("forget"), params["lower_bound"])
-    real, imag = (released * jax.nn.silu(project(name)).astype(jnp.float32) for name in ("real", "imag"))
+    real, imag = (
+        released * mark(f"values_{name}", parts.widened(jax.nn.silu(project(name)))) for name in ("real", "imag")
+    )
     theta = params["theta"][None, None]
-    decay = jnp.exp(log_f) * jax.lax.complex(jnp.cos(theta), jnp.sin(theta))
-    h, state = diagonal_scan(decay, jax.lax.complex(real, imag), state, reset=reset)
+    decay = jnp.exp(mark("log_decay", log_f)) * jax.lax.complex(jnp.cos(theta), jnp.sin(theta))
+    h, state = diagonal_scan(mark("eigenvalues", decay), jax.lax.complex(real, imag), state, reset=reset)
+    h = mark("mixed", h)
     h = jnp.concatenate([h.real, h.imag], axis=-1).astype(x.dtype)
-    h = jax.nn.sigmoid(project("gate")) * h
+    h = mark("output_gate", jax.nn.sigmoid(project("gate"))) * h
     h = parts.layer_norm(h, params["norm_scale"], params["norm_bias"], config.norm_eps)
     return shift(linear(h, params["out_kernel"]), params["bias"]), state
 

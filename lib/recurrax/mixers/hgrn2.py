@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, ones, small
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.types import Params, Reset, State
 
@@ -58,13 +59,13 @@ def hgrn2(
         for array in (
             jax.nn.silu(linear(x, params["in_q"])),
             released.astype(x.dtype),
-            linear(x, params["in_v"]),
-            log_f,
+            mark("values", linear(x, params["in_v"])),
+            mark("log_decay", log_f),
         )
     )
     o, s = linear_attention(q, k, v, log_f, None if state is None else state["s"], reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(o, params["out_kernel"]), {"s": s}
+    return linear(mark("mixed", o), params["out_kernel"]), {"s": s}
 
 
 class HGRN2Layer(Mixer):

@@ -20,6 +20,7 @@ from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
 from recurrax.mixers.deltanet import activated, projections, step_size
+from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear, shift
 from recurrax.types import Params, Reset, State
 
@@ -84,16 +85,17 @@ def kda(
     if config.lower_bound is None:
         log_decay = gates.log_decay(logits, a_log, dt_bias)
     else:
-        logits = logits.astype(jnp.float32) + dt_bias[None, None]
+        logits = parts.widened(logits) + dt_bias[None, None]
         log_decay = config.lower_bound * jax.nn.sigmoid(jnp.exp(a_log)[None, None] * logits)
-    o, after["s"] = delta_rule(parts.unit_norm(q), parts.unit_norm(k), v, beta, log_decay, state["s"], reset=reset)
+    q, k, log_decay = parts.unit_norm(q), mark("keys", parts.unit_norm(k)), mark("log_decay", log_decay)
+    o, after["s"] = delta_rule(q, k, v, beta, log_decay, state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     gate = linear(x, params["in_gate"])
     if not config.full_rank_gate:
         gate = linear(gate, params["gate_kernel"])
     if config.gate_bias:
         gate = shift(gate, params["gate_bias"])
-    return linear(o * jax.nn.sigmoid(gate), params["out_kernel"]), after
+    return linear(mark("mixed", o * mark("output_gate", jax.nn.sigmoid(gate))), params["out_kernel"]), after
 
 
 class KDALayer(Mixer):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import cache, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones
+from recurrax.mixers.marks import mark
 from recurrax.ops import contract, linear
 from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
@@ -92,7 +93,7 @@ def latent_attention(
     }
     to_keys, to_values = (params[f"{name}_kernel"].reshape(c, config.num_heads, -1) for name in ("key", "value"))
     o, after = _read(q, q_shared, new, to_keys, to_values, state, reset, config)
-    return linear(parts.merge(o), params["out_kernel"]), after
+    return linear(mark("mixed", parts.merge(o)), params["out_kernel"]), after
 
 
 @sharded(
@@ -115,7 +116,7 @@ def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
         q, keys, values = contract("bthk,chk->bthc", q, to_keys), latent, latent
     else:
         keys = contract("bsc,chk->bshk", latent[:, :, 0], to_keys)
-        values = contract("bsc,chv->bshv", latent[:, :, 0], to_values)
+        values = mark("values", contract("bsc,chv->bshv", latent[:, :, 0], to_values))
         shared = jnp.broadcast_to(shared, (*keys.shape[:-1], r))
     o = _attend(
         jnp.concatenate([q, q_shared], axis=-1),

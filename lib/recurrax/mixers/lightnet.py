@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, time_sharding
 from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
@@ -60,17 +61,16 @@ def lightnet(
 ) -> tuple[Float[Array, "B T D"], State]:
     """Running averages of values; the state is {"s": (B, H, K, V), "z": (B, H, K)}, float32."""
     q, c, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
-    c = c.astype(jnp.promote_types(x.dtype, jnp.float32))
+    c, v = parts.widened(c), mark("values", v)
     z = jnp.full_like(c[:, 0], -jnp.inf) if state is None else state["z"]
     before, z = _log_sums(c, z, reset)
     share = c - before
-    log_decay = -jax.nn.softplus(share)
-    o, s = linear_attention(
-        jax.nn.silu(q), jax.nn.sigmoid(share).astype(x.dtype), v, log_decay, state and state["s"], reset=reset
-    )
+    log_decay = mark("log_decay", -jax.nn.softplus(share))
+    q, k = jax.nn.silu(q), mark("input_gate", jax.nn.sigmoid(share)).astype(x.dtype)
+    o, s = linear_attention(q, k, v, log_decay, state and state["s"], reset=reset)
     gate = linear(linear(x, params["in_gate"]), params["gate_kernel"])
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(o * jax.nn.silu(gate), params["out_kernel"]), {"s": s, "z": z}
+    return linear(mark("mixed", o * jax.nn.silu(gate)), params["out_kernel"]), {"s": s, "z": z}
 
 
 def _enter(op, given):

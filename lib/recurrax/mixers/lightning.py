@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
+from recurrax.mixers.marks import mark
 from recurrax.mixers.transnormer_llm import slopes
 from recurrax.ops import linear, linear_attention
 from recurrax.types import Params, Reset, State
@@ -55,11 +56,13 @@ def lightning(
 ) -> tuple[Float[Array, "B T D"], State]:
     """Linear attention with fixed decays; the state is {"s": (B, H, K, K) float32}."""
     s = None if state is None else state["s"]
-    q, k, v = (parts.heads(jax.nn.silu(linear(x, params[f"in_{name}"])), config.num_heads) for name in "qkv")
-    log_decay = jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3])
+    q, k, v = (linear(x, params[f"in_{name}"]) for name in "qkv")
+    q, k, v = (parts.heads(jax.nn.silu(array), config.num_heads) for array in (q, k, mark("values", v)))
+    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(o * jax.nn.sigmoid(linear(x, params["in_gate"])), params["out_kernel"]), {"s": s}
+    o = mark("mixed", o * mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"]))))
+    return linear(o, params["out_kernel"]), {"s": s}
 
 
 class LightningLayer(Mixer):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from recurrax import checks, ops
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in
+from recurrax.mixers.marks import mark
 from recurrax.types import Params, Reset, State
 
 FEATURE_MAPS = {
@@ -79,15 +80,16 @@ def linear_attention(
     s = None if state is None else state["s"]
     q, k, v = (parts.heads(ops.linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k = (FEATURE_MAPS[config.feature_map](array) for array in (q, k))
+    v = mark("values", v)
     if config.normalize:
         # In float32: the divisor grows with t, and must not lose the terms that it is divided into.
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-        q, k, v = (array.astype(jnp.promote_types(x.dtype, jnp.float32)) for array in (q, k, v))
+        q, k, v = (parts.widened(array) for array in (q, k, v))
         o, s = ops.linear_attention(q, k, v, None, s, scale=1.0, reset=reset)
-        o = (o[..., :-1] / (o[..., -1:] + config.eps)).astype(x.dtype)
+        o = (o[..., :-1] / mark("coefficients", o[..., -1:] + config.eps)).astype(x.dtype)
     else:
         o, s = ops.linear_attention(q, k, v, None, s, reset=reset)
-    return ops.linear(parts.merge(o), params["out_kernel"]), {"s": s}
+    return ops.linear(mark("mixed", parts.merge(o)), params["out_kernel"]), {"s": s}
 
 
 class LinearAttentionLayer(Mixer):

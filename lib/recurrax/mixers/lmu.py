@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import hippo
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift, state_space
 from recurrax.types import Params, Reset
 
@@ -66,7 +67,7 @@ def lmu(
     """Legendre memory units; the state is m, float32."""
     batch, length, _ = x.shape
     u = shift(linear(x, params["in_memory"]), params["memory_bias"])
-    u = ACTIVATIONS[config.memory_activation](u)
+    u = mark("values", ACTIVATIONS[config.memory_activation](u))
     # All channels have one system: as rows of the batch they share its powers, which are constants of the program.
     rows = u.swapaxes(1, 2).reshape(-1, length, 1)
     channels = u.shape[2]
@@ -78,7 +79,7 @@ def lmu(
         reset=None if reset is None else jnp.repeat(reset, channels, axis=0),
         chunk_size=max(1, min(64, 4096 // config.order)),
     )
-    m = m.reshape(batch, channels, length, -1).swapaxes(1, 2).reshape(batch, length, -1)
+    m = mark("mixed", m.reshape(batch, channels, length, -1).swapaxes(1, 2).reshape(batch, length, -1))
     y = shift(linear(m, params["out_memory"]) + linear(x, params["out_input"]), params["output_bias"])
     return ACTIVATIONS[config.activation](y), state.reshape(batch, channels, config.order)
 

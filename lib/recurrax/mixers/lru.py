@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, scale
 from recurrax.types import Params, Reset
 
@@ -50,7 +52,8 @@ class LRU(MixerConfig):
 
 def eigenvalues(params: Params) -> Complex[Array, " N"]:
     """lambda = exp(-exp(nu_log) + i exp(theta_log))."""
-    return jnp.exp(jax.lax.complex(-jnp.exp(params["nu_log"]), jnp.exp(params["theta_log"])))
+    log = jax.lax.complex(-jnp.exp(params["nu_log"]), jnp.exp(params["theta_log"]))
+    return jnp.exp(mark("log_eigenvalues", log))
 
 
 def lru(
@@ -65,8 +68,11 @@ def lru(
     del config
     dtype = x.dtype
     gamma = jnp.exp(params["gamma_log"])[None, None]
-    real, imag = (gamma * linear(x, params[name]).astype(jnp.float32) for name in ("in_real", "in_imag"))
+    real, imag = (
+        gamma * mark(f"values_{part}", parts.widened(linear(x, params[f"in_{part}"]))) for part in ("real", "imag")
+    )
     h, state = diagonal_scan(eigenvalues(params), jax.lax.complex(real, imag), state, reset=reset)
+    h = mark("mixed", h)
     y = linear(h.real.astype(dtype), params["out_real"]) - linear(h.imag.astype(dtype), params["out_imag"])
     return y + scale(x, params["skip"]), state
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import hippo, parts, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, scale, state_space
 from recurrax.ops.sharding import whole
 from recurrax.types import Params, Reset
@@ -64,7 +65,7 @@ def lssl(
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D N"]]:
     """State spaces with a trained HiPPO matrix; the state is h, float32."""
-    dt = config.rate * jnp.exp(params["log_dt"])[:, None, None]
+    x, dt = mark("values", x), config.rate * jnp.exp(params["log_dt"])[:, None, None]
     solve = functools.partial(_solve, params, config.alpha * dt)
     if x.shape[1] == 1 and config.alpha >= 0.5:
         # A_bar = I + ((I - alpha dt A)^-1 - I) / alpha: for one token, one right-hand side per row of the batch.
@@ -77,7 +78,8 @@ def lssl(
         rank_one = params["a_left"][:, None] * params["a_right"][None]
         a = -(jnp.diag(jnp.exp(params["log_a"])) + jnp.tril(rank_one, -1))
         solved = solve(dt * jnp.concatenate([a, params["b"][:, None]], axis=1)[None])
-        y, state = state_space(x, solved[..., :-1], solved[..., -1], params["c"], state, reset=reset)
+        less_identity = mark("less_identity", solved[..., :-1])
+        y, state = state_space(x, less_identity, solved[..., -1], params["c"], state, reset=reset)
     y = y + scale(jnp.broadcast_to(x[..., None], y.shape), params["skip"])
     return time_invariant.mix_channels(params, parts.merge(y)), state
 

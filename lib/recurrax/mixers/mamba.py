@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, scale, selective_scan
 from recurrax.types import Dtype, Params, Reset, State
 
@@ -64,16 +65,19 @@ def mamba(
 ) -> tuple[Float[Array, "B T D"], State]:
     """Selective state space; the state is {"h": (B, E, N) float32, "conv": the last inputs of the convolution}."""
     state = state or {"h": None, "conv": None}
-    inputs, conv = parts.short_convolutions(params, {"u": linear(x, params["in_u"])}, state["conv"], reset=reset)
+    inputs = {"u": mark("values", linear(x, params["in_u"]))}
+    inputs, conv = parts.short_convolutions(params, inputs, state["conv"], reset=reset)
     u, n = inputs["u"], config.state_dim
-    selection = linear(u, params["select_kernel"])
+    selection = mark("coefficients", linear(u, params["select_kernel"]))
     r, b, c = jnp.split(selection, (selection.shape[-1] - 2 * n, selection.shape[-1] - n), axis=-1)
     if config.inner_norm_eps is not None:
         r, b, c = (parts.rms_norm(array, None, config.inner_norm_eps) for array in (r, b, c))
-    dt = jax.nn.softplus(linear(r, params["dt_kernel"]).astype(jnp.float32) + params["dt_bias"][None, None])
-    o, h = selective_scan(u, dt, -jnp.exp(params["a_log"]), b, c, state["h"], reset=reset)
+    dt = jax.nn.softplus(parts.widened(linear(r, params["dt_kernel"])) + params["dt_bias"][None, None])
+    dt, a = mark("step", dt), mark("rate", -jnp.exp(params["a_log"]))
+    o, h = selective_scan(u, dt, a, b, c, state["h"], reset=reset)
     o = o + scale(u, params["skip"])
-    return linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"]), {"h": h, "conv": conv}
+    o = mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"])))
+    return linear(o, params["out_kernel"]), {"h": h, "conv": conv}
 
 
 class MambaLayer(Mixer):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, scale
 from recurrax.types import Params, Reset, State
 
@@ -78,6 +79,7 @@ def mamba2(
     """The SSD layer; the state is {"s": (B, H, N, P) float32, "conv": the last inputs of the convolutions}."""
     state = state or {"s": None, "conv": None}
     inputs = {name: linear(x, params[f"in_{name}"]) for name in "ubc"}
+    inputs["u"] = mark("values", inputs["u"])
     inputs, conv = parts.short_convolutions(params, inputs, state["conv"], reset=reset)
     u = parts.heads(inputs["u"], config.num_heads)
     # Heads of a group one after the other.
@@ -85,15 +87,15 @@ def mamba2(
         jnp.repeat(parts.heads(inputs[name], config.num_groups), config.num_heads // config.num_groups, axis=2)
         for name in "bc"
     )
-    dt = jax.nn.softplus(linear(x, params["in_dt"]).astype(jnp.float32) + params["dt_bias"][None, None])
+    dt = jax.nn.softplus(parts.widened(linear(x, params["in_dt"])) + params["dt_bias"][None, None])
     dt = jnp.clip(dt, *config.dt_limit)
-    log_decay = -jnp.exp(params["a_log"])[None, None] * dt
+    log_decay = mark("log_decay", -jnp.exp(params["a_log"])[None, None] * dt)
     v = (dt[..., None] * u).astype(x.dtype)
     o, s = linear_attention(c, b, v, log_decay, state["s"], scale=1.0, reset=reset)
     o = parts.merge(o + scale(u, params["skip"][:, None]))
     o = parts.heads(o * jax.nn.silu(linear(x, params["in_gate"])), config.num_groups)
     o = scale(parts.merge(parts.rms_norm(o, None, config.norm_eps)), params["norm_scale"])
-    return linear(o, params["out_kernel"]), {"s": s, "conv": conv}
+    return linear(mark("mixed", o), params["out_kernel"]), {"s": s, "conv": conv}
 
 
 class Mamba2Layer(Mixer):

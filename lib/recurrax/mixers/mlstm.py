@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, scale, time_sharding
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
@@ -78,21 +79,22 @@ def mlstm(
 ) -> tuple[Float[Array, "B T D"], State]:
     """Matrix memory; the state is {"c": (B, H, K, V [+ 1 for n]), and "m": (B, H) with exponential gates}, float32."""
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
-    log_f = jax.nn.log_sigmoid(_gate(params, x, "forget", config))
+    v, log_f = mark("values", v), mark("log_decay", jax.nn.log_sigmoid(_gate(params, x, "forget", config)))
     log_i = _gate(params, x, "input", config)
     if config.exponential:
         h, state = _stabilized(q, k, v, log_f, log_i, state, config.eps, reset)
     else:
-        k = (k * jax.nn.sigmoid(log_i)[..., None]).astype(k.dtype)
+        k = (k * mark("input_gate", jax.nn.sigmoid(log_i))[..., None]).astype(k.dtype)
         h, c = linear_attention(q, k, v, log_f, None if state is None else state["c"], reset=reset)
         state = {"c": c}
     h = scale(parts.merge(parts.layer_norm(h, eps=config.norm_eps)), params["norm_scale"])
-    return linear(jax.nn.sigmoid(linear(x, params["in_gate"])) * h, params["out_kernel"]), state
+    gate = mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"])))
+    return linear(mark("mixed", gate * h), params["out_kernel"]), state
 
 
 def _gate(params, x, name, config):
     """(B, T, H) in float32, capped."""
-    logits = linear(x, params[f"in_{name}_gate"]).astype(jnp.float32) + params[f"{name}_gate_bias"][None, None]
+    logits = parts.widened(linear(x, params[f"in_{name}_gate"])) + params[f"{name}_gate_bias"][None, None]
     cap = config.gate_soft_cap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -108,7 +110,7 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
     v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1).astype(wide)
     h, c = linear_attention(q.astype(wide), k, v, log_decay, None if state is None else state["c"], reset=reset)
     floor = jnp.exp(-m)[..., None]
-    h = h[..., :-1] / (jnp.maximum(jnp.abs(h[..., -1:]), floor) + eps)
+    h = h[..., :-1] / mark("coefficients", jnp.maximum(jnp.abs(h[..., -1:]), floor) + eps)
     return h.astype(q.dtype), {"c": c, "m": last}
 
 

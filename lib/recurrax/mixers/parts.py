@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.mixers.marks import mark
 from recurrax.ops import causal_conv1d, time_sharding
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
@@ -21,11 +22,16 @@ def merge(x: Float[Array, "B T H V"]) -> Float[Array, "B T E"]:
     return x.reshape(*x.shape[:-2], -1)
 
 
+def widened(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """x in float32, or in what it has if that is more."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, " D"] | None = None, eps: float = 1e-5
 ) -> Float[Array, "*batch D"]:
     """scale * x / sqrt(mean x^2 + eps) over the last axis, in float32 (arXiv 1910.07467); no scale: SimpleRMSNorm."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
     return (wide if scale is None else wide * _last(scale, x)).astype(x.dtype)
 
@@ -37,14 +43,14 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Float[Array, "*batch D"]:
     """scale * (x - mean x) / sqrt(var x + eps) + bias over the last axis, in float32 (arXiv 1607.06450)."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    y = rms_norm(wide - wide.mean(-1, keepdims=True), scale, eps)
+    wide = widened(x)
+    y = rms_norm(wide - mark("coefficients", wide.mean(-1, keepdims=True)), scale, eps)
     return (y if bias is None else y + _last(bias, x)).astype(x.dtype)
 
 
 def unit_norm(x: Float[Array, "*batch D"], eps: float = 1e-6) -> Float[Array, "*batch D"]:
     """x / sqrt(sum x^2 + eps) over the last axis, in float32."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     return (wide * jax.lax.rsqrt(jnp.square(wide).sum(-1, keepdims=True) + eps)).astype(x.dtype)
 
 
@@ -102,4 +108,4 @@ def token_shift(
     shifted = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
     if reset is not None:
         shifted = jnp.where(reset[..., None], jnp.zeros((), x.dtype), shifted)
-    return shifted, x[:, -1].astype(jnp.promote_types(x.dtype, jnp.float32))
+    return shifted, widened(x[:, -1])

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.types import Params, Reset, State
 
@@ -65,11 +66,11 @@ def retnet(
     """Retention; the state is {"s": (B, H, K, V) float32}, keys turned as seen from the next token."""
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     frequency = rotary.frequencies(k.shape[-1] // 2, config.rotary_base)
-    q, k = rotary.turn(q, frequency), rotary.turn(k, frequency)
-    log_decay = jnp.broadcast_to(jnp.array(config.log_decay, jnp.float32), k.shape[:3])
+    q, k, v = rotary.turn(q, frequency), rotary.turn(k, frequency), mark("values", v)
+    log_decay = mark("log_decay", jnp.broadcast_to(jnp.array(config.log_decay, jnp.float32), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, None if state is None else state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
-    y = linear(o * jax.nn.silu(linear(x, params["in_gate"])), params["out_kernel"])
+    y = linear(mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"]))), params["out_kernel"])
     return y, {"s": rotary.turn_state(s, frequency, -x.shape[1])}
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import causal_conv1d, diagonal_scan, linear, shift
 from recurrax.types import Params, Reset, State
 
@@ -81,20 +82,22 @@ def rglru(
         return shift(y, params[bias]) if config.bias else y
 
     gate = jax.nn.gelu(affine(x, "in_gate", "bias_gate"))
-    u = affine(x, "in_kernel", "bias_in")
+    u = mark("values", affine(x, "in_kernel", "bias_in"))
     u, conv = causal_conv1d(u, params["conv_kernel"], params["conv_bias"], state["conv"], reset=reset)
     # From here to the state in float32: 1 - a^2 has no digits left in bfloat16 where a is near 1.
-    recurrence_gate = jax.nn.sigmoid(_heads(u, params["recurrence_gate_kernel"], params["recurrence_gate_bias"]))
-    input_gate = jax.nn.sigmoid(_heads(u, params["input_gate_kernel"], params["input_gate_bias"]))
-    log_a = -config.c * jax.nn.softplus(params["decay"])[None, None] * recurrence_gate
+    recurrence_gate, input_gate = (
+        mark(name, jax.nn.sigmoid(_heads(u, params[f"{name}_kernel"], params[f"{name}_bias"])))
+        for name in ("recurrence_gate", "input_gate")
+    )
+    log_a = mark("log_decay", -config.c * jax.nn.softplus(params["decay"])[None, None] * recurrence_gate)
     weight = _sqrt(-jnp.expm1(2 * log_a))
     if config.unit_start:
         weight = jnp.where(_starts(x, state["started"], reset)[..., None], 1, weight)
-    h, h_last = diagonal_scan(jnp.exp(log_a), weight * input_gate * u.astype(jnp.float32), state["h"], reset=reset)
+    h, h_last = diagonal_scan(jnp.exp(log_a), weight * input_gate * parts.widened(u), state["h"], reset=reset)
     after = {"conv": conv, "h": h_last}
     if config.unit_start:
         after["started"] = jnp.ones((x.shape[0],), bool)
-    return affine(gate * h.astype(dtype), "out_kernel", "bias_out"), after
+    return affine(mark("mixed", gate * h.astype(dtype)), "out_kernel", "bias_out"), after
 
 
 def _starts(x, started, reset):
@@ -107,7 +110,7 @@ def _starts(x, started, reset):
 def _heads(u, kernel, bias):
     """u @ block-diagonal kernel (H, E/H, E/H) + bias, in float32."""
     # Widened first: XLA's CPU backend has no batched product of bfloat16 blocks that adds up in float32.
-    blocks = u.astype(jnp.float32).reshape(*u.shape[:-1], kernel.shape[0], kernel.shape[1])
+    blocks = parts.widened(u).reshape(*u.shape[:-1], kernel.shape[0], kernel.shape[1])
     out = jnp.einsum("bthi,hij->bthj", blocks, kernel)
     return out.reshape(u.shape) + bias[None, None]
 

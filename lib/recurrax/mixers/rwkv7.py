@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import dplr_rule, linear, scale
 from recurrax.types import Params, Reset, State
 
@@ -119,24 +120,26 @@ def rwkv7(
     r, k, v = (linear(mixed[i], params[f"in_{i}"]) for i in "rkv")
     # Gates and the keys that they turn, in float32.
     log_decay = -math.exp(-0.5) * jax.nn.sigmoid(_low_rank(params, "decay", mixed["w"], jnp.tanh))
-    rate = jax.nn.sigmoid(_low_rank(params, "rate", mixed["a"]))
+    rate = mark("rate_gate", jax.nn.sigmoid(_low_rank(params, "rate", mixed["a"])))
     if first_value is not None:
         v = v + (first_value - v) * jax.nn.sigmoid(_low_rank(params, "blend", mixed["v"])).astype(dtype)
+    v = mark("values", v)
     gate = linear(jax.nn.sigmoid(linear(mixed["g"], params["in_gate"])), params["gate_kernel"])
-    wide = k.astype(jnp.float32)
+    wide = parts.widened(k)
     removal = wide * params["removal_scale"][None, None]
     k = (wide * (1 + (rate - 1) * params["rate_scale"][None, None])).astype(dtype)
 
     r, k, v, removal, rate, log_decay = (parts.heads(z, config.num_heads) for z in (r, k, v, removal, rate, log_decay))
     removal = parts.unit_norm(removal, config.key_norm_eps)
-    a, b = (-removal).astype(dtype), (rate * removal).astype(dtype)
+    a, b = mark("removal_key", (-removal).astype(dtype)), mark("removal_rate", (rate * removal).astype(dtype))
+    log_decay = mark("log_decay", log_decay)
     o, s = dplr_rule(r, k, v, a, b, log_decay, state["s"], scale=1.0, reset=reset)
 
-    o = parts.merge(parts.layer_norm(o.astype(jnp.float32), eps=config.norm_eps))
+    o = parts.merge(parts.layer_norm(parts.widened(o), eps=config.norm_eps))
     o = o * params["norm_scale"][None, None] + params["norm_bias"][None, None]
-    match = (r.astype(jnp.float32) * k * params["bonus"][None, None]).sum(-1, keepdims=True)
+    match = (parts.widened(r) * k * params["bonus"][None, None]).sum(-1, keepdims=True)
     o = (o + parts.merge(match * v)).astype(dtype)
-    return linear(o * gate, params["out_kernel"]), {"last": last, "s": s}
+    return linear(mark("mixed", o * gate), params["out_kernel"]), {"last": last, "s": s}
 
 
 def rwkv7_value(
@@ -155,7 +158,7 @@ def mix(mu: Float[Array, " D"], x: Float[Array, "B T D"], shifted: Float[Array, 
 def _low_rank(params, name, x, activation=jax.nn.identity):
     """bias + W_2 activation(W_1 x), in float32."""
     hidden = linear(activation(linear(x, params[f"in_{name}"])), params[f"{name}_kernel"])
-    return hidden.astype(jnp.float32) + params[f"{name}_bias"][None, None]
+    return parts.widened(hidden) + params[f"{name}_bias"][None, None]
 
 
 class RWKV7Layer(Mixer):

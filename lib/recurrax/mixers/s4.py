@@ -27,6 +27,7 @@ from jaxtyping import Array, Complex, Float
 
 from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.mixers.marks import mark
 from recurrax.ops import scale, state_space
 from recurrax.ops.long_convolution.api import fft_length
 from recurrax.ops.state_space import powers
@@ -70,7 +71,7 @@ def s4(
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
     """Structured state spaces; the state is h, complex64, M = N / 2."""
-    dt = config.rate * jnp.exp(params["log_dt"])[:, None]
+    x, dt = mark("values", x), config.rate * jnp.exp(params["log_dt"])[:, None]
     p, b, c = (jax.lax.complex(params[f"{name}_real"], params[f"{name}_imag"]) for name in "pbc")
     dplr = DPLR(time_invariant.eigenvalues(params)[None], p[None], dt[None])
     b_bar = dt * dplr.solve(b[None])[0]
@@ -81,7 +82,7 @@ def s4(
     else:
         # A pair's two states as real numbers: p^H h takes real parts, so A_bar is a matrix only of those.
         units = jnp.concatenate([jnp.eye(b.shape[1]), 1j * jnp.eye(b.shape[1])])[:, None]
-        less_identity = powers.real_state(dplr.change(units)).transpose(1, 2, 0)
+        less_identity = mark("less_identity", powers.real_state(dplr.change(units)).transpose(1, 2, 0))
         rows = 2 * powers.real_state(c.conj())[:, None]
         state = None if state is None else powers.real_state(state)
         kernel = functools.partial(_kernel, dplr, b, rows, less_identity)

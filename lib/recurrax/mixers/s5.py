@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from recurrax import checks
-from recurrax.mixers import hippo, time_invariant
+from recurrax.mixers import hippo, parts, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, scale, shift
 from recurrax.types import Params, Reset
 
@@ -73,15 +74,16 @@ def s5(
     dtype = x.dtype
     dt = config.rate * jnp.exp(params["log_dt"])
     log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
-    real, imag = (linear(x, params[name]).astype(jnp.float32) for name in ("in_real", "in_imag"))
+    real, imag = (mark(f"values_{part}", parts.widened(linear(x, params[f"in_{part}"]))) for part in ("real", "imag"))
+    log_a = mark("log_eigenvalues", log_a)
     h, state = diagonal_scan(jnp.exp(log_a), b[None, None] * jax.lax.complex(real, imag), state, reset=reset)
-    h = 2 * h
+    h = 2 * mark("mixed", h)
     y = linear(h.real.astype(dtype), params["out_real"]) - linear(h.imag.astype(dtype), params["out_imag"])
     y = y + scale(x, params["skip"])
     g = jax.nn.gelu(y)
     if config.activation == "gelu":
         return g, state
-    gate = jax.nn.sigmoid(_dense(params, "gate", g))
+    gate = mark("output_gate", jax.nn.sigmoid(_dense(params, "gate", g)))
     values = {"half_glu1": lambda: g, "half_glu2": lambda: y, "full_glu": lambda: _dense(params, "value", g)}
     return values[config.activation]() * gate, state
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from recurrax import checks
 from recurrax.mixers.base import MixerConfig, fan_in, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
 from recurrax.types import ArrayLike, Dtype, Params
 
@@ -74,12 +75,12 @@ def before(
 
 def mix_channels(params: Params, y: Float[Array, "B T E"]) -> Float[Array, "B T D"]:
     """W_out GELU(y) + b, and times sigmoid(W_gate GELU(y) + b_gate) where there is a gate."""
-    y = jax.nn.gelu(y, approximate=False)
+    y = mark("mixed", jax.nn.gelu(y, approximate=False))
     out = shift(linear(y, params["out_kernel"]), params["output_bias"])
     if "out_gate" not in params:
         return out
     gate = shift(linear(y, params["out_gate"]), params["gate_bias"])
-    return out * jax.nn.sigmoid(gate)
+    return out * mark("output_gate", jax.nn.sigmoid(gate))
 
 
 def channel_parameters(width: int, dim: int, gate: bool) -> dict[str, tuple]:

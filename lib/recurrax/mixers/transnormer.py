@@ -16,6 +16,7 @@ from recurrax import checks
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, ones, small
 from recurrax.mixers.linear_attention import FEATURE_MAPS
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.types import Params, Reset, State
 
@@ -57,9 +58,10 @@ def transnormer(
     """Normed linear attention; the state is {"s": (B, H, K, V) float32}."""
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k = (FEATURE_MAPS[config.feature_map](array) for array in (q, k))
+    v = mark("values", v)
     o, s = linear_attention(q, k, v, None, None if state is None else state["s"], scale=1.0, reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(o, params["out_kernel"]), {"s": s}
+    return linear(mark("mixed", o), params["out_kernel"]), {"s": s}
 
 
 class TransNormerLayer(Mixer):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.mixers import parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, small
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, Scalar, State
@@ -57,16 +58,16 @@ def transnormer_llm(
     """Gated linear attention with fixed decays; the state is {"s": (B, H, K or 2 K, V) float32}."""
     s = None if state is None else state["s"]
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
-    q, k = jax.nn.silu(q), jax.nn.silu(k)
+    q, k, v = jax.nn.silu(q), jax.nn.silu(k), mark("values", v)
     if config.lrpe:
         place = jnp.arange(x.shape[1], dtype=jnp.float32)
         q, k = (_turned(c, place, params["theta"]) for c in (q, k))
-    log_decay = jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3])
+    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     if config.lrpe:
         s = rotary.turn_state(s, params["theta"], -x.shape[1])
     o = parts.rms_norm(parts.merge(o), None, config.norm_eps)
-    return linear(o * linear(x, params["in_gate"]), params["out_kernel"]), {"s": s}
+    return linear(mark("mixed", o * linear(x, params["in_gate"])), params["out_kernel"]), {"s": s}
 
 
 # Run split, so that devices add up gradients of theta: XLA would add up those of all tokens' angles.

@@ -167,7 +167,7 @@ class Backbone(nn.Module):
         if layout.repeats:
             scanned = nn.scan(
                 group,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast, 0),
                 length=layout.repeats,
