@@ -7,7 +7,7 @@ twice.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
@@ -37,11 +37,11 @@ PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
 class Both(NamedTuple):
     """What an array is, and what it is in the second run: None where it does not depend on the values."""
 
-    true: Array
+    true: Any  # an array, or a constant of the program in JAX's own wrapping
     moved: Array | None = None
 
     @property
-    def second(self) -> Array:
+    def second(self) -> Any:
         return self.true if self.moved is None else self.moved
 
 

@@ -15,12 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Int
 
 from recurrax.mixers import MixerConfig
 from recurrax.probes import layers
 from recurrax.probes.frozen import FrozenRun
-from recurrax.types import ArrayLike, PyTree, Reset, State
+from recurrax.types import ArrayLike, PyTree, Reset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class LayerAttention:
         return np.abs(self.matrix).reshape(batch, self.num_heads, channels // self.num_heads, *steps).mean(2)
 
     @property
-    def distance(self) -> Float[np.ndarray, "T S"]:
+    def distance(self) -> Int[np.ndarray, "T S"]:
         """t - s, in tokens."""
         length, columns = self.matrix.shape[2:]
         return np.arange(length)[:, None] - np.arange(columns)[None] // (columns // length)
@@ -91,7 +91,7 @@ def implicit_attention(
 
 def layer_attention(
     layer: layers.Given, reset: Reset | None = None, chunk_size: int = 64
-) -> tuple[LayerAttention, dict[str, list[np.ndarray]], State]:
+) -> tuple[LayerAttention, dict[str, list[np.ndarray]], PyTree]:
     """The attention of one layer, with the arrays that its formula marks, and the state after the last token."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")

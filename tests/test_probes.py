@@ -1,0 +1,453 @@
+"""Implicit attention is the layer, for every mixer and to the last digits; reports are what NumPy makes of them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mixer_cases import DIM, MIXERS
+from oracles.common import sigmoid, silu, softplus
+from recurrax import probes
+from recurrax.mixers import (
+    GLA,
+    HGRN,
+    LMU,
+    LRU,
+    LSSL,
+    RWKV7,
+    S4,
+    S4D,
+    S5,
+    Attention,
+    DeltaNet,
+    GatedDeltaNet,
+    LatentAttention,
+    Lightning,
+    LinearAttention,
+    Mamba,
+    MixerConfig,
+    RetNet,
+)
+from recurrax.mixers.base import Mixer, fan_in
+from recurrax.mixers.marks import mark
+from recurrax.models import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig, Regressor, RegressorConfig
+from recurrax.probes.implicit_attention import layer_attention
+from recurrax.probes.layers import Given
+from recurrax.projections import ChannelMix
+
+BATCH, LENGTH = 2, 9
+CASES = {name: case for name, case in MIXERS.items() if not isinstance(case.config, ChannelMix)}
+# Their output projection is not all that follows what they mix.
+READ_OUT = (LRU, S5, HGRN, LMU, S4D, S4, LSSL)
+# Float64 rounds at 1e-16; sums over some 10 terms stay below this.
+FLOAT64 = 1e-13
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+@functools.cache
+def shapes(config):
+    return jax.eval_shape(config.layer(DIM).init, jax.random.key(0), jnp.zeros((1, 2, DIM)))["params"]
+
+
+def random_params(config):
+    """Of every parameter: a bias or a norm's scale that is forgotten shows."""
+    return {name: 0.4 * draw(*p.shape, seed=i) for i, (name, p) in enumerate(sorted(shapes(config).items()))}
+
+
+def attend(config, params=None, reset=None, chunk_size=64):
+    """Attention, marks and last state of one layer in float64, and the layer's parameters and input."""
+    params, x = random_params(config) if params is None else params, draw(BATCH, LENGTH, DIM, seed=99)
+    with jax.enable_x64(True):
+        given = Given("0", config, jax.tree.map(jnp.asarray, params), jnp.asarray(x), None)
+        return *layer_attention(given, reset, chunk_size), params, x
+
+
+def error(got, want):
+    assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
+    return np.abs(got - want).max() / np.abs(want).max()
+
+
+def apply(layer):
+    return np.einsum("bets,bse->bte", layer.matrix, layer.values) + layer.offset
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_matrix_times_values_is_what_the_layer_mixes_and_so_its_output(name):
+    layer, _, _, params, x = attend(CASES[name].config)
+    assert layer.matrix.dtype in (np.float64, np.complex128)
+    assert error(apply(layer), layer.mixed) <= FLOAT64
+    assert np.abs(layer.matrix).max() > 0.05
+    assert np.abs(layer.matrix * (layer.distance < 0)).max() <= FLOAT64 * np.abs(layer.matrix).max()
+    assert layer.heads.shape == (BATCH, layer.num_heads, LENGTH, layer.matrix.shape[3])
+    if not isinstance(layer.config, READ_OUT):
+        y = layer.mixed @ params["out_kernel"] + params.get("bias", params.get("bias_out", 0))
+        # Angles and fixed decays are made in float32.
+        assert error(y, CASES[name].oracle(params, x, None, layer.config)) <= 1e-6
+
+
+def test_every_mixer_of_the_library_is_in_the_table():
+    assert {type(case.config) for case in CASES.values()} == {*MixerConfig.__subclasses__()} - {ChannelMix, *TOYS}
+
+
+def convolved(kernel):
+    """(T, T, E) of y_t = sum_w kernel[W - 1 - w] x_{t - w}."""
+    matrix = np.zeros((LENGTH, LENGTH, kernel.shape[1]))
+    for t in range(LENGTH):
+        for w in range(min(len(kernel), t + 1)):
+            matrix[t, t - w] = kernel[len(kernel) - 1 - w]
+    return matrix
+
+
+def test_lru_by_hand():
+    layer, _, _, p, x = attend(LRU(state_dim=3))
+    a = np.exp(-np.exp(p["nu_log"]) + 1j * np.exp(p["theta_log"]))
+    power = np.maximum(layer.distance, 0)
+    want = np.where(layer.distance >= 0, np.exp(p["gamma_log"])[:, None, None] * a[:, None, None] ** power, 0)
+    assert error(layer.matrix, np.stack(BATCH * [want])) <= FLOAT64
+    assert error(layer.values, x @ (p["in_real"] + 1j * p["in_imag"])) <= FLOAT64
+    assert not layer.offset.any()
+
+
+def test_gla_by_hand():
+    config = GLA(num_heads=4, num_kv_heads=2, head_dim=3, value_head_dim=2, gate_rank=2, conv_width=3)
+    layer, _, _, p, x = attend(config)
+    for b in range(BATCH):
+        qkv = {n: x[b] @ p[f"in_{n}"] for n in "qkv"}
+        assert error(layer.values[b].reshape(LENGTH, 4, 2)[:, ::2], qkv["v"].reshape(LENGTH, 2, 2)) <= FLOAT64
+        before = {n: np.einsum("tse,se->te", convolved(p[f"conv_{n}"]), z) for n, z in qkv.items()}
+        q, k = (silu(before[n]).reshape(LENGTH, -1, 3) for n in "qk")
+        decay = sigmoid(x[b] @ p["in_decay"] @ p["decay_kernel"] + p["decay_bias"]) ** (1 / 16)
+        decay = decay.reshape(LENGTH, 2, 3)
+        for h in range(4):
+            scores = np.zeros((LENGTH, LENGTH))
+            for t in range(LENGTH):
+                for s in range(t + 1):
+                    kept = decay[s + 1 : t + 1, h // 2].prod(0)
+                    scores[t, s] = (q[t, h] * kept * k[s, h // 2]).sum() / np.sqrt(3)
+            own = slice(2 * (h // 2), 2 * (h // 2) + 2)
+            o = scores @ silu(before["v"][:, own])
+            out = p["norm_scale"] / np.sqrt((o**2).mean(1, keepdims=True) + config.norm_eps)
+            out = out * silu(x[b] @ p["in_gate"])[:, 2 * h : 2 * h + 2]
+            inner = sigmoid(before["v"][:, own])[:, None] * convolved(p["conv_v"])[..., own]
+            want = np.einsum("te,tr,rse->ets", out, scores, inner)
+            assert error(layer.matrix[b, 2 * h : 2 * h + 2], want) <= FLOAT64
+
+
+def test_mamba_by_hand():
+    config = Mamba(width=5, state_dim=3, dt_rank=2)
+    layer, _, _, p, x = attend(config)
+    a = -np.exp(p["a_log"])
+    for b in range(BATCH):
+        before = np.einsum("tse,se->te", convolved(p["conv_u"]), x[b] @ p["in_u"]) + p["conv_u_bias"]
+        r, keys, queries = np.split(silu(before) @ p["select_kernel"], (2, 5), axis=1)
+        dt = softplus(r @ p["dt_kernel"] + p["dt_bias"])
+        scores = np.zeros((LENGTH, LENGTH, 5))
+        for t in range(LENGTH):
+            for s in range(t + 1):
+                kept = np.exp(dt[s + 1 : t + 1].sum(0)[:, None] * a)
+                scores[t, s] = dt[s] * (kept * keys[s] * queries[t]).sum(1)
+            scores[t, t] += p["skip"]
+        scores *= silu(x[b] @ p["in_gate"])[:, None] * sigmoid(before)
+        want = np.einsum("tre,rse->ets", scores, convolved(p["conv_u"]))
+        assert error(layer.matrix[b], want) <= FLOAT64
+        assert error(layer.offset[b], np.einsum("tre,e->te", scores, p["conv_u_bias"])) <= FLOAT64
+
+
+def test_documents_do_not_look_at_each_other():
+    reset = np.zeros((BATCH, LENGTH), bool)
+    reset[0, 4] = reset[1, 6] = True
+    document = np.cumsum(reset, axis=1)
+    other = document[:, :, None] != document[:, None, :]
+    for config in (GLA(num_heads=2, conv_width=3), Attention(num_heads=2)):
+        layer, *_ = attend(config, reset=reset)
+        assert error(apply(layer), layer.mixed) <= FLOAT64
+        assert not (layer.matrix * other[:, None]).any()
+
+
+def test_columns_in_pieces_are_the_columns():
+    whole, piecewise = (attend(GLA(num_heads=2), chunk_size=size)[0] for size in (64, 4))
+    assert error(piecewise.matrix, whole.matrix) <= FLOAT64
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy(MixerConfig):
+    """y = W_out f(W x)."""
+
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return ToyLayer(self, dim, dtype, name=name)
+
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return jnp.zeros((batch_size,))
+
+
+class ToyLayer(Mixer):
+    def parameters(self, depth):
+        return {"in_v": (fan_in, (self.dim, self.dim)), "out_kernel": (fan_in, (self.dim, self.dim))}
+
+    def mix(self, params, x, state, reset, shared):
+        return self.config.mixed(x @ params["in_v"]) @ params["out_kernel"], self.init_state(len(x))
+
+
+class Unmarked(Toy):
+    def mixed(self, v):
+        return v
+
+
+class Squared(Toy):
+    def mixed(self, v):
+        v = mark("values", v)
+        return mark("mixed", v * jnp.roll(v, 1, axis=2))
+
+
+class Inverse(Toy):
+    def mixed(self, v):
+        return mark("mixed", 1 / mark("values", v))
+
+
+class Centred(Toy):
+    def mixed(self, v):
+        v = mark("values", v)
+        return mark("mixed", v - v.mean(-1, keepdims=True))
+
+
+class Selected(Toy):
+    def mixed(self, v):
+        v = mark("values", v)
+        return mark("mixed", jnp.maximum(v, 0) + jnp.where(v > 1, v, -v) + jnp.abs(mark("coefficients", v)))
+
+
+TOYS = (Toy,)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Unmarked(), r"Unmarked\(\) does not mark its values"),
+        (Squared(), r"Squared\(\): mul of two arrays that both depend on the values"),
+        (Inverse(), r"Inverse\(\): div of two arrays that both depend on the values"),
+        (Centred(), r"Centred\(\) is not linear in its values, but off by"),
+    ],
+)
+def test_a_layer_that_is_not_linear_in_its_values_is_refused_by_name(config, message):
+    with pytest.raises(ValueError, match=message):
+        attend(config)
+
+
+def test_a_choice_between_values_is_the_one_that_was_made():
+    layer, *_ = attend(Selected())
+    v = layer.values
+    want = (v > 0) + np.where(v > 1, 1.0, -1.0)
+    np.testing.assert_allclose(np.einsum("bett->bte", layer.matrix), want, atol=FLOAT64)
+    assert error(layer.offset, np.abs(v)) <= FLOAT64
+
+
+HYBRID = {
+    "dim": DIM,
+    "num_layers": 6,
+    "first": (RWKV7(num_heads=2),),
+    "pattern": (GLA(num_heads=2), RWKV7(num_heads=2, value_residual=True)),
+    "last": (Attention(num_heads=2),),
+    "projection": None,
+}
+TOKENS = np.random.default_rng(5).integers(0, 11, (BATCH, LENGTH))
+
+
+@functools.cache
+def built(kind, config):
+    model = kind(config)
+    inputs = TOKENS if config.vocab_size else draw(BATCH, LENGTH, 3).astype(np.float32)
+    return model, jax.jit(model.init)(jax.random.key(1), inputs), inputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (LanguageModel, LanguageModelConfig(**HYBRID, vocab_size=11, remat="dots_saveable")),
+        (Classifier, ClassifierConfig(**HYBRID, vocab_size=11, pooling="none")),
+        (Regressor, RegressorConfig(**{**HYBRID, "first": (), "pattern": (GLA(num_heads=2),)}, pooling="none")),
+    ],
+)
+def test_a_model_is_its_layers_matrices_between_projections(kind, config):
+    model, params, inputs = built(kind, config)
+    found = probes.implicit_attention(model, params, inputs)
+    mixers = [type(layer.config).__name__.lower() for layer in found]
+    assert [layer.name for layer in found] == [f"{i}_{mixer}" for i, mixer in enumerate(mixers)]
+    backbone = params["params"]["backbone"]
+    kernels = []
+    for part in ("first", "groups", "rest"):
+        names = sorted(backbone.get(part, {}))
+        stacks = [np.asarray(backbone[part][name]["mixer"]["out_kernel"]) for name in names]
+        if part == "groups":
+            kernels += [stack[i] for i in range(len(stacks[0])) for stack in stacks]
+        else:
+            kernels += stacks
+    top = {name: np.asarray(value) for name, value in params["params"].items() if not isinstance(value, dict)}
+    if kind is LanguageModel:
+        x, head, bias = top["embedding"][inputs] * np.sqrt(DIM), top["embedding"].T, 0
+    else:
+        into, out = params["params"].get("in_embedding"), params["params"]["out_head"]
+        embedded = params["params"]["embedding"]["embedding"][inputs] if into is None else inputs @ into["kernel"]
+        x, head, bias = np.asarray(embedded), np.asarray(out["kernel"]), np.asarray(out["bias"])
+    for layer, kernel in zip(found, kernels, strict=True):
+        assert layer.matrix.dtype == np.float32
+        x = x + apply(layer) @ kernel
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * np.asarray(backbone["norm"]["scale"])
+    assert error(x @ head + bias, np.asarray(jax.jit(model.apply)(params, inputs)[0])) <= 1e-5
+
+
+def test_float64_parameters_give_float64_matrices_of_the_same_model():
+    model, params, _ = built(LanguageModel, LanguageModelConfig(**HYBRID, vocab_size=11, remat="dots_saveable"))
+    narrow = probes.implicit_attention(model, params, TOKENS)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
+        for layer, other in zip(probes.implicit_attention(model, wide, TOKENS), narrow, strict=True):
+            assert layer.matrix.dtype == np.float64
+            assert error(apply(layer), layer.mixed) <= FLOAT64
+            assert error(other.matrix, layer.matrix) <= 1e-4
+
+
+def test_what_does_not_fit_is_refused(unchecked_shapes):
+    model, params, vectors = built(
+        Regressor, RegressorConfig(**{**HYBRID, "first": (), "pattern": (GLA(num_heads=2),)}, pooling="none")
+    )
+    reader, of_reader, _ = built(LanguageModel, LanguageModelConfig(**HYBRID, vocab_size=11, remat="dots_saveable"))
+    for arguments, message in [
+        (
+            (GLA().layer(DIM), params, vectors),
+            "model must be one of LanguageModel, Classifier, .* got GLALayer",
+        ),
+        ((model, params, TOKENS), r"inputs must be vectors \(B, T, F\), got int64 of shape \(2, 9\)"),
+        ((reader, of_reader, TOKENS[0]), r"tokens must be integers \(B, T\), got int64 of shape \(9,\)"),
+        ((reader, of_reader, TOKENS / 2), "tokens must be integers"),
+        ((reader, of_reader, TOKENS[:, :1]), "of 2 tokens at least"),
+        ((reader, of_reader, TOKENS + 3), "tokens must be from 0 to 10, got 3 to 13"),
+        ((reader, params, TOKENS), r"params are not this model's.*\n.*missing, should be"),
+        ((reader, of_reader["params"], TOKENS), "params are not this model's"),
+    ]:
+        for probe in (probes.implicit_attention, probes.state_report):
+            with pytest.raises(ValueError, match=message):
+                probe(*arguments)
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+        probes.implicit_attention(reader, of_reader, TOKENS, chunk_size=0)
+
+
+def test_effective_rank():
+    orthogonal = np.linalg.qr(draw(6, 6))[0]
+    for rank in (1, 3, 6):
+        assert probes.effective_rank(orthogonal[:, :rank] @ orthogonal[:rank]) == pytest.approx(rank)
+    sizes = np.array([0.7, 0.2, 0.1])
+    states = np.stack([orthogonal[:, :3] @ np.diag(5 * sizes) @ orthogonal[:3], np.zeros((6, 6))])
+    want = [np.exp(-(sizes * np.log(sizes)).sum()), 0]
+    np.testing.assert_allclose(probes.effective_rank(states), want, atol=1e-6)
+
+
+def report_of(config):
+    """One layer's figures in a model, its parameters there, and its marked arrays."""
+    model = LanguageModel(LanguageModelConfig(dim=DIM, num_layers=1, pattern=(config,), projection=None, vocab_size=11))
+    params = jax.jit(model.init)(jax.random.key(2), TOKENS)
+    report = probes.state_report(model, params, TOKENS)
+    (attention,) = probes.implicit_attention(model, params, TOKENS)
+    mixer = next(iter(params["params"]["backbone"]["groups"].values()))["mixer"]
+    return report, attention, {name: np.asarray(value[0], np.float64) for name, value in mixer.items()}
+
+
+def test_report_of_fixed_decays():
+    report, attention, _ = report_of(RetNet(num_heads=2))
+    (layer,) = report.layers
+    gamma = 1 - 2.0 ** -np.array([5, 6])
+    np.testing.assert_allclose(layer.half_life, np.stack(3 * [np.log(2) / -np.log(gamma)]), rtol=1e-5)
+    np.testing.assert_allclose(np.unique(layer.eigenvalues["decay"]), gamma, rtol=1e-6)
+    # Reach, summed one by one.
+    total, sums = np.zeros(2), np.zeros(2)
+    for _, e, t, s in np.ndindex(*attention.matrix.shape):
+        weight = np.abs(attention.matrix[_, e, t, s])
+        total[e // 8] += weight
+        sums[e // 8] += weight * (t - s)
+    np.testing.assert_allclose(layer.reach, sums / total, rtol=1e-5)
+    assert layer.effective_rank.shape == (2,)
+    assert ((layer.effective_rank > 1) & (layer.effective_rank <= 4)).all()
+    assert layer.saturation == {}
+    assert str(report).splitlines()[2].startswith("| 0_retnet | ")
+    assert {line.count("|") for line in str(report).splitlines()} == {7}
+
+
+def test_report_of_fixed_transitions():
+    (layer,), _, p = (out if i else out.layers for i, out in enumerate(report_of(LRU(state_dim=7))))
+    want = np.exp(-np.exp(p["nu_log"]) + 1j * np.exp(p["theta_log"]))
+    np.testing.assert_allclose(layer.eigenvalues["transition"], want, rtol=1e-5)
+    lives = np.sort(np.log(2) / np.exp(p["nu_log"]))
+    np.testing.assert_allclose(layer.half_life[:, 0], lives[[0, 3, 6]], rtol=1e-4)
+    assert layer.effective_rank is None
+
+    (layer,), _, p = (out if i else out.layers for i, out in enumerate(report_of(LSSL(state_dim=3))))
+    dt, a = np.exp(p["log_dt"])[:, None], -np.exp(p["log_a"])  # a triangular matrix has them on its diagonal
+    want = np.sort((1 + dt * a / 2) / (1 - dt * a / 2), axis=1)
+    np.testing.assert_allclose(np.sort(layer.eigenvalues["transition"].real, axis=1), want, atol=1e-5)
+    assert layer.eigenvalues["transition"].shape == (DIM, 3)
+
+
+def test_report_of_decays_that_look_at_the_input():
+    _, marks, _, p, x = attend(Mamba(width=5, state_dim=3, dt_rank=2))
+    before = np.einsum("tse,bse->bte", convolved(p["conv_u"]), x @ p["in_u"]) + p["conv_u_bias"]
+    dt = softplus((silu(before) @ p["select_kernel"])[..., :2] @ p["dt_kernel"] + p["dt_bias"])
+    np.testing.assert_allclose(marks["step"][0][..., None] * marks["rate"][0], -dt[..., None] * np.exp(p["a_log"]))
+    (layer,) = report_of(Mamba(width=5, state_dim=3, dt_rank=2))[0].layers
+    assert layer.eigenvalues["decay"].shape == (BATCH, LENGTH, 5, 3)
+    lives = np.sort(np.log(2) / -np.log(layer.eigenvalues["decay"].ravel()))
+    np.testing.assert_allclose(layer.half_life[1, 0], lives[len(lives) // 2 - 1], rtol=1e-3)
+
+
+def test_report_of_delta_rules_and_gates():
+    config = DeltaNet(num_heads=2, negative_eigenvalues=True)
+    _, marks, _, p, x = attend(config)
+    want = 2 * sigmoid(x @ p["in_beta"])
+    np.testing.assert_allclose(marks["beta"][0], want)
+    (layer,) = report_of(config)[0].layers
+    assert layer.eigenvalues["delta"].shape == (BATCH, LENGTH, 2)
+    assert layer.eigenvalues["delta"].min() < 0 < layer.eigenvalues["delta"].max() <= 1
+    assert layer.half_life is None
+
+    config = Lightning(num_heads=2)
+    _, marks, _, p, x = attend(config)
+    gate = sigmoid(x @ p["in_gate"])
+    np.testing.assert_allclose(marks["output_gate"][0], gate)
+    (layer,) = report_of(config)[0].layers
+    assert set(layer.saturation) == {"output_gate"}
+    assert 0 <= layer.saturation["output_gate"] < 0.5
+
+
+def test_nothing_that_a_layer_does_not_have_is_reported():
+    for config in (Attention(num_heads=2), LatentAttention(num_heads=2), LinearAttention(num_heads=2)):
+        (layer,) = report_of(config)[0].layers
+        assert layer.half_life is None
+        assert layer.eigenvalues == {}
+    (layer,) = report_of(GatedDeltaNet(num_heads=1))[0].layers
+    assert set(layer.eigenvalues) == {"decay", "delta"}
+
+
+def test_pictures():
+    layer, *_ = attend(GLA(num_heads=2))
+    axes = Figure().subplots(1, 2)
+    image = probes.plot_attention(axes[0], layer, labels=list("abcdefghi"))
+    np.testing.assert_allclose(image.get_array(), np.abs(layer.matrix[0]).mean(0))
+    image = probes.plot_attention(axes[0], layer, sequence=1, head=1)
+    np.testing.assert_allclose(image.get_array(), np.abs(layer.matrix[1, 4:]).mean(0))
+    probes.plot_eigenvalues(axes[1], np.array([[0.5 + 0.5j, -0.9]]))
+    np.testing.assert_allclose(axes[1].collections[0].get_offsets(), [[0.5, 0.5], [-0.9, 0]])
+    axes = Figure().subplots()
+    probes.plot_eigenvalues(axes, np.array([0.5, -0.5, 0.9, 0.9]))
+    assert axes.get_ylabel() == "share"
+    for options, message in [
+        ({"sequence": 2}, "sequence must be from 0 to 1, got 2"),
+        ({"head": 2}, "head must be from 0 to 1, or None for all, got 2"),
+        ({"labels": ["a"]}, "labels must be one for each of 9 tokens, got 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            probes.plot_attention(axes, layer, **options)
