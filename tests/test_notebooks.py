@@ -55,3 +55,10 @@ def test_notebook_runs_and_keeps_its_promise(path, tmp_path):
     if path.stem == "quickstart":
         right = float(printed.split("symbols right ")[1].split()[0])
         assert right > 0.95  # it has learnt the task; guessing is 0.125
+    if path.stem == "what_the_state_remembers":
+        assert float(printed.split("symbols right ")[1].split()[0]) > 0.95
+        near, _, inside, real = (
+            float(line.split("mean error ")[1]) for line in printed.splitlines() if "mean error" in line
+        )
+        # A ring near the unit circle keeps what a smaller one, or one without phases, has lost.
+        assert near < 1e-6 < 0.1 < min(inside, real)

@@ -10,10 +10,10 @@ TEXT = (ROOT / "README.md").read_text()
 
 
 def test_the_examples_give_the_same_in_one_go_and_in_pieces():
-    model, hybrids, op = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert all(len([line for line in example.splitlines() if line.strip()]) <= 11 for example in (model, op))
+    model, hybrids, probe, op = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    assert all(len([line for line in example.splitlines() if line.strip()]) <= 11 for example in (model, probe, op))
     check = "\nimport numpy as np\nnp.testing.assert_allclose(np.concatenate([head, tail], 1), {}, atol=1e-4)\n"
-    program = model + check.format("logits") + hybrids + op + check.format("o")
+    program = model + check.format("logits") + probe + hybrids + op + check.format("o")
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
 
 
