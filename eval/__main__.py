@@ -5,6 +5,7 @@ import importlib
 import sys
 
 from train.cli import user_errors
+from train.compiler import avoid_unsound_fusions
 
 COMMANDS = {
     "perplexity": ("eval.perplexity", "held-out loss and bits per byte of a run"),
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:<14}{summary}")
         return 0 if arguments else 2
+    avoid_unsound_fusions()
     with user_errors():
         if arguments[0] not in COMMANDS:
             close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)

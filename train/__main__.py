@@ -10,6 +10,7 @@ import tyro
 from train import presets, processes
 from train.allocator import keep_freed_memory
 from train.cli import user_errors
+from train.compiler import avoid_unsound_fusions
 from train.config import TrainConfig
 
 USAGE = """usage: python -m train PRESET --workdir DIR [--steps N] [--SETTING VALUE ...]
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> int:
         for name, preset in presets.PRESETS.items():
             print(f"  {name:<26}{inspect.getdoc(preset).splitlines()[0]}")
         return 0 if arguments else 2
+    avoid_unsound_fusions()
     with user_errors():
         preset = presets.find(arguments[0])
         command = tyro.cli(
