@@ -17,6 +17,8 @@ ALL = {
     "automata": tasks.RandomAutomata(length=100),
     "regression": tasks.LinearRegression(length=12, dim=4, noise=0.5),
     "adding": tasks.Adding(length=15),
+    "oscillation": tasks.Oscillation(length=20, num_frequencies=4),
+    "pendulum": tasks.Pendulum(length=12),
     "listops": tasks.ListOps(length=60),
     "digits": tasks.SequentialImages(),
     "digits by row": tasks.SequentialImages(scan="row", split="test"),

@@ -174,6 +174,28 @@ def test_marked_numbers_are_added():
         assert answers[0] == pytest.approx(inputs[first, 0] + inputs[second, 0], rel=1e-6)
 
 
+def test_oscillations_have_the_frequency_that_is_asked_for():
+    task = tasks.Oscillation(length=64, noise=0.0)
+    for spacing, length in ((1.0, 64), (2.0, 32)):
+        batch = dataclasses.replace(task, spacing=spacing, length=length).batch(0, 0, 50)
+        power = np.abs(np.fft.rfft(batch.inputs[..., 0])) ** 2
+        # The whole is 64 units of time: bin n of the spectrum has n periods.
+        np.testing.assert_array_equal(power.argmax(1), 2 * (batch.targets[:, -1] + 1))
+    assert len(np.unique(batch.targets[:, -1])) > 5
+
+
+def test_the_pendulum_swings_as_its_equation_says():
+    pushes, places = (task := tasks.Pendulum(length=10, force=0.8)).example(0, 3)[:2]
+    angle, speed, step = 0.0, 0.0, 1e-4
+    for push, place in zip(pushes[:, 0].astype(float), places, strict=True):
+        for _ in range(5000):  # half a unit of time, by small steps of the midpoint rule
+            middle = speed + step / 2 * (push - np.sin(angle) - speed / 5)
+            speed += step * (push - np.sin(angle + step / 2 * speed) - middle / 5)
+            angle += step * middle
+        assert place == pytest.approx(np.sin(angle), abs=1e-3)
+    assert np.abs(task.batch(0, 0, 50).targets).max() > 0.9
+
+
 def test_lists_are_evaluated_with_a_stack():
     operations = {"[MIN": min, "[MAX": max, "[MED": lambda v: int(np.median(v)), "[SM": lambda v: sum(v) % 10}
     seen = set()

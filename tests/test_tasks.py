@@ -61,7 +61,7 @@ def guesses(name):
     asked = batch.weights == 1
     answers = batch.targets[asked]
     if task.num_classes is None:
-        guess = {"regression": 0.0, "adding": 1.0}[name]
+        guess = {"regression": 0.0, "adding": 1.0, "pendulum": 0.0}[name]
         return np.mean(np.square(answers - guess))
     if batch.distribution is not None:
         return np.mean(batch.distribution[asked][:, 1:] > 0)
@@ -100,6 +100,10 @@ def test_chance_is_what_guessing_scores(name):
         (lambda: tasks.SequentialImages(source="mnits"), "unknown source 'mnits' (did you mean 'mnist'?)"),
         (lambda: tasks.SequentialImages(length=65), "digits by pixel has 64 steps, not length 65"),
         (lambda: tasks.Passkey(length=60), "key and question are"),
+        (lambda: tasks.Oscillation(spacing=3.0), "samples 3.0 apart hold frequencies up to 0.167, fewer than the 0.25"),
+        (lambda: tasks.Oscillation(spacing=0.0), "spacing must be positive, got 0.0"),
+        (lambda: tasks.Oscillation(noise=-1.0), "noise must not be negative, got -1.0"),
+        (lambda: tasks.Pendulum(force=0.0), "force must be positive, got 0.0"),
         (lambda: tasks.Parity(modulus=3), "parity is counting modulo 2, not 3; take ModularCounting"),
         (lambda: tasks.Parity(length=0), "length must be positive, got 0"),
         (lambda: tasks.MQAR(length=64, num_pairs=4).at(12), "need 16 steps, more than length 12"),

@@ -17,6 +17,7 @@ from recurrax.tasks.listops import ListOps
 from recurrax.tasks.passkey import Passkey
 from recurrax.tasks.recall import MQAR, ForgettingMQAR, InductionHeads
 from recurrax.tasks.regression import Adding, LinearRegression
+from recurrax.tasks.signals import Oscillation, Pendulum
 
 __all__ = [
     "MQAR",
@@ -30,8 +31,10 @@ __all__ = [
     "ListOps",
     "ModularArithmetic",
     "ModularCounting",
+    "Oscillation",
     "Parity",
     "Passkey",
+    "Pendulum",
     "RandomAutomata",
     "SelectiveCopying",
     "SequentialImages",

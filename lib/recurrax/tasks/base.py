@@ -65,6 +65,11 @@ class Task:
         """The same task with sequences of another length."""
         return dataclasses.replace(self, length=length)
 
+    def baselines(self, batch: Example) -> dict[str, Float[np.ndarray, " B"]]:
+        """What known algorithms answer at the last step of each sequence, by their names."""
+        del batch
+        return {}
+
     def held_out(self) -> "Task":
         """What is tested after training on this: the same task with another seed, but where a data set has a split."""
         return self

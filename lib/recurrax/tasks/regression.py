@@ -50,6 +50,11 @@ class LinearRegression(Task):
         inputs[-1, -1] = 0
         return Example(inputs, *at_steps(self.length, -1, y[-1], np.float32))
 
+    def baselines(self, batch):
+        learnt = self.batch(0, 0, 1000)
+        rate = best_rate(learnt.inputs, learnt.targets[:, -1])
+        return {"least squares": least_squares(batch.inputs), "one gradient step": gradient_step(batch.inputs, rate)}
+
 
 def least_squares(inputs: Float[np.ndarray, "B T F"]) -> Float[np.ndarray, " B"]:
     """Answers by the w of least norm that fits the pairs best."""
