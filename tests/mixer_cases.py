@@ -78,6 +78,7 @@ STRUCTURED = {
         8 * (2 * 4 + 2 + 9),
     ),
     "S4D of LegS": Case(S4D(state_dim=8, init="legs", dt_max=0.5), structured.s4d, 8 * (2 * 8 + 2 + 9) + 8 * 9),
+    "S4D random": Case(S4D(state_dim=4, init="random", gate=False, dt_max=0.5), structured.s4d, 8 * (2 * 4 + 2 + 9)),
     "S5": Case(S5(state_dim=12, num_blocks=2), structured.s5, 12 * 8 * 2 + 12 * 3 // 2 + 8 + 8 * 9),
     "S5 bilinear": Case(
         S5(state_dim=6, num_blocks=1, discretization="bilinear", rate=0.5, activation="full_glu"),

@@ -24,7 +24,7 @@ from recurrax.mixers.marks import mark
 from recurrax.ops import scale, state_space
 from recurrax.types import Params, Reset
 
-INITS = ("lin", "inv", "legs")
+INITS = ("lin", "inv", "legs", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class S4D(MixerConfig):
     state_dim: int = 64
     """N, real states per channel: N / 2 conjugate pairs."""
     init: str = "lin"
-    """Eigenvalues at the start: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "legs" those of HiPPO-LegS."""
+    """Eigenvalues at the start: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "legs" those of HiPPO-LegS,
+    "random" -exp(u) + i v with u and v normal, what the paper compares them with."""
     discretization: str = "zoh"
     """"zoh" or "bilinear"."""
     dt_min: float = 0.001
@@ -83,9 +84,14 @@ class S4DLayer(Mixer):
     def parameters(self, depth):
         d, n, init = self.dim, self.config.state_dim, self.config.init
         a, b = _start(init, n)
-        return {
+        eigenvalues = {
             "log_a_real": (time_invariant.constant, (d, n // 2), np.log(-a.real)),
             "a_imag": (time_invariant.constant, (d, n // 2), a.imag),
+        }
+        if init == "random":
+            eigenvalues = {name: (nn.initializers.normal(1.0), (d, n // 2)) for name in eigenvalues}
+        return {
+            **eigenvalues,
             "c_real": (_read_out, (d, n // 2), np.abs(b)),
             "c_imag": (_read_out, (d, n // 2), np.abs(b)),
             "log_dt": (time_invariant.log_steps, (d,), self.config),
@@ -100,7 +106,7 @@ def _start(init, n):
     if init == "legs":
         start = hippo.diagonalised_legs(n)
         return start.a, start.b
-    frequencies = math.pi * index if init == "lin" else n / math.pi * (n / (2 * index + 1) - 1)
+    frequencies = n / math.pi * (n / (2 * index + 1) - 1) if init == "inv" else math.pi * index
     return -0.5 + 1j * frequencies, np.ones(n // 2)
 
 
