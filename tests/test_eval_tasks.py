@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.tasks import claims, cli, measure, models, results
+from eval.tasks import cli, measure, models, page, results, training
 from eval.tasks.baselines import GRU, LSTM
 from eval.tasks.suite import DOWNLOADED, SUITE, Setting
 from oracles.common import sigmoid
@@ -41,6 +41,8 @@ def test_it_learns_and_every_seed_is_its_own(tiny):
     assert min(tiny.score[4]) > 0.95
     assert max(tiny.score[6]) < 0.95  # a delay that it has not seen
     assert tiny.distance is None
+    assert max(tiny.nats[4]) < 0.2 < 0.5 < min(tiny.nats[6])
+    assert min(tiny.roughness) > 0
     assert max(tiny.loss) < 0.1
     assert tiny.parameters > 0
     alone = measure.measure(TINY, PATTERN, (1,))
@@ -51,7 +53,7 @@ def test_it_learns_and_every_seed_is_its_own(tiny):
 
 def test_batches_go_on_and_seeds_have_their_own_sequences():
     setting = dataclasses.replace(TINY, steps=3)
-    found = list(measure.batches(setting, (5, 6)))
+    found = list(training.batches(setting.task, (5, 6), setting.steps, setting.batch_size))
     assert len(found) == 3
     for step, batch in enumerate(found):
         for i, seed in enumerate((5, 6)):
@@ -61,12 +63,30 @@ def test_batches_go_on_and_seeds_have_their_own_sequences():
             np.testing.assert_array_equal(batch.weights[i], wanted.weights)
 
 
+def test_a_curriculum_deals_the_steps_to_its_lengths():
+    lengths = (4, 4, 8, 16)
+    found = list(training.batches(tasks.Parity(length=16), (0,), 8, 2, lengths))
+    assert [batch.inputs.shape for batch in found] == [(1, 2, length) for length in lengths for _ in range(2)]
+    np.testing.assert_array_equal(found[5].inputs[0], tasks.Parity(length=8).batch(0, 10, 2).inputs)
+
+
+def test_settings_say_what_follows_a_mixer_and_which_heads_it_has():
+    bare = dataclasses.replace(TINY, projection=False, options=(("num_heads", 4), ("conv_width", 1)))
+    config = models.model_for(bare, (GLA(num_heads=2), LRU())).config
+    assert config.projection is None
+    assert config.pattern == (GLA(num_heads=4, conv_width=1), LRU())
+    assert models.model_for(TINY, (GLA(num_heads=2),)).config.projection is not None
+
+
 def test_right_answers_errors_and_distances_are_summed_over_what_counts():
     weights = np.array([[1, 1, 0]], np.float32)
     logits = np.log([[[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]]])  # one seed, one sequence
     targets = np.array([[0, 2, 2]], np.int32)
     batch = Example(np.zeros((1, 3), np.int32), targets, weights)
-    assert measure.graded(logits, batch) == {"score": [1]}
+    found = measure.graded(logits + 5, batch)
+    assert found["score"] == [1]
+    assert found["nats"] == pytest.approx([-np.log(0.5) - np.log(0.1)])
+    assert set(found) == {"score", "nats"}
     true = np.array([[[0, 0.5, 0.5], [0, 1, 0], [0, 0, 0]]], np.float32)
     found = measure.graded(logits, batch._replace(distribution=true))
     assert found["score"] == [1]  # the second: the first answer's likeliest symbol is none that is allowed
@@ -76,17 +96,13 @@ def test_right_answers_errors_and_distances_are_summed_over_what_counts():
 
 
 def test_losses_are_means_over_what_counts():
-    class Model:
-        def apply(self, variables, inputs):
-            return variables["params"], None
-
     weights = np.array([[1, 0, 1]], np.float32)
     logits = np.array([[[0.0, 1.0], [5.0, 0.0], [2.0, 0.0]]], np.float32)
     batch = Example(np.zeros((1, 3), np.int32), np.array([[1, 0, 1]], np.int32), weights)
     wanted = -(1 - np.log(1 + np.e) - np.log(1 + np.exp(2))) / 2
-    assert float(measure.loss(Model(), logits, batch)) == pytest.approx(wanted, rel=1e-6)
+    assert float(measure.loss(logits, batch)) == pytest.approx(wanted, rel=1e-6)
     numbers = batch._replace(targets=np.array([[1, 0, 3]], np.float32))
-    assert float(measure.loss(Model(), logits[..., :1], numbers)) == pytest.approx((1 + 1) / 2)
+    assert float(measure.loss(logits[..., :1], numbers)) == pytest.approx((1 + 1) / 2)
 
 
 @pytest.mark.parametrize("config", [LSTM(), GRU(), LSTM(width=3)])
@@ -122,22 +138,22 @@ def test_baselines_are_their_papers_and_split_anywhere(config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state, last)
 
 
-def shapes(task, pattern, setting):
-    model = models.model_for(task, pattern, setting.dim, setting.num_layers)
+def shapes(pattern, setting):
+    model, task = models.model_for(setting, pattern), setting.task
     inputs = jnp.zeros((2, 8), jnp.int32) if task.features is None else jnp.zeros((2, 8, task.features))
     return jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), inputs)[0][0]).shape
 
 
 @pytest.mark.parametrize("name", models.PATTERNS)
 def test_every_mixer_makes_a_model(name):
-    assert shapes(TINY.task, models.PATTERNS[name], SUITE["copying"]["small"]) == (2, 8, 4)
+    assert shapes(models.PATTERNS[name], dataclasses.replace(SUITE["parity"]["small"], num_layers=4)) == (2, 8, 2)
 
 
 @pytest.mark.parametrize("name", [name for name in SUITE if name not in DOWNLOADED])
 def test_every_task_has_its_settings(name):
     for setting in SUITE[name].values():
         outputs = setting.task.num_classes or 1
-        assert shapes(setting.task, (LRU(),), setting) == (2, 8, outputs)
+        assert shapes((LRU(),), setting) == (2, 8, outputs)
         for length in setting.lengths:
             assert setting.task.held_out().at(length).batch(0, 0, 1).targets.shape == (1, length)
 
@@ -156,7 +172,7 @@ def suite(monkeypatch, tiny):
             raise FloatingPointError("the loss is nan")
         return dataclasses.replace(tiny, score={length: list(tiny.score[4]) for length in setting.lengths})
 
-    for module in (cli, cli.page):
+    for module in (cli, page):
         monkeypatch.setattr(module, "SUITE", two)
     monkeypatch.setattr(cli, "measure", measured)
     return calls
@@ -178,10 +194,11 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(suite, tmp_path, capsys):
         "| GRU |",
         "arXiv",
         "**4**",
-        "2 seeds",
+        "| 2 | 2 |",
     ):
         assert part in page
-    assert (tmp_path / "results.png").stat().st_size > 10_000
+    assert "![tasks](results/tasks.png)" in page
+    assert (tmp_path / "results/tasks.png").stat().st_size > 10_000
     found = json.loads((tmp_path / "results/small/copying/LRU.json").read_text())
     assert found["seeds"] == [0, 1]
     assert set(found["score"]) == {"4", "6"}
@@ -215,6 +232,11 @@ def test_results_of_other_code_are_not_mixed_in(suite, tmp_path):
         with pytest.raises(ValueError, match=f"(?s)they are not mixed.*{re.escape(str(file))}"):
             cli.main(words)
         assert (tmp_path / "results.md").read_bytes() == page
+    git = {"commit": "a" * 40, "dirty": False}
+    file.write_text(json.dumps({**found, "machine": {**found["machine"], "git": git}, "versions": {"git": git}}))
+    assert cli.main([*words, "--mixer", "GRU", "LRU", "--mixed"]) == 0
+    rows = [line for line in (tmp_path / "results.md").read_text().splitlines() if line.startswith(("| GRU", "| LRU"))]
+    assert ["commit aaaaaaaaaaaa" in row for row in rows] == [row.startswith("| GRU") for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +246,8 @@ def test_results_of_other_code_are_not_mixed_in(suite, tmp_path):
         (["--mixer", "Mambo"], "unknown mixer 'Mambo' (did you mean 'Mamba'?)"),
         (["--budget", "smal"], "unknown budget 'smal' (did you mean 'small'?)"),
         (["--seeds", "0"], "seeds must be positive, got 0"),
+        (["--claim", "recal"], "unknown claim 'recal' (did you mean 'recall'?)"),
+        (["--claim", "recall", "--task", "mqar"], "say --claim, or --task and --mixer, not both"),
     ],
 )
 def test_flags_that_name_nothing_are_refused(tmp_path, words, message, capsys):
@@ -231,50 +255,6 @@ def test_flags_that_name_nothing_are_refused(tmp_path, words, message, capsys):
         cli.main(["--workdir", str(tmp_path / "run"), *words])
     assert message in " ".join(re.sub(r"[│╭╮╰╯─]", "", capsys.readouterr().err).split())
     assert not (tmp_path / "run").exists()
-
-
-def result(task, mixer, *scores):
-    """Of the small budget: these at the greatest length, nothing at the others."""
-    setting = SUITE[task]["small"]
-    lengths = setting.lengths
-    by_length = {length: [0.0] * len(scores) for length in lengths} | {max(lengths): list(scores)}
-    found = measure.Scores(by_length, None, [0.0] * len(scores), 1, 1.0)
-    return results.Result(task, mixer, "small", tuple(range(len(scores))), setting, found, {})
-
-
-@pytest.mark.parametrize(
-    ("negative", "positive", "word"),
-    [
-        ((0.5, 0.95, 0.6), (0.5, 0.6, 0.7), "reproduced"),  # one seed is enough to show that it can
-        ((0.5, 0.95, 0.6), (0.5, 0.6, 0.95), "partly"),
-        ((0.5, 0.55, 0.6), (0.5, 0.6, 0.7), "partly"),
-        ((0.5, 0.55, 0.6), (0.5, 0.6, 0.95), "not"),
-        ((0.5, 0.95, 0.6), None, "not run"),
-    ],
-)
-def test_a_claim_is_reproduced_if_who_can_does_and_who_cannot_does_not(negative, positive, word):
-    claim = claims.CLAIMS[0]
-    rows = [result("parity", "DeltaNet-negative", *negative), result("copying", "DeltaNet", 0.0)]
-    rows += [result("parity", "DeltaNet", *positive)] if positive else []
-    assert claims.verdict(claim, rows)[0] == word
-    text = claims.section(claim, rows)
-    if word == "not run":
-        assert not text
-    else:
-        assert f": {word} so far\n" in text
-        assert f"{len(claim.expected()) - 2} of its pairs did not run" in text
-        assert "copying" not in text
-        assert f"| {max(negative):.3f} | 256 |" in text
-
-
-def test_claims_name_tasks_and_mixers_that_there_are():
-    for claim in claims.CLAIMS:
-        for task, mixer in claim.expected():
-            assert task in SUITE
-            assert mixer in models.PATTERNS
-        assert not {(t, m) for t in claim.solve for m in claim.solve[t]} & {
-            (t, m) for t in claim.fail for m in claim.fail[t]
-        }
 
 
 def test_missing_data_are_said_before_anything_is_trained(tmp_path, monkeypatch):
@@ -293,4 +273,6 @@ def test_settings_that_contradict_themselves_are_refused():
     with pytest.raises(ValueError, match="2 items are shown"):
         dataclasses.replace(TINY, lengths=(4, 3))
     with pytest.raises(ValueError, match="num_heads"):
-        models.model_for(TINY.task, (GLA(num_heads=3),), 16, 1).init(jax.random.key(0), np.zeros((1, 1), np.int32))
+        models.model_for(TINY, (GLA(num_heads=3),)).init(jax.random.key(0), np.zeros((1, 1), np.int32))
+    with pytest.raises(ValueError, match="2 items are shown"):
+        dataclasses.replace(TINY, curriculum=(3, 4))

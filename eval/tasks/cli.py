@@ -1,13 +1,17 @@
 """The flags of `python -m eval tasks`."""
 
 import dataclasses
+import itertools
 import pathlib
 import shlex
+import time
+from collections.abc import Iterator
 
 import tyro
 
 from eval.bench.report import machine
 from eval.tasks import models, page, results
+from eval.tasks.claims import CLAIMS
 from eval.tasks.measure import measure
 from eval.tasks.suite import BUDGETS, DOWNLOADED, SUITE
 from recurrax import checks
@@ -26,44 +30,65 @@ USUAL = (
     "DeltaProduct",
     "GRU",
 )
+"""One or two of each family."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Trains small models on tasks with exact answers, and writes what they can do as a page and a picture.
+    """Trains small models on tasks with exact answers, and writes what they can do, and what is claimed that they can.
 
-    Every (task, mixer) is trained from several seeds at once. An interrupted sweep goes on with the next one: the same
-    command again. The page shows all that WORKDIR/results/ holds.
+    With --task or --mixer each of those mixers on each of those tasks; with --claim what those claims need; with none
+    of them all claims and then all tasks. Every (task, mixer) is trained from several seeds at once. An interrupted
+    sweep goes on where it stopped: the same command again. The page shows all that WORKDIR/results/ holds.
     """
 
     workdir: str
     """Directory of the results, and of the page."""
-    task: tuple[str, ...] = tuple(name for name in SUITE if name not in DOWNLOADED)
-    """Which of them; by default all but those whose data must be downloaded."""
-    mixer: tuple[str, ...] = USUAL
-    """Which models; by default one or two of each family."""
+    task: tuple[str, ...] | None = None
+    """Which of them; None: all but those whose data must be downloaded."""
+    mixer: tuple[str, ...] | None = None
+    """Which models; None: one or two of each family."""
+    claim: tuple[str, ...] | None = None
+    """Which claims, instead of tasks and mixers."""
     budget: str = "small"
     """small: at most three minutes on two cores for each; full: larger models and longer sequences, for one GPU."""
     seeds: int = 3
     """How many: 0, 1, 2 ..."""
+    mixed: bool = False
+    """Whether results of other commits or packages are shown too, each row with its commit."""
     output: str | None = None
-    """The Markdown file to write, its picture beside it; None: WORKDIR/results.md."""
+    """The Markdown file to write, its pictures beside it; None: WORKDIR/results.md."""
 
     def __post_init__(self):
         checks.positive(self, "seeds")
         checks.choice("budget", self.budget, BUDGETS)
-        for name in self.task:
-            checks.choice("task", name, SUITE)
-        for name in self.mixer:
-            checks.choice("mixer", name, models.PATTERNS)
+        for name, choices in (("task", SUITE), ("mixer", models.PATTERNS), ("claim", CLAIMS)):
+            for value in getattr(self, name) or ():
+                checks.choice(name, value, choices)
+        if self.claim and (self.task or self.mixer):
+            raise ValueError("a claim has its own tasks and mixers: say --claim, or --task and --mixer, not both")
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(task, mixer) to run, in this order, each once."""
+        of_claims = [pair for claim in self.claims for pair in CLAIMS[claim].pairs]
+        tasks = self.task or [name for name in SUITE if name not in DOWNLOADED]
+        product = [] if self.claim else itertools.product(tasks, self.mixer or USUAL)
+        return list(dict.fromkeys([*of_claims, *product]))
+
+    @property
+    def claims(self) -> list[str]:
+        """Whose pairs and experiments are run."""
+        return list(self.claim or (() if self.task or self.mixer else CLAIMS))
 
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Tasks, args=arguments, prog="python -m eval tasks")
     root = pathlib.Path(command.workdir)
     output = root / "results.md" if command.output is None else pathlib.Path(command.output)
-    results.check_commit(root)
-    for task in command.task:
+    if not command.mixed:
+        results.check_commit(root)
+    for task in dict.fromkeys(task for task, _ in command.pairs):
         # Before an hour of others is spent: the data of some come with packages that may not be there.
         try:
             SUITE[task][command.budget].task.example(0, 0)
@@ -72,30 +97,34 @@ def main(arguments: list[str]) -> int:
     keep_freed_memory()
     failed = []
     with Workdir(root):
-        for task in command.task:
-            for mixer in command.mixer:
-                try:
-                    _one(root, command, task, mixer)
-                except FloatingPointError as error:
-                    failed.append(f"{mixer} on {task}: {error}")
-                except KeyboardInterrupt:
-                    print(f"Stopped; the same command goes on with {mixer} on {task}")
-                    return 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    picture = output.with_suffix(".png")
-    found = [results.load(file) for file in results.files(root)]
-    page.plot(found, picture)
-    output.write_text(page.page(found, f"python -m eval tasks {shlex.join(arguments)}", picture.name))
-    print(f"wrote {output} and {picture}")
+        for name, run in _jobs(root, command):
+            try:
+                run()
+            except FloatingPointError as error:
+                failed.append(f"{name}: {error}")
+            except KeyboardInterrupt:
+                print(f"Stopped; the same command goes on with {name}")
+                return 0
+    for file in page.write(root, output, f"python -m eval tasks {shlex.join(arguments)}"):
+        print(f"wrote {file}")
     for line in failed:
         print(f"no result of {line}")
     return 1 if failed else 0
 
 
+def _jobs(root: pathlib.Path, command: Tasks) -> Iterator:
+    """What is to be done, each with its name."""
+    for claim in command.claims:
+        for name, experiment in CLAIMS[claim].experiments.items():
+            yield name, lambda name=name, experiment=experiment: _experiment(root, command, name, experiment)
+    for task, mixer in command.pairs:
+        yield f"{mixer} on {task}", lambda task=task, mixer=mixer: _one(root, command, task, mixer)
+
+
 def _one(root: pathlib.Path, command: Tasks, task: str, mixer: str) -> None:
     """Trains and saves, unless that is done."""
     setting, seeds = SUITE[task][command.budget], tuple(range(command.seeds))
-    model = models.model_for(setting.task, models.PATTERNS[mixer], setting.dim, setting.num_layers)
+    model = models.model_for(setting, models.PATTERNS[mixer])
     file = results.path(root, command.budget, task, mixer)
     if file.exists() and results.load(file).seeds == seeds:
         return
@@ -103,3 +132,16 @@ def _one(root: pathlib.Path, command: Tasks, task: str, mixer: str) -> None:
     result = results.Result(task, mixer, command.budget, seeds, setting, scores, machine())
     results.save(root, result, model.config)
     print(f"{task}: {mixer}  {page.cells(result)}  {scores.seconds:.0f} s", flush=True)
+
+
+def _experiment(root: pathlib.Path, command: Tasks, name: str, experiment) -> None:
+    """Runs and saves it, unless that is done."""
+    seeds = tuple(range(command.seeds))
+    file = results.path(root, command.budget, results.EXPERIMENTS, name)
+    if file.exists() and results.load_measurement(file).seeds == seeds:
+        return
+    start = time.monotonic()
+    values = experiment(command.budget, seeds)
+    seconds = time.monotonic() - start
+    results.save_measurement(root, results.Measurement(name, command.budget, seeds, values, seconds, machine()))
+    print(f"{name}  {seconds:.0f} s", flush=True)

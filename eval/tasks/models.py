@@ -1,9 +1,12 @@
 """The models that are tried on the tasks: one per mixer, all of one width and depth."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from eval.tasks.baselines import GRU, LSTM
+from eval.tasks.suite import Setting
 from recurrax import mixers
 from recurrax.mixers import MixerConfig
 from recurrax.models import Classifier, ClassifierConfig, Regressor, RegressorConfig
@@ -13,17 +16,24 @@ from recurrax.tasks import Task
 CONV = 4
 """Taps of the short convolutions of layers that match keys: with them a token knows the one before it."""
 
+ATTENTION = mixers.Attention(num_heads=2, max_length=8192)
+SINGLE = {"num_heads": 1, "value_head_dim": 64}
+
 PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
-    "Attention": (mixers.Attention(num_heads=2, max_length=4096),),
+    "Attention": (ATTENTION,),
     "LRU": (mixers.LRU(state_dim=64),),
     "S4": (mixers.S4(state_dim=16),),
     "S4D": (mixers.S4D(state_dim=16),),
+    "S4D-LegS": (mixers.S4D(state_dim=16, init="legs"),),
+    "S4D-random": (mixers.S4D(state_dim=16, init="random"),),
+    "LSSL": (mixers.LSSL(state_dim=16),),
     "S5": (mixers.S5(state_dim=64),),
     "RGLRU": (mixers.RGLRU(num_heads=2),),
     "HGRN": (mixers.HGRN(),),
     "Mamba": (mixers.Mamba(state_dim=16),),
     "Mamba2": (mixers.Mamba2(num_heads=2, state_dim=32),),
     "LinearAttention": (mixers.LinearAttention(num_heads=2),),
+    "TransNormer": (mixers.TransNormer(num_heads=2),),
     "RetNet": (mixers.RetNet(num_heads=2),),
     "GLA": (mixers.GLA(num_heads=2, conv_width=CONV),),
     "MLSTM": (mixers.MLSTM(num_heads=2),),
@@ -31,26 +41,40 @@ PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
     "DeltaNet-negative": (mixers.DeltaNet(num_heads=2, negative_eigenvalues=True),),
     "GatedDeltaNet": (mixers.GatedDeltaNet(num_heads=2),),
     "DeltaProduct": (mixers.DeltaProduct(num_heads=2),),
+    "DeltaProduct-R4": (mixers.DeltaProduct(num_heads=2, num_householder=4),),
     "RWKV7": (mixers.RWKV7(num_heads=2),),
-    "Mamba-Attention": (mixers.Mamba(state_dim=16), mixers.Attention(num_heads=2, max_length=4096)),
+    # One head, and a state of K (keys) x 64.
+    **{f"GLA-K{k}": (mixers.GLA(**SINGLE, head_dim=k, conv_width=CONV),) for k in (4, 16)},
+    **{f"DeltaNet-K{k}": (mixers.DeltaNet(**SINGLE, head_dim=k),) for k in (4, 16)},
+    **{f"GatedDeltaNet-K{k}": (mixers.GatedDeltaNet(**SINGLE, head_dim=k),) for k in (4, 16)},
+    "Mamba-N2": (mixers.Mamba(state_dim=2),),
+    # Four layers, of which so many are attention.
+    "LRU-Attention 1 of 4": (*3 * (mixers.LRU(state_dim=64),), ATTENTION),
+    "LRU-Attention 2 of 4": 2 * (mixers.LRU(state_dim=64), ATTENTION),
+    "Mamba-Attention": (mixers.Mamba(state_dim=16), ATTENTION),
     "GRU": (GRU(),),
     "LSTM": (LSTM(),),
 }
 
 
-def model_for(task: Task, pattern: tuple[MixerConfig, ...], dim: int, num_layers: int) -> Classifier | Regressor:
+def model_for(setting: Setting, pattern: tuple[MixerConfig, ...]) -> Classifier | Regressor:
     """What answers at every step: logits of classes, or a number."""
+    task = setting.task
     shape = {
-        "dim": dim,
-        "num_layers": num_layers,
-        "pattern": pattern,
-        "projection": GLU(expansion=2.0),
+        "dim": setting.dim,
+        "num_layers": setting.num_layers,
+        "pattern": tuple(_with(config, setting.options) for config in pattern),
+        "projection": GLU(expansion=2.0) if setting.projection else None,
         "vocab_size": task.vocab_size,
         "pooling": "none",
     }
     if task.num_classes is None:
         return Regressor(RegressorConfig(**shape, num_targets=1))
     return Classifier(ClassifierConfig(**shape, num_classes=task.num_classes))
+
+
+def _with(config, options):
+    return dataclasses.replace(config, **{name: value for name, value in options if hasattr(config, name)})
 
 
 def count(model: Classifier | Regressor, task: Task) -> int:

@@ -1,4 +1,4 @@
-"""What was found, one JSON file for each (budget, task, mixer): written when it is whole, read to go on."""
+"""What was found, one JSON file for each (task, mixer) and each experiment: written when whole, read to go on."""
 
 import dataclasses
 import json
@@ -10,6 +10,9 @@ from eval.tasks.suite import Setting
 from recurrax.models import ClassifierConfig, RegressorConfig
 from train.config import from_json, to_json
 from train.workdir import versions, write_json_atomically
+
+EXPERIMENTS = "experiments"
+"""The folder of those, beside one per task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,31 +34,56 @@ class Result:
         return sum(last) / len(last)
 
 
-def path(root: pathlib.Path, budget: str, task: str, mixer: str) -> pathlib.Path:
-    return root / "results" / budget / task / f"{mixer}.json"
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What an experiment of a claim has measured, as numbers and lists of them by name."""
+
+    experiment: str
+    budget: str
+    seeds: tuple[int, ...]
+    values: dict
+    seconds: float
+    machine: dict
+
+
+def path(root: pathlib.Path, budget: str, folder: str, name: str) -> pathlib.Path:
+    """Of a mixer on the task of that name, or of an experiment."""
+    return root / "results" / budget / folder / f"{name}.json"
 
 
 def save(root: pathlib.Path, result: Result, model: ClassifierConfig | RegressorConfig) -> None:
     """All that is known of how it came to be, beside what came out."""
-    file = path(root, result.budget, result.task, result.mixer)
-    file.parent.mkdir(parents=True, exist_ok=True)
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     scores = dataclasses.asdict(fields.pop("scores"))
     config = {"setting": to_json(fields.pop("setting")), "model": to_json(model)}
-    write_json_atomically(file, {**fields, **scores, "config": config, "versions": versions()})
+    _write(path(root, result.budget, result.task, result.mixer), {**fields, **scores, "config": config})
+
+
+def save_measurement(root: pathlib.Path, found: Measurement) -> None:
+    """The same of an experiment."""
+    _write(path(root, found.budget, EXPERIMENTS, found.experiment), dataclasses.asdict(found))
+
+
+def _write(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(file, {**content, "versions": versions()})
 
 
 def load(file: pathlib.Path) -> Result:
     """What was saved."""
     found = json.loads(file.read_text())
-    scores = Scores(
-        score=_by_length(found["score"]),
-        distance=_by_length(found["distance"]),
-        **{name: found[name] for name in ("loss", "parameters", "seconds")},
-    )
+    by_length = {name: _by_length(found[name]) for name in ("score", "nats", "distance")}
+    scores = Scores(**by_length, **{name: found[name] for name in ("loss", "roughness", "parameters", "seconds")})
     fields = {name: found[name] for name in ("task", "mixer", "budget", "machine")}
     setting = from_json(found["config"]["setting"])
     return Result(**fields, seeds=tuple(found["seeds"]), setting=setting, scores=scores)
+
+
+def load_measurement(file: pathlib.Path) -> Measurement:
+    """What `save_measurement` saved."""
+    found = json.loads(file.read_text())
+    fields = {field.name: found[field.name] for field in dataclasses.fields(Measurement)}
+    return Measurement(**{**fields, "seeds": tuple(found["seeds"])})
 
 
 def _by_length(values):
@@ -63,14 +91,23 @@ def _by_length(values):
 
 
 def files(root: pathlib.Path) -> list[pathlib.Path]:
-    """Of all results in the folder."""
+    """Of all (task, mixer) in the folder."""
+    return [file for file in _all(root) if file.parent.name != EXPERIMENTS]
+
+
+def measurement_files(root: pathlib.Path) -> list[pathlib.Path]:
+    """Of all experiments in the folder."""
+    return [file for file in _all(root) if file.parent.name == EXPERIMENTS]
+
+
+def _all(root):
     return sorted((root / "results").glob("*/*/*.json"))
 
 
 def check_commit(root: pathlib.Path) -> None:
     """Raises ValueError if a result in the folder was made by other code, or by other versions of packages."""
     now, others = versions(), {}
-    for file in files(root):
+    for file in _all(root):
         then = json.loads(file.read_text())["versions"]
         differs = [name for name in ("git", "packages") if then[name] != now[name]]
         if differs:
@@ -79,5 +116,5 @@ def check_commit(root: pathlib.Path) -> None:
         lines = "".join(f"\n  {name}: {len(found)}, such as {found[0]}" for name, found in others.items())
         raise ValueError(
             f"{root} has results of other code than {commit(now['git'])}; they are not mixed. Choose another "
-            f"--workdir, or remove them:{lines}"
+            "--workdir, remove them, or say --mixed: the page then names the code of every row:" + lines
         )

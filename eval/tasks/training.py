@@ -1,0 +1,106 @@
+"""Trains several models at once that differ in the seed alone."""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import optax
+
+from recurrax.tasks import Example, Task
+from recurrax.types import Params
+from train.config import OptimizerConfig
+from train.state import make_optimizer
+
+TEST_SEED = 2**31
+"""Of the sequences of tests: no training has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What came of it, with an axis of seeds in front of every leaf."""
+
+    params: Params
+    loss: list[float]
+    """By seed: mean of the last twentieth of the steps."""
+    roughness: list[float]
+    """By seed: standard deviation of the gradient's norm over its mean, after the first tenth of the steps."""
+
+
+def train(
+    init: Callable[[jax.Array], Params],
+    loss: Callable[[Params, Example], jax.Array],
+    task: Task,
+    seeds: tuple[int, ...],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    lengths: tuple[int, ...] = (),
+) -> Trained:
+    """AdamW on sequences that never come twice (but where a data set ends), every seed with its own.
+
+    `lengths` is a curriculum: each is trained on for an equal part of the steps, instead of the task's own.
+
+    Raises:
+      FloatingPointError: the loss of a seed was not finite.
+    """
+    optimizer = make_optimizer(
+        OptimizerConfig(
+            learning_rate=learning_rate,
+            warmup_steps=steps // 10,
+            decay_steps=steps,
+            final_fraction=0.02,
+            weight_decay=weight_decay,
+            beta2=0.98,
+        )
+    )
+
+    def create(seed):
+        params = init(jax.random.key(seed))
+        return params, optimizer.init(params)
+
+    def step(state, batch):
+        params, opt_state = state
+        value, gradients = jax.value_and_grad(loss)(params, batch)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), (value, optax.tree.norm(gradients))
+
+    state = jax.jit(jax.vmap(create))(np.array(seeds, np.uint32))
+    train_step = jax.jit(jax.vmap(step), donate_argnums=0)
+    seen = []
+    for batch in batches(task, seeds, steps, batch_size, lengths):
+        state, values = train_step(state, batch)
+        seen.append(values)
+    losses, norms = (np.array(each, np.float64) for each in zip(*jax.device_get(seen), strict=True))
+    last = losses[-max(steps // 20, 1) :].mean(0)
+    if not np.isfinite(last).all():
+        raise FloatingPointError(f"the loss of seeds {seeds} is {last.tolist()} at the end")
+    norms = norms[steps // 10 :]
+    return Trained(state[0], last.tolist(), (norms.std(0) / norms.mean(0)).tolist())
+
+
+def batches(
+    task: Task, seeds: tuple[int, ...], steps: int, size: int, lengths: tuple[int, ...] = ()
+) -> Iterator[Example]:
+    """Of all steps, with an axis of seeds in front; the next one is made while a step is computed."""
+    parts = [task.at(length) for length in lengths] or [task]
+
+    def batch(step):
+        return _batch(parts[step * len(parts) // steps], size, seeds, step)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as background:
+        coming = background.submit(batch, 0)
+        for step in range(steps):
+            now = coming.result()
+            if step + 1 < steps:
+                coming = background.submit(batch, step + 1)
+            yield now
+
+
+def _batch(task: Task, size: int, seeds: tuple[int, ...], step: int) -> Example:
+    each = [task.batch(seed, step * size, size) for seed in seeds]
+    # Distributions are for tests: training sees the one answer that was drawn.
+    return Example(*(np.stack(parts) for parts in zip(*(one[:3] for one in each), strict=True)))
