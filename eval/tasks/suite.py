@@ -151,7 +151,17 @@ SUITE: dict[str, dict[str, Setting]] = {
         "full": full(tasks.Oscillation(length=64)),
     },
     "language": {
-        "small": small(Language(length=64), 128, 256, 512, num_layers=4, steps=400, batch_size=16, shows_nats=True),
+        "small": small(
+            Language(length=64),
+            128,
+            256,
+            512,
+            num_layers=4,
+            steps=300,
+            batch_size=8,
+            test_size=64,
+            shows_nats=True,
+        ),
         "full": full(Language(length=1024), 2048, 4096, 8192, num_layers=6, batch_size=32, shows_nats=True),
     },
     "passkey": {
