@@ -147,8 +147,8 @@ SUITE: dict[str, dict[str, Setting]] = {
         "full": full(tasks.SequentialImages(source="cifar10"), **IMAGES),
     },
     "oscillation": {
-        "small": small(tasks.Oscillation(length=64), batch_size=32),
-        "full": full(tasks.Oscillation(length=64)),
+        "small": small(tasks.Oscillation(length=64, noise=0.1), steps=400, dim=32, num_layers=1),
+        "full": full(tasks.Oscillation(length=64, noise=0.1)),
     },
     "language": {
         "small": small(

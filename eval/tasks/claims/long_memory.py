@@ -85,9 +85,9 @@ def _of_rates(values):
         checks.append(Check(f"{what}, as it is", f"below half of {trained:.3f}", f"{halved:.3f}", halved < trained / 2))
         if "rescaled" in row:
             rescaled = np.mean(row["rescaled"])
-            checks.append(
-                Check(f"{what}, steps doubled", "within 0.1 of that", f"{rescaled:.3f}", rescaled > trained - 0.1)
-            )
+            theory = f"nearer to {trained:.3f} than to {halved:.3f}"
+            agrees = rescaled > (trained + halved) / 2
+            checks.append(Check(f"{what}, steps doubled", theory, f"{rescaled:.3f}", agrees))
     return checks
 
 
