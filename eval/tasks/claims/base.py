@@ -69,16 +69,22 @@ def verdict(checks: Sequence[Check]) -> str:
 def bands(found: Findings, solve: Mapping[str, Sequence[str]], fail: Mapping[str, Sequence[str]]) -> list[Check]:
     """A check per (task, mixer): those of `solve` must be SOLVED, those of `fail` must not.
 
-    None if only one side ran: that nobody solves a task shows nothing, nor that all do.
+    None if only one side ran: that all solve a task shows nothing. Nor does that nobody does: on such a task those of
+    `fail` are left out.
     """
-    checks, sides = [], set()
-    for wanted, named in ((True, solve), (False, fail)):
-        for task, mixers in named.items():
-            for mixer in mixers:
-                if (task, mixer) in found.results:
-                    sides.add(wanted)
-                    checks.append(_band(found.results[task, mixer], wanted))
-    return checks if sides == {True, False} else []
+    able = [_band(found.results[pair], True) for pair in all_pairs(solve) if pair in found.results]
+    learnt = {task for task, mixer in all_pairs(solve) if _solved(found.results.get((task, mixer)))}
+    unable = [
+        _band(found.results[task, mixer], False)
+        for task, mixer in all_pairs(fail)
+        if (task, mixer) in found.results and (task in learnt or task not in solve)
+    ]
+    ran = any(pair in found.results for pair in all_pairs(fail))
+    return able + unable if able and ran else []
+
+
+def _solved(result):
+    return result is not None and max(result.scores.score[max(result.scores.score)]) >= SOLVED
 
 
 def _band(result, wanted):
@@ -86,7 +92,7 @@ def _band(result, wanted):
     best = max(result.scores.score[length])
     theory = f"solves it: {SOLVED} or more" if wanted else f"cannot: below {SOLVED}"
     what = f"{result.mixer} on {result.task}, best seed at {length}"
-    return Check(what, theory, f"{best:.3f}", (best >= SOLVED) == wanted)
+    return Check(what, theory, f"{best:.3f}", _solved(result) == wanted)
 
 
 def all_pairs(*named: Mapping[str, Sequence[str]]) -> tuple[tuple[str, str], ...]:

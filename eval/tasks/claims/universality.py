@@ -242,6 +242,7 @@ def draw(figure: Figure, found: Findings) -> None:
                 axes[0].plot([int(t) for t in row], [_mean(e) for e in row.values()], style, color=f"C{i}", label=label)
         axes[0].set(xscale="log", yscale="log", xlabel="length of the sequence", title="read back from the last state")
         axes[0].legend(fontsize=7, title="dotted: real", title_fontsize=7)
+        axes[0].set_xticks([int(t) for t in row], row)
         ring = values["reconstruction"]["ring"]
         axes[1].plot(list(ring), [_mean(e) for e in ring.values()], "-o")
         axes[1].set(yscale="log", xlabel="least modulus of an eigenvalue", title="N = T = 64")
@@ -249,6 +250,7 @@ def draw(figure: Figure, found: Findings) -> None:
         for kind, row in values["decoders"].items():
             axes[2].plot([int(n) for n in row], [_mean(e) for e in row.values()], "-o", label=kind)
         axes[2].set(xscale="log", xlabel="complex states", title="digits of 64 pixels read back")
+        axes[2].set_xticks([int(n) for n in row], row)
         axes[2].legend(fontsize=8)
     if "driven-pendulum" in values:
         errors = values["driven-pendulum"]
@@ -259,6 +261,7 @@ def draw(figure: Figure, found: Findings) -> None:
         axes[3].legend(fontsize=8)
     for axis in axes[:3]:
         axis.set_ylabel("relative squared error")
+        axis.minorticks_off()
 
 
 EXPERIMENTS = {"reconstruction": reconstruction, "decoders": decoders, "driven-pendulum": driven_pendulum}
