@@ -185,7 +185,7 @@ def test_a_decay_is_measured_by_what_happens_beyond_the_trained_length():
 
 
 def test_recall_is_compared_by_size_and_by_share():
-    rows = [result("mqar", "GLA-K4", 0.3), result("mqar", "GLA-K16", 0.9), result("mqar", "LRU", 0.6)]
+    rows = [result("mqar", "GLA-K2", 0.3), result("mqar", "GLA-K16", 0.9), result("mqar", "LRU", 0.6)]
     assert [check.agrees for check in recall.compare(findings(*rows))] == [True, False]
     shares = [result("mqar-deep", name, score) for name, score in zip(recall.SHARES, (0.2, 0.6, 0.9, 1.0), strict=True)]
     assert [check.agrees for check in recall.compare(findings(*shares))] == [True]

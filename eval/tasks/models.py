@@ -17,7 +17,7 @@ CONV = 4
 """Taps of the short convolutions of layers that match keys: with them a token knows the one before it."""
 
 ATTENTION = mixers.Attention(num_heads=2, max_length=8192)
-SINGLE = {"num_heads": 1, "value_head_dim": 64}
+SINGLE = {"num_heads": 1, "value_head_dim": 16}
 
 PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
     "Attention": (ATTENTION,),
@@ -43,11 +43,11 @@ PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
     "DeltaProduct": (mixers.DeltaProduct(num_heads=2),),
     "DeltaProduct-R4": (mixers.DeltaProduct(num_heads=2, num_householder=4),),
     "RWKV7": (mixers.RWKV7(num_heads=2),),
-    # One head, and a state of K (keys) x 64.
-    **{f"GLA-K{k}": (mixers.GLA(**SINGLE, head_dim=k, conv_width=CONV),) for k in (4, 16)},
-    **{f"DeltaNet-K{k}": (mixers.DeltaNet(**SINGLE, head_dim=k),) for k in (4, 16)},
-    **{f"GatedDeltaNet-K{k}": (mixers.GatedDeltaNet(**SINGLE, head_dim=k),) for k in (4, 16)},
-    "Mamba-N2": (mixers.Mamba(state_dim=2),),
+    # A state of K (keys) x 16.
+    **{f"GLA-K{k}": (mixers.GLA(**SINGLE, head_dim=k, conv_width=CONV),) for k in (2, 16)},
+    **{f"DeltaNet-K{k}": (mixers.DeltaNet(**SINGLE, head_dim=k),) for k in (2, 16)},
+    **{f"GatedDeltaNet-K{k}": (mixers.GatedDeltaNet(**SINGLE, head_dim=k),) for k in (2, 16)},
+    **{f"Mamba-N{n}": (mixers.Mamba(width=16, state_dim=n),) for n in (2, 16)},
     # Four layers, of which so many are attention.
     "LRU-Attention 1 of 4": (*3 * (mixers.LRU(state_dim=64),), ATTENTION),
     "LRU-Attention 2 of 4": 2 * (mixers.LRU(state_dim=64), ATTENTION),

@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from eval.tasks.claims.base import Check, Claim, Findings, all_pairs, mean
 from eval.tasks.claims.pictures import dots, panels, styles
 
-SIZES = {"GLA": ("GLA-K4", "GLA-K16"), "DeltaNet": ("DeltaNet-K4", "DeltaNet-K16"),
-         "GatedDeltaNet": ("GatedDeltaNet-K4", "GatedDeltaNet-K16"), "Mamba": ("Mamba-N2", "Mamba")}  # fmt: skip
+SIZES = {"GLA": ("GLA-K2", "GLA-K16"), "DeltaNet": ("DeltaNet-K2", "DeltaNet-K16"),
+         "GatedDeltaNet": ("GatedDeltaNet-K2", "GatedDeltaNet-K16"), "Mamba": ("Mamba-N2", "Mamba-N16")}  # fmt: skip
 """By layer: a small state and a larger one."""
 SHARES = ("LRU", "LRU-Attention 1 of 4", "LRU-Attention 2 of 4", "Attention")
 """0, 1, 2 and 4 of 4 layers are attention."""
@@ -101,7 +101,7 @@ CLAIM = Claim(
     title="Recall is bounded by the state, and attention brings it back",
     paper="arXiv 2312.04927, 2402.18668, 2406.06484",
     statement="Eight pairs of key and value are shown and asked for. Attention recalls them; a recurrence as far as "
-    "its state goes: with 4 key channels less than with 16, and without keys (LRU) hardly any. In stacks of "
+    "its state goes: with 2 key channels less than with 16, and without keys (LRU) hardly any. In stacks of "
     "LRU recall rises with the layers that are attention, while the loss on language stays. And where keys "
     "are bound again, layers that overwrite (delta rules) do better than those that add.",
     compare=compare,
