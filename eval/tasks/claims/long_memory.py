@@ -49,7 +49,7 @@ def compare(found: Findings) -> list[Check]:
     checks = []
     for task in ("digits-pixel", "adding"):
         rows = {mixer: found.results[task, mixer] for of, mixer in PAIRS if of == task and (of, mixer) in found.results}
-        checks += _beside_gated(task, rows)
+        checks += _beside_gated(rows) if task == "digits-pixel" else _solved(rows)
         if {HIPPO, RANDOM} <= rows.keys():
             legs, random = mean(rows[HIPPO]), mean(rows[RANDOM])
             checks.append(
@@ -61,20 +61,28 @@ def compare(found: Findings) -> list[Check]:
     return checks
 
 
-def _beside_gated(task, rows):
+def _beside_gated(rows):
     """State spaces against the better of LSTM and GRU, by their means."""
     gated = {name: mean(rows[name]) for name in GATED if name in rows}
     if not gated:
         return []
-    is_error = next(iter(rows.values())).setting.task.num_classes is None
-    name = (min if is_error else max)(gated, key=gated.get)
-    theory = f"{'below' if is_error else 'above'} {name}, {gated[name]:.4f}"
+    name = max(gated, key=gated.get)
     return [
-        Check(f"{mixer} on {task}", theory, f"{score:.4f}", (score < gated[name]) == is_error)
-        for mixer in STATE_SPACES
-        if mixer in rows
-        for score in [mean(rows[mixer])]
+        Check(f"{mixer} on digits-pixel", f"above {name}, {gated[name]:.3f}", f"{score:.3f}", score > gated[name])
+        for mixer, score in _means(rows)
     ]
+
+
+def _solved(rows):
+    """At lengths that are tried here LSTM and GRU add as well: errors are compared with chance, not with theirs."""
+    return [
+        Check(f"{mixer} on adding", "squared error below 0.01; chance is 0.167", f"{score:.4f}", score < 0.01)
+        for mixer, score in _means(rows)
+    ]
+
+
+def _means(rows):
+    return [(mixer, mean(rows[mixer])) for mixer in STATE_SPACES if mixer in rows]
 
 
 def _of_rates(values):
@@ -114,9 +122,11 @@ CLAIM = Claim(
     name="long-memory",
     title="Long memory is in the transitions that training starts from",
     paper="arXiv 2111.00396, 2208.04933, 2303.06349, 2110.13985",
-    statement="State spaces remember digits read pixel by pixel, and the numbers to add, better than LSTM and GRU, "
-    "better from HiPPO's eigenvalues than from random ones, and read signals sampled at half the rate once "
-    "their step sizes are doubled.",
+    statement="State spaces tell digits read pixel by pixel better than LSTM and GRU, better from HiPPO's eigenvalues "
+    "than from random ones, and add two numbers of a sequence. They read signals sampled at half the rate once their "
+    "step sizes are doubled; as they are they cannot, nor can a GRU.",
+    tried="LSSL steps by the bilinear rule, which bends frequencies the more the larger the step; with three times the "
+    "noise all three read less, 0.76, 0.74 and 0.49 after doubling.",
     compare=compare,
     pairs=PAIRS,
     experiments={"sampling-rate": sampling_rate},

@@ -53,7 +53,7 @@ def compare(found: Findings) -> list[Check]:
         checks += [
             Check("gradient by scores that are divided by their sum, when they shrink 100-fold", "grows 100-fold",
                   f"{growth:.0f}-fold, to {divided[smaller]:.1e}", 90 < growth < 110),
-            Check("gradient by scores whose sum is normed, at any size", f"below |v| / sqrt(eps), {BOUND:.0f}",
+            Check("gradient by scores whose sum is normed, at any size", f"below 4 / sqrt(eps), {BOUND:.0f}",
                   f"{max(normed.values()):.0f} at most", max(normed.values()) < BOUND),
         ]  # fmt: skip
     rows = {mixer: found.results[pair] for pair in PAIRS if pair in found.results for mixer in pair[1:]}
@@ -109,6 +109,8 @@ CLAIM = Claim(
     statement="Attention whose scores are divided by their sum has gradients like 1 / score, without a bound; a norm "
     "of the sum instead has a bound. And a state that forgets nothing meets, beyond the trained length, sums "
     "that it has never seen: its loss rises there, that of layers with decays does not.",
+    tried="only this: 300 steps on text, with the gradient clipped by its norm; the unsteadiness is that of the norm "
+    "before clipping.",
     compare=compare,
     pairs=PAIRS,
     experiments={"gradients": gradients},
