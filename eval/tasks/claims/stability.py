@@ -99,6 +99,8 @@ def draw(figure: Figure, found: Findings) -> None:
         axes[1].axvline(row.setting.task.length, color="gray", linewidth=0.5)
     axes[1].set(xscale="log", xlabel="length (vertical line: trained)", ylabel="nats per byte", title="language")
     if rows:
+        axes[1].set_xticks(lengths, [str(length) for length in lengths])
+        axes[1].minorticks_off()
         axes[1].legend(fontsize=8)
 
 
