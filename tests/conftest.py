@@ -19,6 +19,9 @@ import jax
 import jaxtyping
 import pytest
 
+from train.compiler import avoid_unsound_fusions
+
+avoid_unsound_fusions()  # as train and eval do: a test's own process and its children compile the same
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Traces and programs live on by the million objects: to look through all of them less often saves 6 % of the time.
 gc.set_threshold(100_000, 20, 20)

@@ -184,7 +184,8 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_disk_that_fills_up_stops_the_run_and_costs_no_checkpoint(tmp_path, text, small_run):
     train(small(text, steps=5), str(tmp_path))
-    done = command("-c", NO_ROOM, "tiny", "--workdir", tmp_path, *flags(text))
+    uncached = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # or programs would lie there cut short
+    done = command("-c", NO_ROOM, "tiny", "--workdir", tmp_path, *flags(text), env=uncached)
     assert done.returncode == 1
     error = f"error: the checkpoint of step 8 could not be written to {tmp_path}/checkpoints: "
     assert re.search(re.escape(error) + r".*Complete checkpoints there: 4, 5\n", done.stderr, re.DOTALL)
