@@ -189,6 +189,8 @@ def test_recall_is_compared_by_size_and_by_share():
     assert [check.agrees for check in recall.compare(findings(*rows))] == [True, False]
     shares = [result("mqar-deep", name, score) for name, score in zip(recall.SHARES, (0.2, 0.6, 0.9, 1.0), strict=True)]
     assert [check.agrees for check in recall.compare(findings(*shares))] == [True]
+    shares[-1] = result("mqar-deep", "Attention", 0.2)  # all layers are attention, and recall has fallen
+    assert [check.agrees for check in recall.compare(findings(*shares))] == [False]
 
 
 def test_state_spaces_are_compared_with_the_better_gated_network():

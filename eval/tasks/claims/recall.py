@@ -41,9 +41,10 @@ def compare(found: Findings) -> list[Check]:
     deep, language = _scores(found, "mqar-deep"), _scores(found, "language", "nats")
     if len(deep) == len(SHARES):
         rise = [deep[name] for name in SHARES]
+        rises = rise[1] > rise[0] + 0.05 and all(b > a - 0.05 for a, b in zip(rise, rise[1:], strict=False))
         checks.append(
             Check("mqar-deep, 0, 1, 2, 4 of 4 layers are attention", "recall rises with the share",
-                  ", ".join(f"{score:.3f}" for score in rise), rise[0] < rise[1] - 0.05 and rise[1] < rise[2] + 0.05)
+                  ", ".join(f"{score:.3f}" for score in rise), rises)
         )  # fmt: skip
     if len(language) == len(SHARES):
         nats = [language[name] for name in SHARES]
