@@ -1,4 +1,4 @@
-"""Implicit attention is the layer, for every mixer and to the last digits; reports are what NumPy makes of them."""
+"""Implicit attention is the layer, for every mixer and to the last digits."""
 
 import dataclasses
 import functools
@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from mixer_cases import DIM, MIXERS
 from oracles.common import sigmoid, silu, softplus
+from probing import BATCH, FLOAT64, LENGTH, TOKENS, apply, attend, convolved, draw, error
 from recurrax import probes
 from recurrax.mixers import (
     GLA,
@@ -23,60 +23,19 @@ from recurrax.mixers import (
     S4D,
     S5,
     Attention,
-    DeltaNet,
-    GatedDeltaNet,
-    Lightning,
-    LinearAttention,
     Mamba,
     MixerConfig,
-    RetNet,
 )
 from recurrax.mixers.base import Mixer, fan_in
 from recurrax.mixers.marks import mark
 from recurrax.models import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig, Regressor, RegressorConfig
-from recurrax.probes.implicit_attention import layer_attention
-from recurrax.probes.layers import Given
 from recurrax.projections import ChannelMix
 
-BATCH, LENGTH = 2, 9
 # Cases whose options change nothing between values and what is mixed.
 ALIKE = ("S4D of LegS", "S5 bilinear", "S5 with the gate of GELU", "S5 without a gate", "Mamba-2 with a limit")
 CASES = {name: case for name, case in MIXERS.items() if not isinstance(case.config, ChannelMix) and name not in ALIKE}
 # Their output projection is not all that follows what they mix.
 READ_OUT = (LRU, S5, HGRN, LMU, S4D, S4, LSSL)
-# Float64 rounds at 1e-16; sums over some 10 terms stay below this.
-FLOAT64 = 1e-13
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
-
-
-@functools.cache
-def shapes(config):
-    return jax.eval_shape(config.layer(DIM).init, jax.random.key(0), jnp.zeros((1, 2, DIM)))["params"]
-
-
-def random_params(config):
-    """Of every parameter: a bias or a norm's scale that is forgotten shows."""
-    return {name: 0.4 * draw(*p.shape, seed=i) for i, (name, p) in enumerate(sorted(shapes(config).items()))}
-
-
-def attend(config, params=None, reset=None, chunk_size=64):
-    """Attention, marks and last state of one layer in float64, and the layer's parameters and input."""
-    params, x = random_params(config) if params is None else params, draw(BATCH, LENGTH, DIM, seed=99)
-    with jax.enable_x64(True):
-        given = Given("0", config, jax.tree.map(jnp.asarray, params), jnp.asarray(x), None)
-        return *layer_attention(given, reset, chunk_size), params, x
-
-
-def error(got, want):
-    assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
-    return np.abs(got - want).max() / np.abs(want).max()
-
-
-def apply(layer):
-    return np.einsum("bets,bse->bte", layer.matrix, layer.values) + layer.offset
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,15 +55,6 @@ def test_matrix_times_values_is_what_the_layer_mixes_and_so_its_output(name):
 def test_every_mixer_of_the_library_is_in_the_table():
     here = {config for config in MixerConfig.__subclasses__() if config.__module__.startswith("recurrax.mixers.")}
     assert {type(case.config) for case in CASES.values()} == here
-
-
-def convolved(kernel):
-    """(T, T, E) of y_t = sum_w kernel[W - 1 - w] x_{t - w}."""
-    matrix = np.zeros((LENGTH, LENGTH, kernel.shape[1]))
-    for t in range(LENGTH):
-        for w in range(min(len(kernel), t + 1)):
-            matrix[t, t - w] = kernel[len(kernel) - 1 - w]
-    return matrix
 
 
 def test_lru_by_hand():
@@ -255,7 +205,6 @@ HYBRID = {
     "last": (Attention(num_heads=2),),
     "projection": None,
 }
-TOKENS = np.random.default_rng(5).integers(0, 11, (BATCH, LENGTH))
 
 
 @functools.cache
@@ -340,118 +289,3 @@ def test_what_does_not_fit_is_refused(unchecked_shapes):
                 probe(*arguments)
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         probes.implicit_attention(reader, of_reader, TOKENS, chunk_size=0)
-
-
-def test_effective_rank():
-    orthogonal = np.linalg.qr(draw(6, 6))[0]
-    for rank in (1, 3, 6):
-        assert probes.effective_rank(orthogonal[:, :rank] @ orthogonal[:rank]) == pytest.approx(rank)
-    sizes = np.array([0.7, 0.2, 0.1])
-    states = np.stack([orthogonal[:, :3] @ np.diag(5 * sizes) @ orthogonal[:3], np.zeros((6, 6))])
-    want = [np.exp(-(sizes * np.log(sizes)).sum()), 0]
-    np.testing.assert_allclose(probes.effective_rank(states), want, atol=1e-6)
-
-
-def report_of(config):
-    """One layer's figures in a model, its parameters there, and its marked arrays."""
-    model = LanguageModel(LanguageModelConfig(dim=DIM, num_layers=1, pattern=(config,), projection=None, vocab_size=11))
-    params = jax.jit(model.init)(jax.random.key(2), TOKENS)
-    report = probes.state_report(model, params, TOKENS)
-    (attention,) = probes.implicit_attention(model, params, TOKENS)
-    mixer = next(iter(params["params"]["backbone"]["groups"].values()))["mixer"]
-    return report, attention, {name: np.asarray(value[0], np.float64) for name, value in mixer.items()}
-
-
-def test_report_of_fixed_decays():
-    report, attention, _ = report_of(RetNet(num_heads=2))
-    (layer,) = report.layers
-    gamma = 1 - 2.0 ** -np.array([5, 6])
-    np.testing.assert_allclose(layer.half_life, np.stack(3 * [np.log(2) / -np.log(gamma)]), rtol=1e-5)
-    np.testing.assert_allclose(np.unique(layer.eigenvalues["decay"]), gamma, rtol=1e-6)
-    # Reach, summed one by one.
-    total, sums = np.zeros(2), np.zeros(2)
-    for _, e, t, s in np.ndindex(*attention.matrix.shape):
-        weight = np.abs(attention.matrix[_, e, t, s])
-        total[e // 8] += weight
-        sums[e // 8] += weight * (t - s)
-    np.testing.assert_allclose(layer.reach, sums / total, rtol=1e-5)
-    assert layer.effective_rank.shape == (2,)
-    assert ((layer.effective_rank > 1) & (layer.effective_rank <= 4)).all()
-    assert layer.saturation == {}
-    assert str(report).splitlines()[2].startswith("| 0_retnet | ")
-    assert {line.count("|") for line in str(report).splitlines()} == {7}
-
-
-def test_report_of_fixed_transitions():
-    (layer,), _, p = (out if i else out.layers for i, out in enumerate(report_of(LRU(state_dim=7))))
-    want = np.exp(-np.exp(p["nu_log"]) + 1j * np.exp(p["theta_log"]))
-    np.testing.assert_allclose(layer.eigenvalues["transition"], want, rtol=1e-5)
-    lives = np.sort(np.log(2) / np.exp(p["nu_log"]))
-    np.testing.assert_allclose(layer.half_life[:, 0], lives[[0, 3, 6]], rtol=1e-4)
-    assert layer.effective_rank is None
-
-    (layer,), _, p = (out if i else out.layers for i, out in enumerate(report_of(LSSL(state_dim=3))))
-    dt, a = np.exp(p["log_dt"])[:, None], -np.exp(p["log_a"])  # a triangular matrix has them on its diagonal
-    want = np.sort((1 + dt * a / 2) / (1 - dt * a / 2), axis=1)
-    np.testing.assert_allclose(np.sort(layer.eigenvalues["transition"].real, axis=1), want, atol=1e-5)
-    assert layer.eigenvalues["transition"].shape == (DIM, 3)
-
-
-def test_report_of_decays_that_look_at_the_input():
-    _, marks, _, p, x = attend(Mamba(width=5, state_dim=3, dt_rank=2))
-    before = np.einsum("tse,bse->bte", convolved(p["conv_u"]), x @ p["in_u"]) + p["conv_u_bias"]
-    dt = softplus((silu(before) @ p["select_kernel"])[..., :2] @ p["dt_kernel"] + p["dt_bias"])
-    np.testing.assert_allclose(marks["step"][0][..., None] * marks["rate"][0], -dt[..., None] * np.exp(p["a_log"]))
-    (layer,) = report_of(Mamba(width=5, state_dim=3, dt_rank=2))[0].layers
-    assert layer.eigenvalues["decay"].shape == (BATCH, LENGTH, 5, 3)
-    lives = np.sort(np.log(2) / -np.log(layer.eigenvalues["decay"].ravel()))
-    np.testing.assert_allclose(layer.half_life[1, 0], lives[len(lives) // 2 - 1], rtol=1e-3)
-
-
-def test_report_of_delta_rules_and_gates():
-    config = DeltaNet(num_heads=2, negative_eigenvalues=True)
-    _, marks, _, p, x = attend(config)
-    want = 2 * sigmoid(x @ p["in_beta"])
-    np.testing.assert_allclose(marks["beta"][0], want)
-    (layer,) = report_of(config)[0].layers
-    assert layer.eigenvalues["delta"].shape == (BATCH, LENGTH, 2)
-    assert layer.eigenvalues["delta"].min() < 0 < layer.eigenvalues["delta"].max() <= 1
-    assert layer.half_life is None
-
-    config = Lightning(num_heads=2)
-    _, marks, _, p, x = attend(config)
-    gate = sigmoid(x @ p["in_gate"])
-    np.testing.assert_allclose(marks["output_gate"][0], gate)
-    (layer,) = report_of(config)[0].layers
-    assert set(layer.saturation) == {"output_gate"}
-    assert 0 <= layer.saturation["output_gate"] < 0.5
-
-
-def test_nothing_that_a_layer_does_not_have_is_reported():
-    for config in (Attention(num_heads=2), LinearAttention(num_heads=2)):
-        (layer,) = report_of(config)[0].layers
-        assert layer.half_life is None
-        assert layer.eigenvalues == {}
-    (layer,) = report_of(GatedDeltaNet(num_heads=1))[0].layers
-    assert set(layer.eigenvalues) == {"decay", "delta"}
-
-
-def test_pictures():
-    layer, *_ = attend(GLA(num_heads=2))
-    axes = Figure().subplots(1, 2)
-    image = probes.plot_attention(axes[0], layer, labels=list("abcdefghi"))
-    np.testing.assert_allclose(image.get_array(), np.abs(layer.matrix[0]).mean(0))
-    image = probes.plot_attention(axes[0], layer, sequence=1, head=1)
-    np.testing.assert_allclose(image.get_array(), np.abs(layer.matrix[1, 4:]).mean(0))
-    probes.plot_eigenvalues(axes[1], np.array([[0.5 + 0.5j, -0.9]]))
-    np.testing.assert_allclose(axes[1].collections[0].get_offsets(), [[0.5, 0.5], [-0.9, 0]])
-    axes = Figure().subplots()
-    probes.plot_eigenvalues(axes, np.array([0.5, -0.5, 0.9, 0.9]))
-    assert axes.get_ylabel() == "share"
-    for options, message in [
-        ({"sequence": 2}, "sequence must be from 0 to 1, got 2"),
-        ({"head": 2}, "head must be from 0 to 1, or None for all, got 2"),
-        ({"labels": ["a"]}, "labels must be one for each of 9 tokens, got 1"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            probes.plot_attention(axes, layer, **options)
