@@ -37,7 +37,8 @@ def test_output_and_state_match_the_oracle_with_resets_anywhere(length, width):
 def test_gradients_of_all_inputs_through_output_and_state():
     x, kernel, bias, state = draw(5)
     reset = np.array([[False, False, True, False, False], [True, False, False, False, False]])
-    check_grads(lambda *v: causal_conv1d(*v, reset=reset), (x, kernel, bias, state), order=2, atol=2e-2, rtol=2e-2)
+    inputs = (x, kernel, bias, state)
+    check_grads(lambda *v: causal_conv1d(*v, reset=reset), inputs, order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
 
 
 def test_cutting_the_sequence_anywhere_changes_nothing():

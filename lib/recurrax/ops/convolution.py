@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import time_sharding
+from recurrax.ops.linear import scale, shift
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
@@ -54,9 +55,9 @@ def causal_conv1d(
     if state is not None and state.shape != (batch, width - 1, dim):
         raise ValueError(f"state must be (B, W-1, D) = {(batch, width - 1, dim)}, got {state.shape}")
     dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
-    kernel = kernel.astype(dtype)
-    past = jnp.zeros((batch, width - 1, dim), dtype) if state is None else state.astype(dtype)
-    inputs = jnp.concatenate([past, x.astype(dtype)], axis=1)
+    kernel = jnp.asarray(kernel, dtype)
+    past = jnp.zeros((batch, width - 1, dim), dtype) if state is None else jnp.asarray(state, dtype)
+    inputs = jnp.concatenate([past, jnp.asarray(x, dtype)], axis=1)
 
     # inside: no document starts in the last `back` steps, so that the tap reaching so far back stays inside one.
     inside, borders = None, []
@@ -67,7 +68,7 @@ def causal_conv1d(
     # Widths are single digits: one fused multiply-add per tap beats a convolution call, on every backend.
     y = jnp.zeros((batch, length, dim), dtype)
     for back in range(width):
-        tap = inputs[:, width - 1 - back : width - 1 - back + length] * kernel[None, None, width - 1 - back]
+        tap = scale(inputs[:, width - 1 - back : width - 1 - back + length], kernel[width - 1 - back])
         if inside is not None:
             if back > 0:
                 inside = inside & ~padded_reset[:, width - back : width - back + length]
@@ -75,7 +76,7 @@ def causal_conv1d(
             borders.append(inside[:, -1])
         y = y + tap
     if bias is not None:
-        y = y + bias.astype(dtype)[None, None]
+        y = shift(y, jnp.asarray(bias, dtype))
 
     state = inputs[:, length:]
     if reset is not None and width > 1:

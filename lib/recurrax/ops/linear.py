@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from recurrax.ops import sharding
 from recurrax.types import Dtype
 
+BLOCK = 128
+"""Rows of a sum over tokens that are added one after the other."""
+
 
 def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Array, "*batch E"]:
     """x @ kernel in x's dtype.
@@ -39,15 +42,13 @@ def contract(
 
 
 def scale(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x * vector in x's dtype; the vector is that of the last axes."""
-    vector = _leading(vector, x)
-    return x * vector.astype(x.dtype) if _as_wide(x, vector) else _scale(x, vector)
+    """x * vector in x's dtype; the vector is that of the last axes. Differentiated in reverse alone."""
+    return _scale(x, _leading(vector, x))
 
 
 def shift(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x + vector in x's dtype; the vector is that of the last axes."""
-    vector = _leading(vector, x)
-    return x + vector.astype(x.dtype) if _as_wide(x, vector) else _shift(x, vector)
+    """x + vector in x's dtype; the vector is that of the last axes. Differentiated in reverse alone."""
+    return _shift(x, _leading(vector, x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -97,5 +98,17 @@ def _leading(vector, x):
 
 
 def _sum(x, vector):
-    """Over the axes along which the vector is one."""
-    return x.sum([axis for axis, size in enumerate(vector.shape) if size == 1], keepdims=True)
+    """Over the axes along which the vector is one.
+
+    On a CPU as products with ones, of a block of rows each: a long running sum would lose two digits. A loop over a sum
+    of leading axes goes down each column by itself, and works out anew for each what it sums: the gradients of the four
+    taps of a short convolution took longer than all products of its layer.
+    """
+    axes = [axis for axis, size in enumerate(vector.shape) if size == 1]
+    leading = axes == list(range(len(axes))) and len(axes) < vector.ndim
+    if jax.default_backend() != "cpu" or not leading or sharding.splits_time():
+        return x.sum(axes, keepdims=True)
+    rows = x.reshape(-1, vector.size)
+    size = min(len(rows), BLOCK)
+    blocks = jnp.pad(rows, ((0, -len(rows) % size), (0, 0))).reshape(-1, size, vector.size)
+    return jnp.einsum("r,brn->bn", jnp.ones(size, x.dtype), blocks).sum(0).reshape(vector.shape)

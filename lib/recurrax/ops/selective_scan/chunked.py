@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax.ops.diagonal.api import diagonal_scan
+from recurrax.ops.linear import scale
 
 # On a CPU a chunk's states are to stay near the cache; a GPU or TPU wants few, large launches.
 CHUNK = {"cpu": 16, "default": 128}
@@ -25,7 +26,7 @@ def scan(x, dt, a, b, c, state, reset, *, chunk_size=None):
     @jax.checkpoint
     def chunk(h, inputs):
         x, dt, b, c, *reset = inputs
-        decay = jnp.exp(dt[..., None] * a[None, None])
+        decay = jnp.exp(scale(jnp.broadcast_to(dt[..., None], (*dt.shape, a.shape[1])), a))
         drive = (dt * x)[..., None] * b[:, :, None, :]
         h, last = diagonal_scan(decay, drive, h, reset=reset[0] if reset else None)
         return last, jnp.einsum("bten,btn->bte", h, c, precision=lax.Precision.HIGHEST)
