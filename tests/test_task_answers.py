@@ -9,7 +9,7 @@ import pytest
 from recurrax import tasks
 from recurrax.tasks.automata import SEPARATOR
 from recurrax.tasks.digits import images
-from recurrax.tasks.groups import elements
+from recurrax.tasks.groups import GROUPS, elements
 from recurrax.tasks.listops import TOKENS
 from recurrax.tasks.regression import best_rate, gradient_step, least_squares
 from task_cases import ALL, COUNT
@@ -90,7 +90,7 @@ def test_arithmetic_goes_from_left_to_right():
             assert eval(text) % 5 == answer
 
 
-@pytest.mark.parametrize("name", ["Z60", "S3", "S4", "A5", "S5", "swaps"])
+@pytest.mark.parametrize("name", ["Z60", "S3", "S4", "A5", "S5", "swaps", "generators of S4", "generators of A5"])
 def test_words_of_groups_are_products_of_matrices(name):
     task = ALL[name]
     # p's matrix takes e_i to e_p(i): its column i is the column p(i) of the identity.
@@ -99,13 +99,25 @@ def test_words_of_groups_are_products_of_matrices(name):
     if task.group == "A5":
         assert all(round(np.linalg.det(m)) == 1 for m in matrices)
     if name == "swaps":
-        assert len(task.letters) == 1 + 10
+        assert len(task.alphabet) == 1 + 10
     for inputs, asked, answers in rows(name, 10):
         assert asked == list(range(30))
         product = np.eye(len(matrices[0]), dtype=int)
         for element, answer in zip(inputs, answers, strict=True):
             product = matrices[element] @ product
             np.testing.assert_array_equal(product, matrices[answer])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_all_elements_are_products_of_the_two_generators(group):
+    task = tasks.GroupWord(group=group, letters="generators")
+    first, second = (elements(group)[letter] for letter in task.alphabet)
+    found, new = set(), {first, second}
+    while new:
+        found |= new
+        new = {tuple(a[i] for i in b) for a in (first, second) for b in new} - found
+    assert found == set(elements(group))
+    assert {*task.batch(0, 0, 4).inputs.flat} == {*task.alphabet}
 
 
 def test_words_of_automata_follow_edges():

@@ -10,6 +10,7 @@ from recurrax import checks
 from recurrax.tasks.base import Example, Task, generator
 
 GROUPS = ("Z60", "S3", "S4", "A5", "S5")
+LETTERS = ("all", "swaps", "generators")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +27,24 @@ class GroupWord(Task):
 
     group: str = "S3"
     """Z60: numbers modulo 60; S3, S4, S5: permutations; A5: even permutations."""
-    max_moved: int | None = None
-    """Words of permutations that move at most so many things; 2: swaps, and doing nothing. None: of all."""
+    letters: str = "all"
+    """What words are made of: all elements; swaps of two things, and the element that moves nothing; or generators, two
+    elements that have all others as products."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.choice("group", self.group, GROUPS)
-        if self.max_moved is not None and len(self.letters) < 2:
-            raise ValueError(f"no element of {self.group} but one moves at most {self.max_moved} things")
+        checks.choice("letters", self.letters, LETTERS)
+        if len(self.alphabet) < 2:
+            raise ValueError(f"no element of {self.group} swaps two things and moves no other")
 
     @property
-    def letters(self) -> np.ndarray:
-        """The elements that words are made of."""
+    def alphabet(self) -> np.ndarray:
+        """The letters, as numbers of elements."""
+        if self.letters == "generators":
+            return generators(self.group)
         moved = moves(self.group)
-        return np.arange(len(moved)) if self.max_moved is None else np.flatnonzero(moved <= self.max_moved)
+        return np.arange(len(moved)) if self.letters == "all" else np.flatnonzero(moved <= 2)
 
     @property
     def vocab_size(self):
@@ -52,7 +57,7 @@ class GroupWord(Task):
         return 1 / self.num_classes
 
     def example(self, seed, index):
-        inputs = generator(seed, index).choice(self.letters, self.length).astype(np.int32)
+        inputs = generator(seed, index).choice(self.alphabet, self.length).astype(np.int32)
         table, state, answers = products(self.group), 0, []
         for element in inputs.tolist():
             state = table[element][state]
@@ -80,6 +85,16 @@ def products(group: str) -> tuple[tuple[int, ...], ...]:
 def moves(group: str) -> np.ndarray:
     """How many things each element moves."""
     return np.array([sum(i != place for place, i in enumerate(p)) for p in elements(group)])
+
+
+@functools.cache
+def generators(group: str) -> np.ndarray:
+    """Two elements: of Z60 one step and one step back, else the first things in a ring, as few as can be, and all."""
+    if group == "Z60":
+        return np.array([1, 59])
+    count = int(group[1:])
+    rings = (tuple((i + 1) % size if i < size else i for i in range(count)) for size in (2 + (group[0] == "A"), count))
+    return np.array([elements(group).index(ring) for ring in rings])
 
 
 def _is_even(permutation):
