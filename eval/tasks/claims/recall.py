@@ -109,6 +109,7 @@ CLAIM = Claim(
     pairs=PAIRS,
     draw=draw,
     tried="values of 64 instead of 16 channels, with which GLA recalls all 8 pairs from 4 key channels, and Mamba of "
-    "width 128, which recalls 0.9 of them from 2 states a channel: there the state is no bound. GatedDeltaNet and four "
-    "layers of attention were still learning when the steps ended; two layers of attention had learnt long before.",
+    "width 128, which recalls 0.9 of them from 2 states a channel: there the state is no bound. GatedDeltaNet "
+    "was still learning when the steps ended. Four layers of attention recall no more after 1000 steps, nor with rates "
+    "of 1e-3 and 2e-3, though two learn it; 600 steps on language bring their loss to within 7 % of the hybrid's.",
 )
