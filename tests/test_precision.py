@@ -72,6 +72,14 @@ def test_scales_and_shifts():
         assert error(dvector, want_dvector.sum((0, 1, 3))[:, None]) < 1e-6
 
 
+@pytest.mark.parametrize("rows", [1, 100, 131_070])
+def test_sums_over_many_tokens_keep_their_digits(rows):
+    x, vector = np.random.default_rng(0).random((rows, 3), np.float32), np.ones(3, np.float32)
+    for function, terms in ((scale, x), (shift, np.ones_like(x))):
+        gradient = jax.jit(jax.grad(lambda v, f=function: (f(jnp.asarray(x), v) * x).sum()))(vector)
+        assert error(gradient, (np.float64(terms) * x).sum(0)) < 1e-6
+
+
 def test_in_one_dtype_it_is_the_plain_product_and_goes_forward_too():
     x, kernel = draw(2, 5, 4), draw(4, 3)
     y, dy = jax.jvp(lambda kernel: linear(x, kernel), (kernel,), (kernel,))
