@@ -22,4 +22,6 @@ CLAIM = Claim(
     compare=lambda found: bands(found, SOLVE, FAIL),
     pairs=all_pairs(SOLVE, FAIL),
     draw=lambda figure, found: over_length(figure, found, all_pairs(SOLVE, FAIL)),
+    tried="only this. With gradients that were summed in another order GLA kept 0.92 of selective copying: trainings "
+    "that differ in rounding end as far apart as those that differ in the seed.",
 )
