@@ -26,6 +26,7 @@ def scan(x, dt, a, b, c, state, reset, *, chunk_size=None):
     @jax.checkpoint
     def chunk(h, inputs):
         x, dt, b, c, *reset = inputs
+        # dt a^T as a scale: the gradient of a is a sum over tokens.
         decay = jnp.exp(scale(jnp.broadcast_to(dt[..., None], (*dt.shape, a.shape[1])), a))
         drive = (dt * x)[..., None] * b[:, :, None, :]
         h, last = diagonal_scan(decay, drive, h, reset=reset[0] if reset else None)
