@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.mixers import cache, parts, rotary
+from recurrax.mixers import cache, parts, rotary, softmax
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
@@ -137,16 +137,7 @@ def _attend(q, new, state, reset, config):
     if turned:
         frequency = rotary.frequencies(turned // 2, config.rotary_base)
         q, keys = rotary.turn(q, frequency, past), rotary.turn(keys, frequency)
-    o = jax.nn.dot_product_attention(
-        q,
-        keys,
-        cached["v"],
-        mask=mask,
-        # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
-        is_causal=not past,
-        local_window_size=None if past or config.window is None else (config.window - 1, 0),
-    )
-    return o, after
+    return softmax.attend(q, keys, cached["v"], mask, past, config.window), after
 
 
 class AttentionLayer(Mixer):

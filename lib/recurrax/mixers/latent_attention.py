@@ -11,12 +11,11 @@ W_k and W_v are applied to the query and to the result: q . W_k c = (W_k^T q) . 
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.mixers import cache, parts, rotary
+from recurrax.mixers import cache, parts, rotary, softmax
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones
 from recurrax.mixers.marks import mark
 from recurrax.ops import contract, linear
@@ -118,25 +117,11 @@ def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
         keys = contract("bsc,chk->bshk", latent[:, :, 0], to_keys)
         values = mark("values", contract("bsc,chv->bshv", latent[:, :, 0], to_values))
         shared = jnp.broadcast_to(shared, (*keys.shape[:-1], r))
-    o = _attend(
-        jnp.concatenate([q, q_shared], axis=-1),
-        jnp.concatenate([keys, shared], axis=-1),
-        values,
-        scale=(k + r) ** -0.5,
-        mask=mask,
-        is_causal=not past,
-        local_window_size=None if past or config.window is None else (config.window - 1, 0),
-    )
+    q, keys = jnp.concatenate([q, q_shared], axis=-1), jnp.concatenate([keys, shared], axis=-1)
+    o = softmax.attend(q, keys, values, mask, past, config.window, scale=(k + r) ** -0.5)
     if length == 1:
         o = contract("bthc,chv->bthv", o, to_values)
     return o, after
-
-
-def _attend(q, k, v, **how):
-    """dot_product_attention of values whose size is not that of the keys: the smaller get zeros."""
-    size = max(k.shape[-1], v.shape[-1])
-    q, k, padded = (jnp.pad(z, (*3 * ((0, 0),), (0, size - z.shape[-1]))) for z in (q, k, v))
-    return jax.nn.dot_product_attention(q, k, padded, **how)[..., : v.shape[-1]]
 
 
 class LatentAttentionLayer(Mixer):

@@ -94,7 +94,8 @@ def _log_sums(c, z, reset):
     terms = jnp.concatenate([z[:, None].astype(c.dtype), c], axis=1)
 
     def add(left, right):
-        return left[0] | right[0], jnp.where(right[0], right[1], jnp.logaddexp(left[1], right[1]))
+        # Forgotten before the sum: the gradient of one that is not chosen would still be NaN where left is.
+        return left[0] | right[0], jnp.logaddexp(jnp.where(right[0], -jnp.inf, left[1]), right[1])
 
     _, sums = jax.lax.associative_scan(add, (jnp.broadcast_to(starts, terms.shape), terms), axis=1)
     # Before its first token a document has no sum.

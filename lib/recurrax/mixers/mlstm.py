@@ -117,11 +117,14 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
 def _enter(op, given):
     """The m that enters a stretch of time, which makes max(F + m, U) of it: F is the sum of its log f."""
     log_f, before, reset = given["log_f"], given["before"], given["reset"]
-    total, nothing = log_f.sum(1), jnp.full_like(before, -jnp.inf)
-    if reset is not None:
-        total = jnp.where(reset.any(1)[:, None], -jnp.inf, total)
-    final = op(**{**given, "before": nothing})[1]
-    return time_sharding.fold((total, final), before, lambda s, m: jnp.maximum(s[0] + m, s[1]))
+    cut = jnp.zeros(before.shape[:1], bool) if reset is None else reset.any(1)
+    final = op(**{**given, "before": jnp.full_like(before, -jnp.inf)})[1]
+
+    def step(summary, m):
+        cut, total, final = summary
+        return jnp.where(cut[:, None], final, jnp.maximum(total + m, final))
+
+    return time_sharding.fold((cut, log_f.sum(1), final), before, step)
 
 
 @sharded(
@@ -133,17 +136,18 @@ def _enter(op, given):
 def _stabilizer(log_f, log_i, before, reset):
     """m_{t-1} and m_t = max(log f_t + m_{t-1}, log i_t), a product in the max-plus algebra: (B, T, H); the last m."""
     first = log_f[:, 0] + before
-    if reset is not None:
-        # A document starts from m = 0, whatever came before it.
-        log_i = jnp.where(reset[..., None], jnp.maximum(log_f, log_i), log_i)
-        log_f = jnp.where(reset[..., None], -jnp.inf, log_f)
-        first = jnp.where(reset[:, :1], -jnp.inf, first)
-    log_i = log_i.at[:, 0].max(first)
+    starts = jnp.zeros(log_f.shape[:2], bool) if reset is None else reset
+    starts = starts[..., None]
+    # A document starts from m = 0, whatever came before it.
+    log_i = jnp.where(starts, jnp.maximum(log_f, log_i), log_i)
+    log_i = log_i.at[:, 0].max(jnp.where(starts[:, 0], -jnp.inf, first))
 
     def compose(left, right):
-        return left[0] + right[0], jnp.maximum(left[1] + right[0], right[1])
+        # Chosen, not added to -inf: what came before a document may be NaN.
+        m = jnp.where(right[0], right[2], jnp.maximum(left[2] + right[1], right[2]))
+        return left[0] | right[0], left[1] + right[1], m
 
-    m = jax.lax.associative_scan(compose, (log_f, log_i), axis=1)[1]
+    m = jax.lax.associative_scan(compose, (jnp.broadcast_to(starts, log_f.shape), log_f, log_i), axis=1)[2]
     previous = jnp.concatenate([before[:, None], m[:, :-1]], axis=1)
     if reset is not None:
         previous = jnp.where(reset[..., None], 0, previous)

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax.ops.decay import FLOOR
-
 
 def arrays(*values, log_decay):
     """Each as a JAX array, `log_decay` last; None stays.
@@ -97,18 +95,16 @@ def check_common(q, log_decay, state, reset, chunk_size, sizes):
 
 
 def call(implementation, q, others, log_decay, state, reset, scale, chunk_size, sizes):
-    """An implementation on checked arguments.
+    """Run an implementation on checked arguments.
 
-    It is given q and the other inputs as they are, log-decays (B, T, H, 1 | K) or None in which a reset is a gate that
-    nothing passes, and a state in the dtype of all arithmetic: float32, or float64 for float64 inputs.
+    It takes q and the other inputs as they are, log-decays (B, T, H, 1 | K) or None, a state in the dtype of all
+    arithmetic (float32, or float64 for float64 inputs), and resets (B, T) or None.
     """
     batch, length, heads, key, value = sizes
     if log_decay is not None and log_decay.ndim == 3:
         log_decay = log_decay[..., None]
-    if reset is not None:
-        gates = jnp.zeros((batch, length, heads, 1), jnp.float32) if log_decay is None else log_decay
-        log_decay = jnp.where(reset[..., None, None], jnp.asarray(FLOOR, gates.dtype), gates)
+    reset = None if reset is None else jnp.asarray(reset)
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     state = jnp.zeros((batch, heads, key, value), dtype) if state is None else state.astype(dtype)
     scale = key**-0.5 if scale is None else scale
-    return implementation(q, *others, log_decay, state, scale=scale, chunk_size=chunk_size)
+    return implementation(q, *others, log_decay, state, reset, scale=scale, chunk_size=chunk_size)

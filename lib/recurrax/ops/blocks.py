@@ -14,24 +14,53 @@ a copy or two of inputs and outputs, one state per block, and one block's worksp
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from recurrax.ops import containment
+from recurrax.ops.forward_mode import custom_vjp
 
 # Rows per block: tokens, times the steps of each. On a CPU a block's arrays are to stay in the cache; a GPU or TPU
 # wants few, large launches.
 BLOCK = {"cpu": 256, "default": 2048}
 
 
-def sweep(block, chunk_size, state, inputs, rows=1):
-    """Runs `block(chunks, state, inputs) -> (state, output)` along axis 1 of the inputs (None among them is skipped).
+class Tokens(NamedTuple):
+    """What an op reads of each token."""
 
-    Chunks are of `chunk_size` tokens, rounded up to a power of two, or fewer where the sequence is shorter; zeros fill
-    the last ones, and must leave the state as it is. Tokens of more `rows` make blocks of fewer tokens. Returns the
-    output and the last state.
+    q: Float[Array, "B T Hq K"]
+    written: tuple[Float[Array, "B T *RH K"], ...]
+    """Keys, values and their like, which change the state; an axis of R steps may stand before the heads."""
+    strength: Float[Array, "B T *RH"] | None
+    """One number for each head and step, such as beta."""
+    log_decay: Float[Array, "B T H 1"] | Float[Array, "B T H K"] | None
+
+
+def sweep(
+    block: Callable,
+    chunk_size: int,
+    state: Float[Array, "B H K V"],
+    tokens: Tokens,
+    reset: Bool[Array, "B T"] | None,
+    rows: int = 1,
+) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
+    """Run `block(chunks, state, tokens, reset) -> (state, output)` along time; return the output and the last state.
+
+    Args:
+      block: is given finite numbers alone: those that are not are kept to their document and from earlier tokens.
+      chunk_size: tokens per chunk, rounded up to a power of two; fewer where the sequence is shorter. Zeros fill the
+        last chunks, and must leave the state as it is.
+      state: before the first token.
+      tokens: the inputs.
+      reset: True where a document starts.
+      rows: matrix rows per token; more of them make blocks of fewer tokens.
     """
-    length = jax.tree.leaves(inputs)[0].shape[1]
+    length = tokens.q.shape[1]
     chunk_size = min(_power_of_two(chunk_size), _power_of_two(length))
     chunks = -(-length // chunk_size)
     most = max(1, BLOCK.get(jax.default_backend(), BLOCK["default"]) // (chunk_size * rows))
@@ -39,9 +68,31 @@ def sweep(block, chunk_size, state, inputs, rows=1):
     chunks = -(-chunks // blocks)  # as many in the last block as in the others
     missing = blocks * chunks * chunk_size - length
     if missing:
-        inputs = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), inputs)
-    output, state = _sweep(functools.partial(block, chunks), blocks, state, inputs)
+        tokens, reset = jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), (tokens, reset)
+        )
+    output, state = _sweep(functools.partial(_contained, block, chunks), blocks, state, tokens, reset)
     return output[:, :length], state
+
+
+def _contained(block, chunks, state, tokens, reset):
+    """The block on finite numbers, and NaN in what depends on others."""
+    q, own = containment.admit(tokens.q, 3)
+    state, start = containment.admit(state, 2)
+    lead = tokens.written[0].ndim - 1  # a flag for each step of a token, then their sum
+    written, flags = zip(*(containment.admit(x, lead) for x in tokens.written), strict=True)
+    strength, log_decay = tokens.strength, tokens.log_decay
+    if strength is not None:
+        strength, flag = containment.admit(strength, lead)
+        flags = (*flags, flag)
+    seen = sum(flags) if lead == 3 else sum(flags).sum(2)
+    if log_decay is not None:
+        log_decay, flag = containment.admit(log_decay, 3, log=True)
+        seen = seen + flag
+    seen = containment.since_reset(seen, start, reset, chunks)
+    state, output = block(chunks, state, Tokens(q, written, strength, log_decay), reset)
+    read = jnp.repeat(seen, q.shape[2] // seen.shape[2], axis=2)
+    return containment.release(state, seen[:, -1]), containment.release(output, read, own)
 
 
 def _power_of_two(number):
@@ -88,57 +139,57 @@ def separate(tokens, x, *rows):
     return [part.reshape(*x.shape[:-2], -1, x.shape[-1]) for part in parts]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sweep(block, blocks, state, inputs):
-    return _run(block, blocks, state, inputs)[0]
+@functools.partial(custom_vjp, nondiff_argnums=(0, 1))
+def _sweep(block, blocks, state, tokens, reset):
+    return _run(block, blocks, state, tokens, reset)[0]
 
 
-def _run(block, blocks, state, inputs):
+def _run(block, blocks, state, tokens, reset):
     """(output, last state), and the states before each block."""
     if blocks == 1:
-        last, output = block(state, inputs)
+        last, output = block(state, tokens, reset)
         return (output, last), state[None]
 
     def step(carry, n):
         state, output = carry
-        new, piece = block(state, _piece(inputs, n, blocks))
+        new, piece = block(state, *_piece((tokens, reset), n, blocks))
         return (new, _put(output, piece, n)), state
 
-    shape = jax.eval_shape(block, state, _piece(inputs, 0, blocks))[1]
+    shape = jax.eval_shape(block, state, *_piece((tokens, reset), 0, blocks))[1]
     output = jnp.zeros((shape.shape[0], blocks * shape.shape[1], *shape.shape[2:]), shape.dtype)
     (last, output), states = lax.scan(step, (state, output), jnp.arange(blocks))
     return (output, last), states
 
 
-def _forward(block, blocks, state, inputs):
-    results, states = _run(block, blocks, state, inputs)
-    return results, (states, inputs)
+def _forward(block, blocks, state, tokens, reset):
+    results, states = _run(block, blocks, state, tokens, reset)
+    return results, (states, tokens, reset)
 
 
 def _backward(block, blocks, residuals, cotangents):
-    states, inputs = residuals
+    states, tokens, reset = residuals
     output_cotangent, state_cotangent = cotangents
 
-    def differentiate(state, inputs, output_cotangent, state_cotangent):
-        _, pullback = jax.vjp(block, state, inputs)
+    def differentiate(state, tokens, reset, output_cotangent, state_cotangent):
+        _, pullback = jax.vjp(lambda state, tokens: block(state, tokens, reset), state, tokens)
         return pullback((state_cotangent, output_cotangent))
 
     if blocks == 1:
-        return differentiate(states[0], inputs, output_cotangent, state_cotangent)
+        return *differentiate(states[0], tokens, reset, output_cotangent, state_cotangent), None
 
     def step(carry, before):
         state_cotangent, gradients = carry
         state, n = before
-        pieces = _piece((inputs, output_cotangent), n, blocks)
+        pieces = _piece((tokens, reset, output_cotangent), n, blocks)
         state_cotangent, piece = differentiate(state, *pieces, state_cotangent)
         return (state_cotangent, jax.tree.map(lambda whole, part: _put(whole, part, n), gradients, piece)), None
 
     # All of it is overwritten. XLA takes arrays of equal zeros for one and then copies it for each: a quarter of the
     # time of linear_attention on a CPU. So none is equal to another.
-    leaves, tree = jax.tree.flatten(inputs)
+    leaves, tree = jax.tree.flatten(tokens)
     start = (state_cotangent, tree.unflatten([jnp.full_like(x, i + 1) for i, x in enumerate(leaves)]))
     (state_cotangent, gradients), _ = lax.scan(step, start, (states, jnp.arange(blocks)), reverse=True)
-    return state_cotangent, gradients
+    return state_cotangent, gradients, None
 
 
 _sweep.defvjp(_forward, _backward)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax.ops.blocks import to_chunks
+from recurrax.ops.forward_mode import custom_vjp
 
 FLOOR = -1024.0
 """Log-decays below this are taken as this: e^-1024 is 0 in float64 as in float32, so nothing changes but that sums of
@@ -31,10 +32,14 @@ gates stay finite. A reset is such a gate."""
 EXACT = lax.Precision.HIGHEST
 
 
-def local_decay(log_decay, chunks, chunk_size, dtype, precision):
-    """The decay of `chunks` chunks: gates None, (B, T, H, 1) or (B, T, H, K) in, one of the three classes out."""
-    if log_decay is None:
+def local_decay(log_decay, reset, heads, chunks, chunk_size, dtype, precision):
+    """Return the decay of `chunks` chunks, one of the three classes, for gates None, (B, T, H, 1) or (B, T, H, K)."""
+    if log_decay is None and reset is None:
         return NoDecay(jnp.ones((chunks, 1, 1, 1), dtype), chunk_size, precision)
+    if log_decay is None:
+        log_decay = jnp.zeros((*reset.shape, heads, 1), dtype)
+    if reset is not None:
+        log_decay = jnp.where(reset[..., None, None], jnp.asarray(FLOOR, log_decay.dtype), log_decay)
     gates = jnp.maximum(to_chunks(log_decay[..., None, :], chunks).astype(dtype), FLOOR)
     if gates.shape[-1] > 1:
         return channel_decay(gates, precision)
@@ -51,7 +56,7 @@ class NoDecay(NamedTuple):
 
     def scores(self, readers, sources):
         scores = _product(readers, sources, self.precision)
-        return scores * _per_row(jnp.tri(self.chunk_size, dtype=scores.dtype), scores.shape)
+        return jnp.where(_per_row(jnp.tri(self.chunk_size, dtype=bool), scores.shape), scores, 0)
 
     def since_start(self, readers):
         return readers
@@ -71,7 +76,9 @@ class ScalarDecay(NamedTuple):
 
     def scores(self, readers, sources):
         scores = _product(readers, sources, self.precision)
-        return scores * _per_row(self.between, scores.shape)
+        between = _per_row(self.between, scores.shape)
+        # Scores that nothing is left of may have overflowed.
+        return jnp.where(between > 0, scores * between, 0)
 
     def since_start(self, readers):
         return readers * _repeat(self.start, readers.shape[-2])
@@ -80,7 +87,7 @@ class ScalarDecay(NamedTuple):
         return sources * _repeat(self.end, sources.shape[-2])
 
 
-@jax.custom_vjp
+@custom_vjp
 def scalar_factors(gates):
     """e^{G_i - G_j} (zero above the diagonal), e^{G_i}, e^{G_C - G_j}, e^{G_C} of gates (..., C).
 

@@ -25,4 +25,6 @@ def enter(op, given):
         transition, written = summary
         return jnp.einsum("bhij,bhjv->bhiv", transition, state, precision=lax.Precision.HIGHEST) + written
 
-    return time_sharding.fold((transition, written), nothing if state is None else state.astype(dtype), step)
+    return time_sharding.fold(
+        (transition, written), nothing if state is None else state.astype(dtype), step, reset=given["reset"]
+    )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import sharding
+from recurrax.ops.forward_mode import custom_vjp, is_forward_mode
 from recurrax.types import Dtype
 
 BLOCK = 128
@@ -34,24 +35,24 @@ def contract(
 ) -> Float[Array, "..."]:
     """einsum(spec, x, kernel) of factors in x's dtype; the result in x's, or in `dtype`."""
     dtype = jnp.dtype(x.dtype if dtype is None else dtype)
-    if dtype == x.dtype and _as_wide(x, kernel):
-        return jnp.einsum(spec, x, kernel.astype(dtype))
+    if is_forward_mode() or (dtype == x.dtype and _as_wide(x, kernel)):
+        return jnp.einsum(spec, x, kernel.astype(x.dtype), preferred_element_type=dtype)
     # The product itself stays in sight: policies of jax.checkpoint say whether it is kept.
     y = jnp.einsum(spec, x, jax.lax.stop_gradient(kernel).astype(x.dtype), preferred_element_type=dtype)
     return _and_the_kernels_gradient(y, x, kernel, spec, kernel.dtype)
 
 
 def scale(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x * vector in x's dtype; the vector is that of the last axes. Differentiated in reverse alone."""
+    """Return x * vector in x's dtype; the vector is that of the last axes."""
     return _scale(x, _leading(vector, x))
 
 
 def shift(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x + vector in x's dtype; the vector is that of the last axes. Differentiated in reverse alone."""
+    """Return x + vector in x's dtype; the vector is that of the last axes."""
     return _shift(x, _leading(vector, x))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(custom_vjp, nondiff_argnums=(3, 4))
 def _and_the_kernels_gradient(y, x, kernel, spec, dtype):
     """y, whose cotangent goes on to y and, with x, to the kernel."""
     return y
@@ -63,7 +64,7 @@ def _kernels_gradient(spec, dtype, x, dy):
     return dy, None, dkernel
 
 
-@jax.custom_vjp
+@custom_vjp
 def _scale(x, vector):
     return x * vector.astype(x.dtype)
 
@@ -73,7 +74,7 @@ def _scale_back(saved, dy):
     return dy * vector.astype(x.dtype), _sum(x.astype(vector.dtype) * dy.astype(vector.dtype), vector)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _shift(x, vector):
     return x + vector.astype(x.dtype)
 

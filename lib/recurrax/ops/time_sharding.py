@@ -32,20 +32,33 @@ def affine(summary: tuple[Array, Array], state: Array) -> Array:
     return kept * state + written
 
 
-def fold(summary: PyTree, state: State, step: Callable = affine, *, reverse: bool = False) -> tuple[State, State]:
-    """The state that enters this stretch, and the one that leaves the last: S <- step(summary, S) for each stretch.
+def fold(
+    summary: PyTree,
+    state: State,
+    step: Callable = affine,
+    *,
+    reset: Bool[Array, "B T"] | None = None,
+    reverse: bool = False,
+) -> tuple[State, State]:
+    """Return the state that enters this shard and the one that leaves the last: S <- step(summary, S) for each shard.
 
     Args:
-      summary: what this stretch does to a state, such as (A, U).
-      state: what enters the first stretch, the same on every device.
+      summary: what this shard does to a state, such as (A, U).
+      state: what enters the first shard, (B, ...), the same on every device.
       step: (summary, state) -> state.
-      reverse: time runs backwards, so the last stretch comes first.
+      reset: True where a document starts: such a shard is given a state of zeros, whatever the one before it left.
+      reverse: time runs backwards, so the last shard comes first.
     """
+    cut = None if reset is None else reset.any(1)
 
-    def through(state, summary):
-        return step(summary, state), state
+    def through(state, shard):
+        summary, cut = shard
+        kept = state
+        if cut is not None:
+            kept = jax.tree.map(lambda leaf: jnp.where(cut.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf), state)
+        return step(summary, kept), state
 
-    last, entering = lax.scan(through, state, lax.all_gather(summary, TIME), reverse=reverse)
+    last, entering = lax.scan(through, state, lax.all_gather((summary, cut), TIME), reverse=reverse)
     here = lax.axis_index(TIME)
     return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, here, keepdims=False), entering), last
 

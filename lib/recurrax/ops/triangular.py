@@ -5,14 +5,15 @@ are backward stable. The shorter product prod_j (I + M^(2^j)) is not: for equal 
 and 64 rows lose every digit.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+
+from recurrax.ops.forward_mode import custom_vjp
 
 SUBSTITUTED = 16
 
 
-@jax.custom_vjp
+@custom_vjp
 def unit_lower_inverse(a):
     """(I + a)^-1 for strictly lower triangular a: (..., N, N)."""
     size = a.shape[-1]

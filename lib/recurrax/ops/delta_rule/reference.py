@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recurrax.ops.linear_attention.reference import decayed, read
+from recurrax.ops.linear_attention.reference import decayed, over_time, read
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
-def delta(q, k, v, beta, log_decay, state, *, scale, chunk_size=None):
-    """q (B, T, Hq, K), k, v (B, T, [R,] H, K | V), beta (B, T, [R,] H), log_decay None or (B, T, H, 1 | K).
-
-    Returns o (B, T, Hq, V) and the last state.
+def delta(q, k, v, beta, log_decay, state, reset, *, scale, chunk_size=None):
+    """Return o (B, T, Hq, V) and the last state, of q (B, T, Hq, K), k and v (B, T, [R,] H, K | V), beta
+    (B, T, [R,] H), log_decay None or (B, T, H, 1 | K), state (B, H, K, V) and reset None or (B, T).
     """
     del chunk_size
     k, v, beta = with_steps(k, v, beta)
@@ -23,17 +22,15 @@ def delta(q, k, v, beta, log_decay, state, *, scale, chunk_size=None):
         error = v - read(k, state)
         return state + (beta[..., None] * k)[..., :, None] * error[..., None, :], None
 
-    def step(state, inputs):
-        q, k, v, beta, *gate = inputs
+    def step(state, token):
+        q, k, v, beta, gate, reset = token
         rows = [jnp.moveaxis(x, 1, 0) for x in (k, v, beta)]
-        state, _ = lax.scan(write, decayed(state, *gate), rows)
+        state, _ = lax.scan(write, decayed(state, gate, reset), rows)
         return state, scale * read(q, state)
 
-    inputs = [x for x in (q, k, v, beta, log_decay) if x is not None]
-    state, o = lax.scan(step, state, [jnp.moveaxis(x, 1, 0).astype(state.dtype) for x in inputs])
-    return jnp.moveaxis(o, 0, 1).astype(q.dtype), state
+    return over_time(step, state, (q, k, v, beta, log_decay), reset)
 
 
 def with_steps(k, v, beta):
-    """With the axis R after time, which the delta rule has not: its one step."""
+    """Add a step axis R of length 1 if it is missing, so that the delta rule is the delta product with R = 1."""
     return (k, v, beta) if k.ndim == 5 else (k[:, :, None], v[:, :, None], beta[:, :, None])

@@ -24,31 +24,31 @@ ROWS = 32  # per chunk: tokens, times the steps of each
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
-def delta(q, k, v, beta, log_decay, state, *, scale, chunk_size=None):
+def delta(q, k, v, beta, log_decay, state, reset, *, scale, chunk_size=None):
     """As `reference.delta`."""
-    block = functools.partial(_block, scale)
+    block, tokens = functools.partial(_block, scale), blocks.Tokens(q, (k, v), beta, log_decay)
     steps = k.shape[2] if k.ndim == 5 else 1
     chunk_size = chunk_size or -(-ROWS // steps)
-    return blocks.sweep(block, chunk_size, state, (q, k, v, beta, log_decay), rows=steps)
+    return blocks.sweep(block, chunk_size, state, tokens, reset, rows=steps)
 
 
-def _block(scale, chunks, state, inputs):
-    q, k, v, beta, log_decay = inputs
+def _block(scale, chunks, state, tokens, reset):
+    q, (k, v), beta, log_decay = tokens
     # Axes are added here, in a block: XLA copies arrays of which a loop is given another view.
     k, v, beta = with_steps(k, v, beta)
     batch, length, steps, heads, _ = k.shape
-    tokens, rows = length // chunks, (q.shape[2] // heads, steps)
+    size, rows = length // chunks, (q.shape[2] // heads, steps)
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
-    decay = local_decay(log_decay, chunks, tokens, state.dtype, blocks.exactness(q.dtype))
+    decay = local_decay(log_decay, reset, heads, chunks, size, state.dtype, blocks.exactness(q.dtype))
     queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
     keys, values, strength = (
         blocks.to_chunks(jnp.moveaxis(x, 2, 3), chunks).astype(state.dtype) for x in (k, v, beta[..., None])
     )
 
     # Queries and steps read alike: one product for both.
-    readers = blocks.interleave(tokens, queries, strength * keys)
-    query_scores, step_scores = blocks.separate(tokens, decay.scores(readers, keys), *rows)
-    queries, steps = blocks.separate(tokens, decay.since_start(readers), *rows)
+    readers = blocks.interleave(size, queries, strength * keys)
+    query_scores, step_scores = blocks.separate(size, decay.scores(readers, keys), *rows)
+    queries, steps = blocks.separate(size, decay.since_start(readers), *rows)
     inverse = unit_lower_inverse(jnp.tril(step_scores, -1))
     from_values, from_state = matmul(inverse, strength * values), matmul(inverse, steps)
     last_keys = jnp.swapaxes(decay.until_end(keys), -1, -2)

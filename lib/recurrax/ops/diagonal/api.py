@@ -9,6 +9,7 @@ from jaxtyping import Array, Inexact
 
 from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.diagonal import parallel, reference, sequential
+from recurrax.ops.forward_mode import custom_vjp
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
@@ -30,7 +31,7 @@ def _enter(op, given):
     product = op(**{**given, "x": jnp.zeros_like(given["x"]), "h0": jnp.ones_like(final)})[1]
     h0 = jnp.zeros_like(final) if given["h0"] is None else given["h0"]
     h0 = h0.astype(jnp.result_type(h0, final))
-    return time_sharding.fold((product, final), h0, reverse=given["reverse"])
+    return time_sharding.fold((product, final), h0, reset=given["reset"], reverse=given["reverse"])
 
 
 @sharded(_letters, results=("B T H", "B H"), state="h0", enter=_enter)
@@ -114,12 +115,12 @@ class _Form(NamedTuple):
 # Both with a (B, T, N) or (N,), x (B, T, N), h0 (B, N), all of one dtype, and `reset` putting a_t to zero.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _scan(form: _Form, a, x, h0, reset):
     return _run(form, a, x, h0, reset, shifted=False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _adjoint(form: _Form, a, x, h0, reset):
     return _run(form, a, x, h0, reset, shifted=True)[0]
 
@@ -162,12 +163,14 @@ _adjoint.defvjp(_adjoint_forward, _adjoint_backward)
 def _run(form, a, x, h0, reset, *, shifted):
     if form.implementation == "sequential":
         return sequential.scan(a, x, h0, reset, reverse=form.reverse, shifted=shifted)
-    # The other forms take (B, T, N) decays with resets and the adjoint's shift written into them.
+    # The other forms take (B, T, N) decays with resets and the adjoint's shift written into them, and the resets: a
+    # state that is not finite is forgotten by a choice, not by a product with zero.
     a = _keep(jnp.broadcast_to(jnp.expand_dims(a, tuple(range(3 - a.ndim))), x.shape), reset)
     if shifted:
         a = _shift(a, jnp.ones_like(a[:, 0]), form.reverse)
+        reset = None if reset is None else _shift(reset, jnp.zeros_like(reset[:, 0]), form.reverse)
     scans = {"reference": reference.scan, "associative": parallel.associative, "chunked": parallel.chunked}
-    return scans[form.implementation](a, x, h0, reverse=form.reverse, chunk_size=form.chunk_size)
+    return scans[form.implementation](a, x, h0, reset, reverse=form.reverse, chunk_size=form.chunk_size)
 
 
 def _shift(h, first, reverse):

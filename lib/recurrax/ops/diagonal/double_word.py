@@ -81,5 +81,12 @@ def from_array(h: jax.Array) -> DoubleWord:
     return DoubleWord(h, None if _is_double(h) else jnp.zeros_like(h))
 
 
+def forgotten(h: DoubleWord, reset: jax.Array | None) -> DoubleWord:
+    """Return h (..., N), and 0 where reset (...) is true, whatever h holds there: 0 * NaN would be NaN."""
+    if reset is None:
+        return h
+    return jax.tree.map(lambda word: jnp.where(reset[..., None], jnp.zeros((), word.dtype), word), h)
+
+
 def _is_double(h):
     return h.dtype in (jnp.float64, jnp.complex128)

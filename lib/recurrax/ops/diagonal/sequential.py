@@ -12,7 +12,7 @@ from jax import lax
 
 
 def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
-    """h_t = a_t * h_{t-1} + x_t, with a either (B, T, N) or (N,) and reset (B, T) putting a_t to zero.
+    """h_t = a_t * h_{t-1} + x_t, with a either (B, T, N) or (N,); where reset (B, T) is true h_t = x_t.
 
     shifted=True is the adjoint's recurrence, which decays by the a of the step it comes from:
     h_t = a_{t-1} * h_{t-1} + x_t, starting with h = h0 + x undecayed (t-1 is t+1 where reverse).
@@ -25,17 +25,21 @@ def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
     def at(array, t):
         return lax.dynamic_index_in_dim(array, t, axis=1, keepdims=False)
 
-    def decay(t):
+    def decayed(h, t):
         a_t = jnp.broadcast_to(a[None], h0.shape) if a.ndim == 1 else at(a, t)
-        return a_t if reset is None else jnp.where(at(reset, t)[:, None], jnp.zeros((), a.dtype), a_t)
+        # lax.mul and lax.add, because jnp's operators would bring float64 back to float32 where x64 is off.
+        kept = lax.mul(_double(a_t), h)
+        if reset is None:
+            return kept
+        with jax.enable_x64(True):  # chosen, not multiplied by 0: h may be NaN
+            return jnp.where(at(reset, t)[:, None], jnp.zeros((), kept.dtype), kept)
 
     def write(out, h, t):
         return lax.dynamic_update_index_in_dim(out, lax.convert_element_type(h, out.dtype), t, axis=1)
 
     def step(i, carry):
         h, out = carry
-        # lax.mul and lax.add, because jnp's operators would bring float64 back to float32 where x64 is off.
-        h = lax.add(lax.mul(_double(decay(time(i - shifted))), h), _double(at(x, time(i))))
+        h = lax.add(decayed(h, time(i - shifted)), _double(at(x, time(i))))
         return h, write(out, h, time(i))
 
     h, out = _double(h0), lax.empty(x.shape, x.dtype)

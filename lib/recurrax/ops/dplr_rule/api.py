@@ -1,6 +1,5 @@
 """`dplr_rule`: the public function and its checks."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import arguments, dispatch
@@ -67,7 +66,4 @@ def dplr_rule(
     arguments.check_dtypes(q=q, k=k, v=v, a=a, b=b)
     arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
     run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
-
-    if reset is not None:  # a reads before the decay, which is what a reset is otherwise
-        a = jnp.where(reset[..., None, None], jnp.zeros((), a.dtype), a)
     return arguments.call(run, q, (k, v, a, b), log_decay, state, reset, scale, chunk_size, sizes)

@@ -24,27 +24,29 @@ CHUNK_SIZE = 32
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
-def dplr(q, k, v, a, b, log_decay, state, *, scale, chunk_size=None):
+def dplr(q, k, v, a, b, log_decay, state, reset, *, scale, chunk_size=None):
     """As `reference.dplr`."""
-    block = functools.partial(_block, scale)
-    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, (q, k, v, a, b, log_decay), rows=2)
+    block, tokens = functools.partial(_block, scale), blocks.Tokens(q, (k, v, a, b), None, log_decay)
+    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, tokens, reset, rows=2)
 
 
-def _block(scale, chunks, state, inputs):
-    q, *arrays, log_decay = inputs
-    batch, length, heads, _ = arrays[0].shape
-    tokens, rows = length // chunks, (q.shape[2] // heads, 1)
+def _block(scale, chunks, state, tokens, reset):
+    q, (k, v, a, b), _, log_decay = tokens
+    batch, length, heads, _ = k.shape
+    size, rows = length // chunks, (q.shape[2] // heads, 1)
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
-    decay = local_decay(log_decay, chunks, tokens, state.dtype, blocks.exactness(q.dtype))
+    decay = local_decay(log_decay, reset, heads, chunks, size, state.dtype, blocks.exactness(q.dtype))
     queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
-    of_token = (blocks.to_chunks(x[..., None, :], chunks).astype(state.dtype) for x in arrays)
+    if reset is not None:  # a reads before the decay, which is what a reset is otherwise
+        a = jnp.where(reset[..., None, None], 0, a)
+    of_token = (blocks.to_chunks(x[..., None, :], chunks).astype(state.dtype) for x in (k, v, a, b))
     keys, values, reads, writes = of_token
 
     # One product for all that reads, of all that was written.
     early = jnp.concatenate([reads[..., 1:, :], jnp.zeros_like(reads[..., :1, :])], -2)
-    readers, sources = blocks.interleave(tokens, queries, early), blocks.interleave(tokens, writes, keys)
-    query_scores, early_scores = blocks.separate(tokens, decay.scores(readers, sources), *rows)
-    queries, early = blocks.separate(tokens, decay.since_start(readers), *rows)
+    readers, sources = blocks.interleave(size, queries, early), blocks.interleave(size, writes, keys)
+    query_scores, early_scores = blocks.separate(size, decay.scores(readers, sources), *rows)
+    queries, early = blocks.separate(size, decay.since_start(readers), *rows)
     of_writes, of_keys = _later(early_scores[..., 0::2]), _later(early_scores[..., 1::2])
     inverse = unit_lower_inverse(-of_writes)
     from_values = matmul(inverse, matmul(of_keys, values))
@@ -61,7 +63,7 @@ def _block(scale, chunks, state, inputs):
     chunked = (decay.over_chunk, added, last_writes, from_values, from_state)
     last, (states, read) = lax.scan(step, state, chunked)
 
-    output = matmul(query_scores, blocks.interleave(tokens, read, values)) + matmul(queries, states)
+    output = matmul(query_scores, blocks.interleave(size, read, values)) + matmul(queries, states)
     return last.reshape(batch, heads, *last.shape[1:]), blocks.from_chunks(output, batch, rows[0]).astype(q.dtype)
 
 

@@ -16,13 +16,20 @@ def enter(op, given):
     dtype = jnp.promote_types(k.dtype, jnp.float32)
     gates = jnp.zeros((*k.shape[:3], 1), dtype) if log_decay is None else jnp.asarray(log_decay).astype(dtype)
     gates = gates.reshape(*k.shape[:3], -1)
-    if reset is not None:
-        gates = jnp.where(reset[..., None, None], FLOOR, gates)
     gates = jnp.maximum(gates, FLOOR)
+    # Only what no later document start cuts off is left at the end, and where nothing starts, the state from before.
+    last = jnp.ones((*k.shape[:2], 1, 1), bool)
+    if reset is not None:
+        started = jnp.cumsum(reset, axis=1, dtype=jnp.int32)
+        last = (started == started[:, -1:])[..., None, None]
     # From the end: what lies between a token and the end is a sum of gates of one sign, never a difference of sums.
     to_end = jnp.flip(jnp.cumsum(jnp.flip(gates, 1), axis=1), 1)
     after = jnp.pad(to_end[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
     precision = blocks.exactness(k.dtype)
-    written = jnp.einsum("bthk,bthv->bhkv", k * jnp.exp(after), v.astype(dtype), precision=precision)
+    keys, values = jnp.where(last, k * jnp.exp(after), 0), jnp.where(last, v.astype(dtype), 0)
+    written = jnp.einsum("bthk,bthv->bhkv", keys, values, precision=precision)
     state = jnp.zeros_like(written) if state is None else state.astype(dtype)
-    return time_sharding.fold((jnp.exp(to_end[:, 0])[..., None], written), state)
+    kept = jnp.exp(to_end[:, 0])[..., None]
+    if reset is not None:
+        kept = jnp.where(reset.any(1)[:, None, None, None], 0, kept)
+    return time_sharding.fold((kept, written), state, reset=reset)

@@ -19,17 +19,17 @@ CHUNK_SIZE = 32
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
-def attend(q, k, v, log_decay, state, *, scale, chunk_size=None):
+def attend(q, k, v, log_decay, state, reset, *, scale, chunk_size=None):
     """As `reference.attend`."""
-    block = functools.partial(_block, scale)
-    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, (q, k, v, log_decay))
+    block, tokens = functools.partial(_block, scale), blocks.Tokens(q, (k, v), None, log_decay)
+    return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, tokens, reset)
 
 
-def _block(scale, chunks, state, inputs):
-    q, k, v, log_decay = inputs
+def _block(scale, chunks, state, tokens, reset):
+    q, (k, v), _, log_decay = tokens
     batch, length, heads, _ = k.shape
     precision = blocks.exactness(q.dtype)
-    decay = local_decay(log_decay, chunks, length // chunks, state.dtype, precision)
+    decay = local_decay(log_decay, reset, heads, chunks, length // chunks, state.dtype, precision)
     queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
     keys, values = (blocks.to_chunks(x[..., None, :], chunks).astype(state.dtype) for x in (k, v))
 

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.ops import time_sharding
+from recurrax.ops import containment, time_sharding
+from recurrax.ops.diagonal.api import diagonal_scan
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike
 
@@ -44,8 +45,8 @@ def long_convolution(
       (float32 at least).
 
     A Fourier transform adds all inputs up: rounding puts about 1e-7 of the largest output on every output, also from
-    later inputs, and a NaN anywhere is a NaN everywhere. For the same reason there is no `reset`: documents are rows of
-    the batch.
+    later inputs. For the same reason there is no `reset`: documents are rows of the batch. An input that is not finite
+    is kept out of the transform; the outputs that its taps reach are NaN.
 
     Raises:
       ValueError: shapes or dtypes that do not fit, an empty axis.
@@ -63,12 +64,26 @@ def long_convolution(
     else:
         inputs = jnp.concatenate([state.astype(dtype), inputs], axis=1)
         after = inputs[:, length:]
-    size = fft_length(inputs.shape[1] + kernel.shape[-1] - 1)
-    waves = jnp.fft.rfft(jnp.swapaxes(inputs, 1, 2), size)  # (B, D, F)
+    inputs, flags = containment.admit(inputs, 3)
+    kernel, everywhere = containment.admit(kernel, 1)
+    y = convolve(inputs, kernel)[:, -length:]
+    # Flags in a window: those until its end less those until its start.
+    until = diagonal_scan(jnp.ones((dim,), containment.FLAG), flags)[0]
+    before = jnp.pad(until, ((0, 0), (kernel.shape[-1], 0), (0, 0)))[:, : until.shape[1]]
+    y = containment.release(y, (until - before)[:, -length:] + everywhere[None, None])
+    return y.astype(x.dtype), after
+
+
+def convolve(
+    x: Float[Array, "B T D"], kernel: Float[Array, "#D W"] | Float[Array, "#D M W"]
+) -> Float[Array, "B T D"] | Float[Array, "B T D M"]:
+    """Return sum_i kernel_i * x_{t-i} of finite numbers by FFT; one that is not finite would be in every output."""
+    length = x.shape[1]
+    size = fft_length(length + kernel.shape[-1] - 1)
+    waves = jnp.fft.rfft(jnp.swapaxes(x, 1, 2), size)  # (B, D, F)
     if kernel.ndim == 3:
         waves = waves[:, :, None]
-    y = jnp.fft.irfft(waves * jnp.fft.rfft(kernel, size)[None], size)[..., inputs.shape[1] - length : inputs.shape[1]]
-    return jnp.moveaxis(y, -1, 1).astype(x.dtype), after
+    return jnp.moveaxis(jnp.fft.irfft(waves * jnp.fft.rfft(kernel, size)[None], size)[..., :length], -1, 1)
 
 
 def fft_length(least: int) -> int:

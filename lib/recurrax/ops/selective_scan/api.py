@@ -21,7 +21,7 @@ def _enter(op, given):
     if reset is not None:
         kept = jnp.where(reset.any(1)[:, None, None], 0, kept)
     state = jnp.zeros_like(written) if given["state"] is None else given["state"].astype(written.dtype)
-    return time_sharding.fold((kept, written), state)
+    return time_sharding.fold((kept, written), state, reset=reset)
 
 
 @sharded(

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from recurrax.ops import dispatch, time_sharding
-from recurrax.ops.long_convolution.api import long_convolution
+from recurrax.ops import containment, dispatch, time_sharding
+from recurrax.ops.diagonal.api import diagonal_scan
+from recurrax.ops.long_convolution.api import convolve
 from recurrax.ops.sharding import sharded, splits_time
 from recurrax.ops.state_space import chunked, powers
 from recurrax.types import ArrayLike, Reset
@@ -76,18 +78,15 @@ def _enter(op, given):
     x, a, b, c, state, reset = (given[name] for name in ("x", "a", "b", "c", "state", "reset"))
     written = op(**{**given, "state": None})[1]
     power = jnp.asarray(_system(x, a, b, c).a.power(x.shape[1]), written.dtype)
-    cut = jnp.zeros((x.shape[0],), bool) if reset is None else reset.any(1)
 
-    def step(summary, h):
-        cut, written = summary
+    def step(written, h):
         if a.ndim == 2:
-            kept = jnp.exp(power)[None] * h
-        else:  # less the identity
-            kept = h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST)
-        return jnp.where(cut[:, None, None], 0, kept) + written
+            return jnp.exp(power)[None] * h + written
+        # less the identity
+        return h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST) + written
 
     state = jnp.zeros_like(written) if state is None else state.astype(written.dtype)
-    return time_sharding.fold((cut, written), state, step)
+    return time_sharding.fold(written, state, step, reset=reset)
 
 
 @sharded(
@@ -96,19 +95,34 @@ def _enter(op, given):
     enter=_enter,
 )
 def _run(x, a, b, c, taps, state, reset, chunk_size, name):
-    """The form of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
+    """Run the form of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
+    (a, b, c, taps), everywhere = _admit(a, b, c, taps)
     system, inputs = _system(x, a, b, c), x.astype(_dtype(x, a, b, c))
     state_dtype = jnp.result_type(inputs, jnp.complex64) if system.is_complex else inputs.dtype
     h = jnp.zeros((x.shape[0], *b.shape), state_dtype) if state is None else state.astype(state_dtype)
+    inputs, flags = containment.admit(inputs, 3)
+    h, start = containment.admit(h, 2)
+    seen = diagonal_scan(jnp.ones(x.shape[2:], containment.FLAG), flags, start, reset=reset)[0] + everywhere
     length = x.shape[1]
     size = 1 << (min(chunk_size, length) - 1).bit_length()
     entering, last = chunked.states(inputs, system, h, reset, size)
     if name == "fft":
         taps = powers.kernel(system, length, size) if taps is None else taps
-        y = long_convolution(inputs, jnp.asarray(taps, inputs.dtype))[0]
+        y = convolve(inputs, jnp.asarray(taps, inputs.dtype))
     else:
         y = chunked.outputs(inputs, system, entering, reset, size)
-    return y.astype(x.dtype), last
+    return containment.release(y, seen).astype(x.dtype), containment.release(last, seen[:, -1])
+
+
+def _admit(*parameters):
+    """Return the parameters, finite, and their flags (1, 1, D) or 0: all outputs of a channel depend on them."""
+    admitted, flags = [], 0.0
+    for value in parameters:
+        if isinstance(value, jax.Array):
+            value, flag = containment.admit(value, 1)
+            flags = flags + flag[None, None]
+        admitted.append(value)
+    return admitted, flags
 
 
 def _dtype(x, *system):

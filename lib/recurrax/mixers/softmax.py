@@ -1,0 +1,57 @@
+"""Causal softmax attention over a cache and the present tokens, for the mixers that have one."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from recurrax.ops import containment
+
+
+def attend(
+    q: Float[Array, "B T Hq K"],
+    k: Float[Array, "B S H K"],
+    v: Float[Array, "B S H V"],
+    mask: Bool[Array, "B 1 T S"] | None,
+    past: int,
+    window: int | None,
+    scale: float | None = None,
+) -> Float[Array, "B T Hq V"]:
+    """Return o_t = sum_s softmax_s(scale q_t . k_s) v_s over the visible s.
+
+    A key or value that is not finite makes the outputs NaN that see it, and no others: a weight of 0 would not do that.
+
+    Args:
+      q: queries.
+      k: keys of the cache and, after them, of the present tokens.
+      v: their values.
+      mask: which keys each query sees. Where nothing is cached it may be None, and is cut by causality and the window.
+      past: how many keys are of the cache.
+      window: how many tokens a query sees, itself included; None: all.
+      scale: of the logits; None is K ** -0.5.
+    """
+    q, own = containment.admit(q, 3)
+    k, bad_keys = containment.admit(k, 3)
+    v, bad_values = containment.admit(v, 3)
+    band = past == 0 and window is not None
+    size = max(k.shape[-1], v.shape[-1])  # dot_product_attention wants keys and values of one size
+    o = jax.nn.dot_product_attention(
+        *(jnp.pad(x, (*3 * ((0, 0),), (0, size - x.shape[-1]))) for x in (q, k, v)),
+        scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        mask=mask,
+        # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
+        is_causal=past == 0,
+        local_window_size=(window - 1, 0) if band else None,
+    )[..., : v.shape[-1]]
+    visible = _visible(q.shape[1], k.shape[1], mask, past, window)
+    seen = jnp.matmul(visible.astype(containment.FLAG), bad_keys + bad_values)
+    return containment.release(o, jnp.repeat(seen, q.shape[2] // seen.shape[2], axis=2), own)
+
+
+def _visible(queries, keys, mask, past, window):
+    """Return which keys each query sees: (B or 1, T, S)."""
+    visible = jnp.ones((1, queries, keys), bool) if mask is None else mask[:, 0]
+    if past:
+        return visible
+    ahead = jnp.arange(keys)[None, None] - jnp.arange(queries)[None, :, None]
+    visible = visible & (ahead <= 0)
+    return visible if window is None else visible & (ahead > -window)
