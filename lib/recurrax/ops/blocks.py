@@ -1,12 +1,13 @@
-"""The frame that chunked forms share: a loop over blocks of time, each of them chunks that run side by side.
+"""Run a chunked form along a sequence: a loop over blocks of time, whose chunks are computed side by side.
 
-    time    | block                      | block                      | ...      one after the other, a state between
+    time    | block                      | block                      | ...      sequential, a state between blocks
             | chunk | chunk | chunk | .. | chunk | chunk | chunk | .. |          matrix products over all chunks at once
 
-A family writes one function, from the state and a block's slice of the inputs to the state and the output. `sweep` runs
-it along the sequence. Its gradient is a second sweep, backwards: it keeps the inputs and the state before each block,
-and differentiates one block at a time, recomputing what that needs. With blocks of L tokens, chunks of C and R rows per
-token (L R = 256 on a CPU), forward and backward together hold, beside arguments and results, at most
+A family of ops provides one function, from the state and a block's slice of the inputs to the state and the output.
+`sweep` runs it along the sequence. The backward pass is a second sweep in reverse: it saves the inputs and the state
+before each block, and differentiates one block at a time, recomputing what that needs. With blocks of L tokens, chunks
+of C tokens and R rows per token (L R = 256 on a CPU), forward and backward together hold, beside arguments and results,
+at most
 
     B H [ T (3 R (K + V) + K V / L)  +  16 (L R (K + V + R C) + K V L / C) ]    numbers:
 
@@ -96,43 +97,43 @@ def _contained(block, chunks, state, tokens, reset):
 
 
 def _power_of_two(number):
-    """The smallest power of two that is not below the number."""
+    """Return the smallest power of two that is at least the number."""
     return 1 << (number - 1).bit_length()
 
 
 def exactness(dtype):
-    """The precision of products: all digits for float32 and float64 inputs, the device's usual for half precision."""
+    """Return the precision of matrix products: the highest for float32 and float64 inputs, the default for half."""
     return lax.Precision.HIGHEST if jnp.finfo(dtype).bits >= 32 else lax.Precision.DEFAULT
 
 
 def to_chunks(x, chunks):
-    """(B, chunks C, H, R, D) -> (chunks, B H, C R, D): R rows per token, in the order of time."""
+    """Reshape (B, chunks C, H, R, D) to (chunks, B H, C R, D): R rows per token, in the order of time."""
     batch, length, heads, rows, dim = x.shape
     x = x.reshape(batch, chunks, length // chunks, heads, rows, dim).transpose(1, 0, 3, 2, 4, 5)
     return x.reshape(chunks, batch * heads, length // chunks * rows, dim)
 
 
 def queries_to_chunks(q, heads, chunks):
-    """(B, chunks C, Hq, K) -> (chunks, B H, C Hq / H, K): the queries of each state."""
+    """Reshape queries (B, chunks C, Hq, K) to (chunks, B H, C Hq / H, K), grouped by the state that they read."""
     return to_chunks(q.reshape(*q.shape[:2], heads, -1, q.shape[3]), chunks)
 
 
 def from_chunks(x, batch, rows):
-    """(chunks, B H, C R, D) -> (B, chunks C, H R, D)."""
+    """Reshape (chunks, B H, C R, D) to (B, chunks C, H R, D)."""
     chunks, heads, length, dim = x.shape
     x = x.reshape(chunks, batch, heads // batch, length // rows, rows, dim).transpose(1, 0, 3, 2, 4, 5)
     return x.reshape(batch, chunks * length // rows, heads // batch * rows, dim)
 
 
 def interleave(tokens, *parts):
-    """Rows of several (..., tokens R, D) as one: the rows of all parts for the first token, for the second, ..."""
+    """Join arrays (..., tokens R, D) token by token: the rows of all parts for the first token, for the second, ..."""
     by_token = [x.reshape(*x.shape[:-2], tokens, -1, x.shape[-1]) for x in parts]
     joined = jnp.concatenate(by_token, axis=-2)
     return joined.reshape(*joined.shape[:-3], -1, joined.shape[-1])
 
 
 def separate(tokens, x, *rows):
-    """The parts of an interleaved x again, of `rows` rows per token each."""
+    """Split an interleaved x into its parts, which have `rows` rows per token each."""
     by_token = x.reshape(*x.shape[:-2], tokens, -1, x.shape[-1])
     ends = [sum(rows[: i + 1]) for i in range(len(rows))]
     parts = [by_token[..., end - count : end, :] for count, end in zip(rows, ends, strict=True)]
@@ -145,7 +146,7 @@ def _sweep(block, blocks, state, tokens, reset):
 
 
 def _run(block, blocks, state, tokens, reset):
-    """(output, last state), and the states before each block."""
+    """Return (output, last state), and the states before each block."""
     if blocks == 1:
         last, output = block(state, tokens, reset)
         return (output, last), state[None]
@@ -184,8 +185,8 @@ def _backward(block, blocks, residuals, cotangents):
         state_cotangent, piece = differentiate(state, *pieces, state_cotangent)
         return (state_cotangent, jax.tree.map(lambda whole, part: _put(whole, part, n), gradients, piece)), None
 
-    # All of it is overwritten. XLA takes arrays of equal zeros for one and then copies it for each: a quarter of the
-    # time of linear_attention on a CPU. So none is equal to another.
+    # All entries are overwritten. XLA merges arrays of equal constants into one and then copies it for each use, which
+    # took a quarter of the time of linear_attention on a CPU. So no two arrays start equal.
     leaves, tree = jax.tree.flatten(tokens)
     start = (state_cotangent, tree.unflatten([jnp.full_like(x, i + 1) for i, x in enumerate(leaves)]))
     (state_cotangent, gradients), _ = lax.scan(step, start, (states, jnp.arange(blocks)), reverse=True)
@@ -196,7 +197,7 @@ _sweep.defvjp(_forward, _backward)
 
 
 def _piece(arrays, n, blocks):
-    """The n-th of `blocks` pieces of axis 1."""
+    """Return the n-th of `blocks` pieces of axis 1."""
 
     def one(x):
         size = x.shape[1] // blocks

@@ -1,19 +1,20 @@
-"""What happens to a contribution between the token that writes it and the token that reads it, inside one chunk.
+"""Compute the decay between the token that writes a contribution and the token that reads it, inside one chunk.
 
-With G_i = g_1 + ... + g_i, the log-decays of a chunk summed up, a chunked form needs four things:
+With G_i = g_1 + ... + g_i, the cumulative log-decay of a chunk, a chunked form needs four quantities:
 
-    scores         r_i^T diag(e^{G_i - G_j}) s_j for j <= i       a reader and a source, both in the chunk
-    since_start    e^{G_i} r_i                                    a source before the chunk
-    until_end      e^{G_C - G_j} s_j                              a reader after the chunk
-    over_chunk     e^{G_C}                                        both outside
+    scores         r_i^T diag(e^{G_i - G_j}) s_j for j <= i       reader and source in the chunk
+    since_start    e^{G_i} r_i                                    source before the chunk
+    until_end      e^{G_C - G_j} s_j                              reader after the chunk
+    over_chunk     e^{G_C}                                        source before, reader after
 
-Three classes give them: `NoDecay`, `ScalarDecay` (one g per token and head) and `ChannelDecay` (one per key channel).
-No exponent is ever positive, and none is the difference of two large rounded sums: any mixture of gates, 0 and -300
-side by side, costs no digits. The gradient of g_t adds up exactly the pairs j < t <= i that it lies between: nothing
+Three classes compute them: `NoDecay`, `ScalarDecay` (one g per token and head), `ChannelDecay` (one per key channel).
+No exponent is positive, and none is the difference of two large rounded sums: any mixture of gates, such as 0 next to
+-300, is exact to rounding. The gradient of g_t is a sum over exactly the pairs j < t <= i that it lies between: nothing
 cancels, whatever T and the decays are.
 
 Arrays are (X, M, C R, K): X chunks, M sequences, and R rows for each of C tokens. Grouped heads read with R queries per
-token, DeltaProduct writes R keys per token. Between rows of one token nothing decays, and all their scores are given.
+token, DeltaProduct writes R keys per token. Rows of one token do not decay against each other, and all their scores are
+computed.
 """
 
 from typing import NamedTuple
@@ -26,8 +27,8 @@ from recurrax.ops.blocks import to_chunks
 from recurrax.ops.forward_mode import custom_vjp
 
 FLOOR = -1024.0
-"""Log-decays below this are taken as this: e^-1024 is 0 in float64 as in float32, so nothing changes but that sums of
-gates stay finite. A reset is such a gate."""
+"""Lower bound of log-decays. e^-1024 is 0 in float32 and in float64, so the bound changes no result; it keeps sums of
+gates finite. A reset is a gate of this size."""
 
 EXACT = lax.Precision.HIGHEST
 
@@ -48,7 +49,7 @@ def local_decay(log_decay, reset, heads, chunks, chunk_size, dtype, precision):
 
 
 class NoDecay(NamedTuple):
-    """Everything stays."""
+    """No decay: every factor is 1."""
 
     over_chunk: jax.Array  # (X, 1, 1, 1): one
     chunk_size: int
@@ -66,7 +67,7 @@ class NoDecay(NamedTuple):
 
 
 class ScalarDecay(NamedTuple):
-    """One factor per token and head: scores are a product of matrices, times the matrix e^{G_i - G_j}."""
+    """One factor per token and head: scores are a matrix product times the matrix e^{G_i - G_j}."""
 
     over_chunk: jax.Array  # (X, M, 1, 1)
     between: jax.Array  # (X, M, C, C)
@@ -89,10 +90,10 @@ class ScalarDecay(NamedTuple):
 
 @custom_vjp
 def scalar_factors(gates):
-    """e^{G_i - G_j} (zero above the diagonal), e^{G_i}, e^{G_C - G_j}, e^{G_C} of gates (..., C).
+    """Return e^{G_i - G_j} (zero above the diagonal), e^{G_i}, e^{G_C - G_j} and e^{G_C} for gates (..., C).
 
-    Differences of one rounded running sum lose what the largest gates leave: after a -300, 3e-5 of every small one.
-    So each gate is split into a multiple of a power of two, of which C add up exactly, and a rest of less than it.
+    Differences of one rounded cumulative sum lose precision to the largest gate: after a gate of -300 every small one
+    is off by 3e-5. So each gate is split into a multiple of a power of two, of which C add up exactly, and a remainder.
     """
     size = gates.shape[-1]
     spacing = FLOOR * size / -(2.0 ** (jnp.finfo(gates.dtype).nmant + 1))
@@ -115,7 +116,7 @@ def _scalar_forward(gates):
 
 
 def _scalar_backward(factors, cotangents):
-    """For g_t the sum over the rectangle i >= t > j of cotangent times factor, never the difference of two sums."""
+    """Return for g_t the sum over i >= t > j of cotangent times factor, without a difference of two sums."""
     between, start, end, total = (factor * c for factor, c in zip(factors, cotangents, strict=True))
     size = between.shape[-1]
     upper = jnp.triu(jnp.ones((size, size), between.dtype))
@@ -132,9 +133,9 @@ scalar_factors.defvjp(_scalar_forward, _scalar_backward)
 class ChannelDecay(NamedTuple):
     """One factor per token and key channel: scores by halving.
 
-    e^{G_i - G_j} does not factor into e^{G_i} e^{-G_j} without overflow. But cut a chunk in two: what the right half
-    reads from the left passes the middle, and e^{from the middle to i} e^{from j to the middle} are both at most 1.
-    So this rectangle of scores is a product of matrices. The two halves are cut again, down to single tokens.
+    e^{G_i - G_j} does not factor into e^{G_i} e^{-G_j} without overflow. But for a source in the left half of a chunk
+    and a reader in the right half it factors at the middle, into e^{middle to i} e^{j to middle}, both at most 1. So
+    this rectangle of scores is a matrix product. The two halves are divided again, down to single tokens.
     """
 
     over_chunk: jax.Array  # (X, M, K, 1)
@@ -163,7 +164,7 @@ class ChannelDecay(NamedTuple):
 
 
 def channel_decay(gates, precision):
-    """Sums from the start of each block and to its end, built up block by block: only additions of one sign."""
+    """Return the decay of gates (X, M, C, K), from sums of one sign that start or end at the border of a block."""
     from_start = gates[:, :, :, None]  # (X, M, N, m, K): from the block's start to here, this gate included
     to_end = jnp.zeros_like(from_start)  # from here, not included, to the block's end
     halves = []
@@ -190,11 +191,11 @@ def _product(readers, sources, precision):
 
 
 def _repeat(factor, rows):
-    """A factor per token, for each of its rows."""
+    """Repeat a factor per token for each of its rows."""
     return factor if factor.shape[-2] == rows else jnp.repeat(factor, rows // factor.shape[-2], axis=-2)
 
 
 def _per_row(between, shape):
-    """A factor per pair of tokens, for each pair of their rows; of the rank of the scores."""
+    """Repeat a factor per pair of tokens for each pair of their rows, in the rank of the scores."""
     between = jnp.repeat(jnp.repeat(between, shape[-2] // between.shape[-2], -2), shape[-1] // between.shape[-1], -1)
     return between.reshape((1,) * (len(shape) - between.ndim) + between.shape)

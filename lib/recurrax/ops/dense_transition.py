@@ -1,6 +1,6 @@
-"""The state that enters a stretch of time, for ops whose transition over it is a K x K matrix: S -> A S + U.
+"""Compute the state that enters a shard of a sequence, for ops whose transition is a K x K matrix: S -> A S + U.
 
-The op itself gives both in one pass. Columns of a state know nothing of each other: from the state [0, I] with values
+The op itself gives A and U in one pass. The columns of a state are independent: with the state [0, I] and the values
 [v, 0] the last state is [U, A].
 """
 
@@ -11,7 +11,7 @@ from recurrax.ops import time_sharding
 
 
 def enter(op, given):
-    """(S before this stretch, S after the last one) of the delta rules and `dplr_rule`, inside of `jax.shard_map`."""
+    """Return (S before this shard, S after the last one) for delta rules and `dplr_rule`, inside of `jax.shard_map`."""
     k, v, state = (jnp.asarray(given[name]) if given[name] is not None else None for name in ("k", "v", "state"))
     dtype = jnp.promote_types(k.dtype, jnp.float32)
     (batch, *_, heads, key), value = k.shape, v.shape[-1]

@@ -1,16 +1,16 @@
-"""The state that enters a device's stretch of time, where mesh axis "time" cuts the sequence into stretches.
+"""Compute the state that enters a device's shard of a sequence, where mesh axis "time" cuts the sequence into shards.
 
-Two kinds of state, two exchanges, both inside of `jax.shard_map`:
+There are two kinds of state, with one kind of communication each, both inside of `jax.shard_map`:
 
-`fold`: a recurrence maps a state over a stretch by S -> A S + U. Each device makes (A, U) of its own stretch from no
-state at all; one all-gather hands them to everybody, and each device applies in order those of the stretches before
-its own. The bytes are those of one state and one transition per stretch, whatever the length of the sequence; a
-gradient goes back by one reduce-scatter of the same. A is never multiplied with another A, only with a state: no digits
-are lost in products of transitions, and none of K x K matrices is computed.
+`fold`: a recurrence maps a state over a shard by S -> A S + U. Each device computes (A, U) of its own shard, which
+needs no state; one all-gather sends them to all devices, and each device applies those of the shards before its own in
+order. The bytes are those of one state and one transition per shard, whatever the length of the sequence; the backward
+pass is one reduce-scatter of the same size. A is multiplied with a state, never with another A: nothing is lost to
+rounding in products of transitions, and no product of K x K matrices is computed.
 
-`past`: convolutions, token shifts and attention remember the last W tokens themselves. Where a stretch is as long as
-that, the neighbour's last W are all (one collective-permute, the halo); otherwise all tokens are gathered, which for
-attention without a window is what it needs.
+`past`: convolutions, token shifts and attention keep the last W tokens themselves. Where a shard is as long as that,
+the neighbour's last W tokens are enough (one collective-permute, the halo); otherwise all tokens are gathered, which
+attention without a window needs anyway.
 
 `sharding.sharded` then runs the op with that state, on every device at the same time.
 """
@@ -27,7 +27,7 @@ from recurrax.types import PyTree, Reset, State
 
 
 def affine(summary: tuple[Array, Array], state: Array) -> Array:
-    """A * S + U, of a transition that acts entry by entry."""
+    """Return A * S + U for a transition that acts entry by entry."""
     kept, written = summary
     return kept * state + written
 
@@ -66,15 +66,16 @@ def fold(
 def past(
     tokens: PyTree, state: PyTree, reset: Reset | None = None
 ) -> tuple[PyTree, Bool[Array, "B W"], PyTree, Bool[Array, "B W"]]:
-    """The last W tokens before this stretch and those before the end of the last one.
+    """Return the last W tokens before this shard and the last W tokens of the sequence.
 
     Args:
-      tokens: this stretch's, leaves (B, T, ...).
-      state: the W tokens before the first stretch, leaves (B, W, ...), the same on every device.
+      tokens: the tokens of this shard, leaves (B, T, ...).
+      state: the W tokens before the first shard, leaves (B, W, ...), the same on every device.
       reset: True where a document starts.
 
     Returns:
-      The tokens before this stretch, and which of them are of the document that is open there; and the same at the end.
+      The tokens before this shard, a mask of those that belong to the document which is open there, and the same two
+      at the end of the sequence.
     """
     (batch, length), size = jax.tree.leaves(tokens)[0].shape[:2], jax.tree.leaves(state)[0].shape[1]
     number = jnp.zeros((batch, length), jnp.int32) if reset is None else jnp.cumsum(reset, axis=1, dtype=jnp.int32)
@@ -85,15 +86,15 @@ def past(
 
 
 def _from_neighbour(tokens, state, size):
-    """Where the stretch before this one holds them all."""
-    stretches, here = lax.axis_size(TIME), lax.axis_index(TIME)
+    """Return `past` where the neighbouring shard holds all W tokens."""
+    shards, here = lax.axis_size(TIME), lax.axis_index(TIME)
     last = tokens[1][:, -1:]
     tokens, number = jax.tree.map(lambda leaf: leaf[:, leaf.shape[1] - size :], tokens)
     kept = number == last
-    neighbour = lax.ppermute((tokens, kept), TIME, [(i, i + 1) for i in range(stretches - 1)])
+    neighbour = lax.ppermute((tokens, kept), TIME, [(i, i + 1) for i in range(shards - 1)])
     given = (state[0], jnp.ones_like(kept))
     before = jax.tree.map(lambda first, other: jnp.where(here == 0, first, other), given, neighbour)
-    is_last = here == stretches - 1
+    is_last = here == shards - 1
 
     def of_the_last(leaf):
         wide = leaf.astype(jnp.int32) if leaf.dtype == jnp.bool_ else leaf
@@ -103,21 +104,22 @@ def _from_neighbour(tokens, state, size):
 
 
 def _from_all(tokens, state, size):
-    stretches, here = lax.axis_size(TIME), lax.axis_index(TIME)
+    """Return `past` where W tokens span several shards."""
+    shards, here = lax.axis_size(TIME), lax.axis_index(TIME)
     length = tokens[1].shape[1]
     tokens, number = lax.all_gather(tokens, TIME, axis=1, tiled=True)
-    number = _count_on(number, stretches)
+    number = _count_on(number, shards)
     everything = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), state, (tokens, number))
 
     def until(position):
         tokens, number = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, position, size, axis=1), everything)
         return tokens, number == number[:, -1:]
 
-    return *until(here * length), *until(stretches * length)
+    return *until(here * length), *until(shards * length)
 
 
-def _count_on(number: Int[Array, "B T"], stretches: int) -> Int[Array, "B T"]:
-    """Documents counted from the first stretch on, where each stretch has counted its own."""
-    each = number.reshape(number.shape[0], stretches, -1)
+def _count_on(number: Int[Array, "B T"], shards: int) -> Int[Array, "B T"]:
+    """Return document numbers counted from the first shard, given numbers that start at 0 in each shard."""
+    each = number.reshape(number.shape[0], shards, -1)
     before = jnp.cumsum(each[:, :, -1], axis=1) - each[:, :, -1]
     return (each + before[..., None]).reshape(number.shape)

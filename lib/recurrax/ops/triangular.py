@@ -1,8 +1,8 @@
-"""The inverse of a unit lower triangular matrix, as the chunked delta rule needs it.
+"""Invert unit lower triangular matrices, which the chunked delta rule needs.
 
-Row by row in diagonal blocks of 16, then by doubling: inv([[A, 0], [B, D]]) = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. Both
-are backward stable. The shorter product prod_j (I + M^(2^j)) is not: for equal keys its powers grow like binomials,
-and 64 rows lose every digit.
+Diagonal blocks of 16 rows are inverted by forward substitution, larger ones by block doubling:
+inv([[A, 0], [B, D]]) = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. Both are backward stable. The shorter product
+prod_j (I + M^(2^j)) is not: for equal keys its powers grow like binomial coefficients, and 64 rows lose all precision.
 """
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ SUBSTITUTED = 16
 
 @custom_vjp
 def unit_lower_inverse(a):
-    """(I + a)^-1 for strictly lower triangular a: (..., N, N)."""
+    """Return (I + a)^-1 for strictly lower triangular a (..., N, N)."""
     size = a.shape[-1]
     block = size
     while block > SUBSTITUTED and block % 2 == 0:
@@ -37,7 +37,7 @@ def _forward(a):
 
 
 def _backward(inverse, cotangent):
-    """d(X) = -X d(a) X, so da = -X^T dX X^T, below the diagonal."""
+    """Use d(X) = -X d(a) X: the gradient is -X^T dX X^T below the diagonal."""
     transposed = jnp.swapaxes(inverse, -1, -2)
     return (jnp.tril(-_product(_product(transposed, cotangent), transposed), -1),)
 
@@ -46,7 +46,7 @@ unit_lower_inverse.defvjp(_forward, _backward)
 
 
 def _substitute(a):
-    """Forward substitution: row i of X is e_i - a_i X, where a_i ends before i."""
+    """Invert by forward substitution: row i of X is e_i - a_i X, where a_i has entries before i alone."""
 
     def row(i, x):
         known = _product(lax.dynamic_slice_in_dim(a, i, 1, axis=-2), x)

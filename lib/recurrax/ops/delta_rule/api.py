@@ -1,4 +1,4 @@
-"""`delta_rule` and `delta_product`: the public functions and their checks."""
+"""The public functions `delta_rule` and `delta_product` and the checks of their arguments."""
 
 from jaxtyping import Array, Float
 

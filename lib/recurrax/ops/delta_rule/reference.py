@@ -1,4 +1,4 @@
-"""The definition: one step after the other."""
+"""The definition of `delta_rule` and `delta_product`, step by step."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The chunked form: the R C dependent steps of a chunk as one triangular system (Yang et al., arXiv 2406.06484).
+"""The delta rule in chunks: the R C dependent steps of a chunk as a triangular system (Yang et al., arXiv 2406.06484).
 
 Let w_i = b_i (v_i - S^T k_i) be what step i writes, the rows of W. With the state S before the chunk
 

@@ -1,4 +1,4 @@
-"""`dplr_rule`: the public function and its checks."""
+"""The public function `dplr_rule` and the checks of its arguments."""
 
 from jaxtyping import Array, Float
 

@@ -1,4 +1,4 @@
-"""The definition: one step after the other."""
+"""The definition of `dplr_rule`, step by step."""
 
 import functools
 

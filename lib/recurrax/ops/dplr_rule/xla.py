@@ -1,4 +1,4 @@
-"""The chunked form: the C dependent steps of a chunk as one triangular system.
+"""The DPLR rule in chunks: the C dependent steps of a chunk as one triangular system.
 
 Let w_i = S_{i-1}^T a_i be what step i reads, the rows of W. With the state S before the chunk
 

@@ -1,4 +1,4 @@
-"""`linear_attention`: the public function and its checks."""
+"""The public function `linear_attention` and the checks of its arguments."""
 
 from jaxtyping import Array, Float
 

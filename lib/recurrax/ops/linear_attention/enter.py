@@ -1,4 +1,4 @@
-"""The state of `linear_attention` that enters a stretch of time: no pass over it is needed, one product of matrices is.
+"""Compute the state of `linear_attention` that enters a shard of a sequence, by one matrix product.
 
 A = e^{g_1 + ... + g_T}        U = sum_t e^{g_{t+1} + ... + g_T} k_t v_t^T
 """
@@ -10,7 +10,7 @@ from recurrax.ops.decay import FLOOR
 
 
 def enter(op, given):
-    """(S before this stretch, S after the last one), inside of `jax.shard_map`."""
+    """Return (S before this shard, S after the last one), inside of `jax.shard_map`."""
     del op
     k, v, log_decay, state, reset = (given[name] for name in ("k", "v", "log_decay", "state", "reset"))
     dtype = jnp.promote_types(k.dtype, jnp.float32)
@@ -22,7 +22,7 @@ def enter(op, given):
     if reset is not None:
         started = jnp.cumsum(reset, axis=1, dtype=jnp.int32)
         last = (started == started[:, -1:])[..., None, None]
-    # From the end: what lies between a token and the end is a sum of gates of one sign, never a difference of sums.
+    # Summed from the end: the decay between a token and the end is then a sum of one sign, not a difference of sums.
     to_end = jnp.flip(jnp.cumsum(jnp.flip(gates, 1), axis=1), 1)
     after = jnp.pad(to_end[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
     precision = blocks.exactness(k.dtype)

@@ -1,4 +1,4 @@
-"""The definition: one step after the other."""
+"""The definition of `linear_attention`, step by step."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The chunked form: products of matrices inside a chunk, the state only between chunks.
+"""Linear attention in chunks: matrix products inside a chunk, a state between chunks only.
 
 With the state S before the chunk (Yang et al., arXiv 2312.06635; Dao and Gu, arXiv 2405.21060):
 
