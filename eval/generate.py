@@ -66,7 +66,11 @@ def main(arguments: list[str]) -> int:
     logits, state = jax.block_until_ready(compiled_prefill(params, prompt))
     prefill_seconds = time.monotonic() - start
 
-    sampling = (jnp.float32(command.temperature), jnp.float32(command.top_p), jnp.int32(vocabulary.size))
+    sampling = (
+        jnp.float32(command.temperature),
+        jnp.float32(command.top_p),
+        jnp.arange(model.config.vocab_size) < vocabulary.size,
+    )
     key = jax.random.key(command.seed)
     arguments = (params, logits, state, key)
     compiled = generate.lower(model, *arguments, TOKENS_PER_CALL, *sampling).compile()

@@ -20,7 +20,7 @@ from recurrax.mixers import RGLRU, Attention
 from recurrax.models import generate, prefill
 from runs import compiled_once, small, snapshot, text
 from train import sharding
-from train.data import DOCUMENT_START, open_documents
+from train.data import DOCUMENT_START, VOCAB_SIZE, open_documents
 from train.evaluate import make_evaluator
 from train.loop import train
 from train.sharding import MeshConfig
@@ -157,6 +157,8 @@ def test_entropies_of_texts_worked_out_by_hand():
 # ---------------------------------------------------------------------------------------------------------- generation
 
 PROMPT = "def f(é):\n"
+BYTES = np.arange(VOCAB_SIZE) < DOCUMENT_START
+"""The tokens that are bytes, of all that the model has."""
 
 
 def generated(capsys, trained, *words) -> tuple[str, str]:
@@ -178,9 +180,7 @@ def test_draws_are_those_of_the_seed(trained, capsys):
     words = ["--tokens", 70, "--temperature", 1.5, "--top-p", 0.9, "--seed"]
     out, about = generated(capsys, trained, *words, 3)
     run, _, logits, state = started(str(trained))
-    tokens, *_ = generate(
-        run.model, {"params": run.params}, logits, state, jax.random.key(3), 70, 1.5, 0.9, DOCUMENT_START
-    )
+    tokens, *_ = generate(run.model, {"params": run.params}, logits, state, jax.random.key(3), 70, 1.5, 0.9, BYTES)
     drawn = bytes(np.asarray(tokens[0]).tolist())
     assert len(drawn) == 70
     assert out == PROMPT + drawn.decode(errors="replace")
@@ -196,7 +196,7 @@ def test_temperature_0_takes_the_likeliest_byte_of_the_whole_sequence(trained, c
     run = open_run(str(trained), 4)
     _, prompt, *_ = started(str(trained))
     logits, state = prefill(run.model, {"params": run.params}, prompt)
-    tokens, *_ = generate(run.model, {"params": run.params}, logits, state, jax.random.key(9), 40, 0.0, 1.0, 256)
+    tokens, *_ = generate(run.model, {"params": run.params}, logits, state, jax.random.key(9), 40, 0.0, 1.0, BYTES)
     assert out == PROMPT + bytes(np.asarray(tokens[0]).tolist()).decode(errors="replace")
     sequence = jnp.concatenate([prompt, tokens], axis=1)
     whole, _ = jax.jit(run.model.apply)({"params": run.params}, sequence)

@@ -90,11 +90,23 @@ def test_every_step_draws_with_a_key_of_its_own():
     assert (counts > 0).sum() > 28
 
 
-def test_generation_draws_no_forbidden_token():
+def only(*tokens, size=VOCAB):
+    """The mask that allows these tokens."""
+    return np.isin(np.arange(size), tokens)
+
+
+def test_generation_draws_the_allowed_tokens_alone():
     model, params, _, logits, state = start()
     for temperature in (0.0, 1.0, 5.0):
-        tokens, *_ = generate(model, params, logits, state, jax.random.key(6), 20, temperature, 1.0, 3)
-        assert np.asarray(tokens).max() < 3
+        tokens, *_ = generate(model, params, logits, state, jax.random.key(6), 20, temperature, 1.0, only(0, 1, 5))
+        assert set(np.unique(tokens)) <= {0, 1, 5}
+    assert set(np.unique(tokens)) == {0, 1, 5}
+
+
+def test_sampling_refuses_what_is_no_mask():
+    for allowed in (5, np.arange(10), only(1, size=9), only(1, size=10)[None]):
+        with pytest.raises(ValueError, match=r"allowed must be boolean \(vocab_size,\) = \(10,\), got"):
+            sample(jax.random.key(0), jnp.zeros((2, 10)), allowed=allowed)
 
 
 def softmax(logits):
@@ -106,7 +118,7 @@ def nucleus(logits, temperature, top_p, allowed=None):
     """Probabilities that `sample` claims, token by token."""
     logits = np.array(logits, np.float64)
     if allowed is not None:
-        logits[allowed:] = -np.inf
+        logits[~allowed] = -np.inf
     if temperature == 0:
         return np.eye(len(logits))[np.argmax(logits)]
     p = softmax(logits / temperature)
@@ -128,10 +140,11 @@ def nucleus(logits, temperature, top_p, allowed=None):
         (1.0, 0.8, None),
         (0.7, 0.5, None),
         (1.0, 1e-6, None),
-        (1.0, 1.0, 5),
-        (1.3, 0.7, 5),
+        (1.0, 1.0, only(0, 1, 2, 3, 4, size=10)),
+        (1.0, 1.0, only(0, 1, 5, size=10)),
+        (1.3, 0.7, only(0, 4, 5, 8, 9, size=10)),
         (0.0, 1.0, None),
-        (0.0, 0.5, 5),
+        (0.0, 0.5, only(1, 5, size=10)),
     ],
 )
 def test_draws_have_the_frequencies_of_the_tempered_truncated_distribution(temperature, top_p, allowed):

@@ -4,10 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from recurrax.models.language_model import LanguageModel
-from recurrax.types import Params, State
+from recurrax.types import ArrayLike, Params, State
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -29,14 +29,14 @@ def generate(
     num_tokens: int,
     temperature: Float[Array, ""] | float = 1.0,
     top_p: Float[Array, ""] | float = 1.0,
-    allowed: Int[Array, ""] | int | None = None,
+    allowed: Bool[ArrayLike, " vocab_size"] | None = None,
 ) -> tuple[Int[Array, "B num_tokens"], Float[Array, "B vocab_size"], State, PRNGKeyArray]:
     """Draws tokens one after the other from `logits` on; returns them and the (logits, state, key) to go on from.
 
     Args:
       temperature: divides the logits; 0 takes the likeliest token.
       top_p: draws from the smallest set of tokens whose probability reaches this (Holtzman et al., arXiv 1904.09751).
-      allowed: only tokens below this are drawn; None is all.
+      allowed: True for the tokens that may be drawn, which need not be the first ones; None allows all.
     """
 
     def step(carry, _):
@@ -51,9 +51,13 @@ def generate(
 
 
 def sample(key, logits, temperature=1.0, top_p=1.0, allowed=None) -> Int[Array, " B"]:
-    """One token per row of logits (B, vocab_size)."""
+    """Return one token per row of logits (B, vocab_size), of those that `allowed` (vocab_size,) is True for."""
     if allowed is not None:
-        logits = jnp.where((jnp.arange(logits.shape[-1]) < allowed)[None], logits, -jnp.inf)
+        allowed = jnp.asarray(allowed)
+        if allowed.dtype != jnp.bool_ or allowed.shape != logits.shape[-1:]:
+            expected = f"boolean (vocab_size,) = {logits.shape[-1:]}"
+            raise ValueError(f"allowed must be {expected}, got {allowed.dtype} of shape {allowed.shape}")
+        logits = jnp.where(allowed[None], logits, -jnp.inf)
     likeliest = jnp.argmax(logits, axis=-1)
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     descending = jnp.sort(scaled, axis=-1, descending=True)
