@@ -1,6 +1,7 @@
 """python -m eval generate: text from a run or a published checkpoint, written as it is drawn."""
 
 import dataclasses
+import itertools
 import sys
 import time
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import tyro
 
 from eval.run import one_source, open_run
-from eval.vocabulary import Bytes, Tokenizer
+from eval.vocabulary import Bytes, Tokenizer, check_reach, drawable
 from recurrax import pretrained
 from recurrax.models import generate, prefill
 
@@ -25,9 +26,9 @@ class Command:
     pretrained: str | None = None
     """Or directory of a published checkpoint: config.json, safetensors, tokenizer.json."""
     prompt: str = ""
-    """Text to continue; a document starts with it."""
+    """Text to continue; a document starts with it. Without one, a document starts with the first token drawn."""
     tokens: int = 400
-    """Tokens to draw; a run's tokens are bytes."""
+    """Tokens to draw at most; a run's tokens are bytes. A token that closes a document ends the text before."""
     temperature: float = 0.8
     """Divides the logits; 0 takes the likeliest token."""
     top_p: float = 0.95
@@ -38,19 +39,22 @@ class Command:
     """The run's checkpoint to use; None is the newest."""
 
     def __post_init__(self):
-        one_source(self.workdir, self.pretrained)
+        one_source(self.workdir, self.pretrained, self.step)
         if self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
 
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Command, args=arguments, prog="python -m eval generate")
     vocabulary = Bytes() if command.pretrained is None else Tokenizer(command.pretrained)
-    prompt = jnp.asarray(vocabulary.prompt(command.prompt))[None]
+    prompt_tokens = vocabulary.prompt(command.prompt)
+    prompt = jnp.asarray(prompt_tokens)[None]
     length = prompt.shape[1] + command.tokens
     if command.pretrained is None:
         run = open_run(command.workdir, command.step)
@@ -59,6 +63,7 @@ def main(arguments: list[str]) -> int:
     else:
         model, params = pretrained.load(command.pretrained, max_length=length)
         source = command.pretrained
+    check_reach(vocabulary, model.config.vocab_size)
     # Compiled before they are timed: users wait for compilation once, for tokens always.
     compiled_prefill = prefill.lower(model, params, prompt).compile()
     jax.block_until_ready(compiled_prefill(params, prompt))  # the first call of a program also sets it up
@@ -66,24 +71,20 @@ def main(arguments: list[str]) -> int:
     logits, state = jax.block_until_ready(compiled_prefill(params, prompt))
     prefill_seconds = time.monotonic() - start
 
-    sampling = (
-        jnp.float32(command.temperature),
-        jnp.float32(command.top_p),
-        jnp.arange(model.config.vocab_size) < vocabulary.size,
-    )
+    allowed = jnp.asarray(drawable(vocabulary, model.config.vocab_size))
+    sampling = (jnp.float32(command.temperature), jnp.float32(command.top_p), allowed)
     key = jax.random.key(command.seed)
     arguments = (params, logits, state, key)
     compiled = generate.lower(model, *arguments, TOKENS_PER_CALL, *sampling).compile()
-    decode = vocabulary.decoder()
+    decode = vocabulary.decoder(prompt_tokens)
     sys.stdout.write(command.prompt)
     start, left, calls = time.monotonic(), command.tokens, 0
     while left > 0:
         tokens, logits, state, key = compiled(params, logits, state, key, *sampling)
         drawn, calls = tokens[0, :left].tolist(), calls + 1
-        if vocabulary.end in drawn:
-            drawn, left = drawn[: drawn.index(vocabulary.end)], 0
-        left -= len(drawn)
-        sys.stdout.write(decode(drawn, left <= 0))
+        until_end = list(itertools.takewhile(lambda token: token not in vocabulary.ends, drawn))
+        left = left - len(drawn) if len(until_end) == len(drawn) else 0
+        sys.stdout.write(decode(until_end, left == 0))
         sys.stdout.flush()
     decode_seconds = time.monotonic() - start
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from eval.run import one_source, open_run
-from eval.vocabulary import TokenDocuments, Tokenizer
+from eval.vocabulary import TokenDocuments, Tokenizer, check_reach
 from recurrax import pretrained
 from train import sharding
 from train.data import DOCUMENT_START, DataConfig, Documents, document_lengths, open_documents
@@ -42,7 +42,9 @@ class Command:
     """Tokens that a published model's attention remembers where it has no window."""
 
     def __post_init__(self):
-        one_source(self.workdir, self.pretrained)
+        one_source(self.workdir, self.pretrained, self.step)
+        if self.dataset is not None and self.path is not None:
+            raise ValueError(f"give either --dataset or --path, got {self.dataset} and {self.path}")
         for name in ("batch_size", "sequence_length", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -59,6 +61,7 @@ def main(arguments: list[str]) -> int:
         tokenizer = Tokenizer(command.pretrained)
         model, params = pretrained.load(command.pretrained, max_length=command.max_length)
         config, params, data, source, lanes = model.config, params["params"], DataConfig(), command.pretrained, 8
+        check_reach(tokenizer, config.vocab_size)
     data = other_data(data, command.dataset, command.path)
     documents = open_documents(data, command.split)
     tokens = documents if tokenizer is None else TokenDocuments(documents, tokenizer)
@@ -80,6 +83,8 @@ def main(arguments: list[str]) -> int:
         print(f"{documents.name}, {source}: {result.num_tokens:,} tokens, {num_bytes:,} bytes in {seconds:.1f} s")
         print(f"  loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.4f}")
         print(f"  {bits:.4f} bits per byte")
+        for line in lost_text(tokens):
+            print(f"  {line}")
     print(f"  the same text: {unigram:.4f} by byte frequencies, {bigram:.4f} by byte pairs, {xz:.4f} by xz -9")
     return 0
 
@@ -91,6 +96,21 @@ def other_data(data: DataConfig, dataset: str | None, path: str | None) -> DataC
     if dataset is not None:
         return dataclasses.replace(data, path=None, dataset=dataset)
     return data
+
+
+def lost_text(documents: TokenDocuments) -> list[str]:
+    """Return what is to be said where the tokens are not of the bytes that bits per byte are counted over."""
+    lines, count = [], len(documents)
+    if documents.num_undecodable:
+        lines.append(
+            f"{documents.num_undecodable} of {count} documents are not UTF-8: the model reads U+FFFD in places"
+        )
+    if documents.num_changed:
+        lines.append(
+            f"the tokens of {documents.num_changed} of {count} documents spell another text (unknown characters, or a "
+            "normalizer): the model's loss is of that text, the bytes are those of the documents"
+        )
+    return lines
 
 
 def byte_entropies(documents: Documents) -> tuple[float, float]:

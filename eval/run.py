@@ -25,10 +25,12 @@ class Run:
         return LanguageModel(self.config.model)
 
 
-def one_source(workdir: str | None, published: str | None) -> None:
-    """Raises ValueError unless there is one place, and one only, to take the model from."""
+def one_source(workdir: str | None, published: str | None, step: int | None) -> None:
+    """Raises ValueError unless there is one place, and one only, to take the model from, and the step is one of it."""
     if (workdir is None) == (published is None):
         raise ValueError(f"give either --workdir or --pretrained, got {workdir} and {published}")
+    if published is not None and step is not None:
+        raise ValueError(f"--step {step} is a checkpoint of a run; a published checkpoint has no steps")
 
 
 def open_run(path: str, step: int | None = None) -> Run:

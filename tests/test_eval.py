@@ -241,6 +241,8 @@ def test_characters_across_calls_are_whole(trained, capsys, monkeypatch, missing
         (["--top-p", "0"], "top_p must be in (0, 1], got 0.0"),
         (["--top-p", "1.01"], "top_p must be in (0, 1], got 1.01"),
         (["--tokens", "0"], "tokens must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must be in [0, 2**32), got -1"),
+        (["--seed", str(2**32)], "seed must be in [0, 2**32), got 4294967296"),
         (["--tokens", "many"], "many"),
     ],
 )

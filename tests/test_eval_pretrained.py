@@ -64,6 +64,14 @@ def test_perplexity_is_that_of_every_text_read_from_its_start(checkpoint, model,
     assert int(counts[1]) == count == size
     assert f"loss {total / count:.4f} nats per token, perplexity {math.exp(total / count):.4f}" in out
     assert f"{total / size / math.log(2):.4f} bits per byte" in out
+    assert ("1 of 3 documents spell another text" in out) == ("<" in "".join(texts))
+
+
+def likeliest(folder, capsys):
+    """What `python -m eval generate` adds to a prompt, without chance."""
+    words = ["--pretrained", str(folder), "--prompt", "so it ", "--temperature", "0", "--tokens", "40"]
+    assert main(["generate", *words]) == 0
+    return capsys.readouterr().out.rpartition("\n\n[")[0].removeprefix("so it ")
 
 
 def test_generate_goes_on_with_the_likeliest_token_and_ends_at_the_last(checkpoint, model, capsys):
@@ -86,13 +94,49 @@ def test_an_empty_prompt_is_the_start_token_and_special_names_in_texts_are_text(
     assert tokenizer.prompt("").tolist() == [START]
     assert tokenizer.encode("a<s>b").tolist() == encoded("a<s>b")
     assert tokenizer.prompt("a<s>b").tolist() == [2, START, 3]
-    assert (tokenizer.start, tokenizer.end, tokenizer.size) == (0, 0, 33)
+    assert (tokenizer.start, tokenizer.ends, tokenizer.ids) == (0, {0}, set(range(33)))
+
+
+def test_generate_ends_at_every_end_token(checkpoint, tmp_path, capsys):
+    """The last of three end tokens, a letter of the likeliest text, ends it before its first occurrence."""
+    whole = likeliest(checkpoint, capsys)
+    end = whole[3]
+    several = pathlib.Path(shutil.copytree(checkpoint, tmp_path / "several"))
+    (several / "generation_config.json").write_text(json.dumps({"eos_token_id": [START, 1, *encoded(end)]}))
+    assert likeliest(several, capsys) == whole[: whole.index(end)]
+
+
+def test_generated_words_keep_their_first_space(checkpoint, tmp_path, capsys):
+    """A decoder with a space before every token but the first of a text; the first one is in the prompt."""
+    words = pathlib.Path(shutil.copytree(checkpoint, tmp_path / "words"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(words / "tokenizer.json"))
+    tokenizer.decoder = tokenizers.decoders.WordPiece(cleanup=False)
+    tokenizer.save(str(words / "tokenizer.json"))
+    assert likeliest(words, capsys) == "".join(f" {letter}" for letter in likeliest(checkpoint, capsys))
+
+
+def test_tokenizer_of_a_larger_vocabulary_is_refused(checkpoint, tmp_path, capsys):
+    larger = pathlib.Path(shutil.copytree(checkpoint, tmp_path / "larger"))
+    size = json.loads((larger / "config.json").read_text())["vocab_size"]
+    tokenizer = tokenizers.Tokenizer.from_file(str(larger / "tokenizer.json"))
+    tokenizer.add_tokens([f"<{i}>" for i in range(size)])
+    tokenizer.save(str(larger / "tokenizer.json"))
+    largest = tokenizer.get_vocab_size() - 1
+    for command in ("generate", "perplexity"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, "--pretrained", str(larger)])
+        expected = f"error: the tokenizer's ids reach {largest}, but the model's vocabulary has {size} tokens"
+        assert expected in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said(checkpoint, tmp_path, capsys):
     for words, message in (
         ([], "give either --workdir or --pretrained, got None and None"),
         (["--workdir", "a", "--pretrained", "b"], "give either --workdir or --pretrained, got a and b"),
+        (
+            ["--pretrained", "b", "--step", "3"],
+            "--step 3 is a checkpoint of a run; a published checkpoint has no steps",
+        ),
         (["--pretrained", str(FIXTURE)], "has no tokenizer.json; text cannot be read or written without one"),
         (["--pretrained", str(tmp_path / "none")], "has no tokenizer.json"),
     ):
@@ -101,6 +145,9 @@ def test_what_is_missing_is_said(checkpoint, tmp_path, capsys):
                 main([command, *words])
             said = re.sub(r"[\s│─╭╮╰╯]+", " ", capsys.readouterr().err)  # the parser's messages come in a box
             assert message in said
+    with pytest.raises(SystemExit, match="2"):
+        main(["perplexity", "--pretrained", str(checkpoint), "--dataset", "a", "--path", "b"])
+    assert "give either --dataset or --path, got a and b" in capsys.readouterr().err
     lost = pathlib.Path(shutil.copytree(checkpoint, tmp_path / "lost"))
     config = json.loads((lost / "config.json").read_text())
     (lost / "config.json").write_text(json.dumps({**config, "bos_token_id": None, "eos_token_id": None}))
