@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Published
 
 from eval.perplexity import lost_text
 from eval.vocabulary import Bytes, TokenDocuments, Tokenizer, check_reach, drawable
-from train.data import DOCUMENT_START
+from train.data import DOCUMENT_START, Rows, document_lengths, evaluation_batches
 
 NAMES = ["<s>", "</s>", "<stop>", "a", "b", "c", "ab", " "]
 VOCABULARY = {name: number for number, name in enumerate(NAMES)}
@@ -152,3 +152,22 @@ def test_lost_characters_are_said(saved):
     eating = published()
     eating.add_tokens([AddedToken("c", lstrip=True)])
     assert TokenDocuments(Texts(b"a   c", b"ac"), saved(eating)).num_changed == 1
+
+
+def test_start_token_in_a_text_is_no_border(saved):
+    """`</s>` is an ordinary token here: in a text it is predicted like any other, and no state is reset."""
+    tokenizer = published(special=("<s>",))
+    tokenizer.add_tokens([AddedToken("</s>", special=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    documents = TokenDocuments(Texts(b"a</s>b", b"c"), saved(tokenizer, bos_token_id=None))
+    assert documents.start == 1
+    assert [documents[i].tolist() for i in range(2)] == [[3, 1, 4], [5]]
+    assert document_lengths(documents).tolist() == [3, 1]
+    (row,) = Rows(documents, 7).take([0])
+    assert row["inputs"].tolist() == [1, 3, 1, 4, 1, 5, 1]
+    assert row["targets"].tolist() == [3, 1, 4, 1, 5, 1, 1]
+    assert row["reset"].tolist() == [True, False, False, False, True, False, True]
+    assert row["weights"].tolist() == [1, 1, 1, 0, 1, 0, 0]
+    batches = list(evaluation_batches(documents, 2, 1))
+    assert sum(batch["weights"].sum() for batch in batches) == 4
+    assert sum(batch["reset"].sum() for batch in batches) == 2

@@ -47,7 +47,7 @@ class HasStart(Protocol):
     """Documents of other tokens than bytes."""
 
     start: int
-    """The token that opens each of them; it is in none."""
+    """The token that opens each of them."""
 
 
 def document_lengths(documents: Documents) -> np.ndarray:

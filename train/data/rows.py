@@ -7,6 +7,7 @@ import numpy as np
 from train.data.documents import Documents, HasStart, ReadsAhead, document_lengths
 
 DOCUMENT_START = 256  # the token that opens every document; bytes are 0..255
+BORDER = -1  # stands for the start token among the tokens of the documents, whose texts may contain its id
 VOCAB_SIZE = 288  # 257 rounded up to a multiple of 32, so that the table splits over any usual mesh
 
 
@@ -29,8 +30,8 @@ class TokenStream:
         return int(self._starts[-1])
 
     def tokens(self, begin: int, end: int) -> np.ndarray:
-        """The tokens at positions `begin` to `end`, int32, shape (end - begin,)."""
-        tokens = np.full(end - begin, self._start, dtype=np.int32)
+        """Return the tokens at positions `begin` to `end`, int32, shape (end - begin,); BORDER between the texts."""
+        tokens = np.full(end - begin, BORDER, dtype=np.int32)
         for k in self._span(begin, end):
             text_start = self._starts[k] + 1
             low, high = max(begin, text_start), min(end, self._starts[k + 1])
@@ -59,16 +60,19 @@ class TokenStream:
 
         Returns:
             inputs, targets: int32, shape (T,); reset: bool, (T,), true where a document starts; weights: float32,
-            (T,), 1 where the target is a byte, 0 where it is a document's start or padding.
+            (T,), 1 where the target is of a text, 0 where it is a document's start or padding. Both follow from where
+            the documents lie: a start token within a text is a token like any other.
         """
         begin = index * sequence_length
         tokens = self.tokens(begin, begin + sequence_length + 1)
+        border = tokens == BORDER
+        tokens[border] = self._start
         inputs, targets = tokens[:-1], tokens[1:]
         return {
             "inputs": inputs,
             "targets": targets,
-            "reset": inputs == self._start,
-            "weights": (targets != self._start).astype(np.float32),
+            "reset": border[:-1],
+            "weights": (~border[1:]).astype(np.float32),
         }
 
 
