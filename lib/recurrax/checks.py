@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 import jax
+import numpy as np
 
 from recurrax.types import PyTree
 
@@ -48,6 +49,17 @@ def per_head(name: str, width: int, num_heads: int) -> int:
     if width % num_heads:
         raise ValueError(f"width {width} is not divisible by num_heads {num_heads}; change one of them or set {name}")
     return width // num_heads
+
+
+def is_known(array) -> bool:
+    """Return whether the values can be looked at: not while tracing, nor where other processes hold a part of them."""
+    return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
+
+
+def tokens(array, vocab_size: int) -> None:
+    """Raises ValueError if a token whose value is known is not in the vocabulary."""
+    if is_known(array) and (known := np.asarray(array)).size and not 0 <= known.min() <= known.max() < vocab_size:
+        raise ValueError(f"tokens must be from 0 to {vocab_size - 1}, got {known.min()} to {known.max()}")
 
 
 def same_structure(owner: str, state: PyTree, want: PyTree) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.block import Norm
+from recurrax.models.tokens import mark_unknown, split_unknown
 from recurrax.ops import contract
 from recurrax.ops.sharding import placed
 from recurrax.types import ArrayLike, Reset, State
@@ -50,17 +51,26 @@ class LanguageModel(nn.Module):
     def __call__(
         self, tokens: Int[ArrayLike, "B T"], state: State | None = None, *, reset: Reset | None = None
     ) -> tuple[Float[Array, "B T vocab_size"], State]:
-        """Float32 logits and the state after the last token; state=None starts a sequence."""
+        """Return float32 logits and the state after the last token; state=None starts a sequence.
+
+        Within a trace, an id that is not in the vocabulary makes the logits NaN from its position to the end of the
+        call; the logits before it stay right. The state after it is not marked.
+
+        Raises:
+          ValueError: outside of a trace, an id is not in the vocabulary.
+        """
         config = self.config
         # Rows of norm 1, scaled to entries of variance 1 where they enter the residual stream: as a tied head they
         # then give logits of order 1.
         table = self.param("embedding", nn.initializers.normal(config.dim**-0.5), (config.vocab_size, config.dim))
         scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
         # Each device looks up its own tokens in the whole table.
+        tokens, known = split_unknown(tokens, config.vocab_size)
         x = placed(jnp.take(placed(table, ". ."), tokens, axis=0).astype(config.dtype) * scale, "B T")
         if config.embedding_norm:
             x = Norm(config.norm, config.norm_eps, config.dtype).layer("embedding_norm")(x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
+        x = mark_unknown(x, known)
         if config.tied_head:
             head = table.T
         else:

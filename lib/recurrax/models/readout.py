@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
+from recurrax.models.tokens import mark_unknown, split_unknown
 from recurrax.types import ArrayLike, Reset, State
 
 POOLINGS = ("mean", "last", "none")
@@ -69,15 +70,25 @@ class _Readout(nn.Module):
         reset: Reset | None = None,
         mask: Float[ArrayLike, "B T"] | None = None,
     ) -> tuple[Float[Array, "..."], State]:
-        """(B, outputs), or (B, T, outputs) with pooling "none". `mask` weighs the steps of a mean; 0 leaves one out."""
+        """Return (B, outputs), or (B, T, outputs) with pooling "none", and the state after the last step.
+
+        `mask` weighs the steps of a mean; 0 leaves one out. Within a trace, a token that is not in the vocabulary makes
+        the outputs of its position and of later ones NaN, and so those of the row if they are pooled.
+
+        Raises:
+          ValueError: outside of a trace, a token is not in the vocabulary; there is a mask, and no mean.
+        """
         config = self.config
         if mask is not None and config.pooling != "mean":
             raise ValueError(f"mask weighs the steps of a mean; with pooling {config.pooling!r} there is none")
         if config.vocab_size is None:
             x = nn.Dense(config.dim, name="in_embedding", dtype=jnp.dtype(config.dtype))(inputs)
         else:
+            inputs, known = split_unknown(inputs, config.vocab_size)
             x = nn.Embed(config.vocab_size, config.dim, name="embedding", dtype=jnp.dtype(config.dtype))(inputs)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
+        if config.vocab_size is not None:
+            x = mark_unknown(x, known)
         x = x.astype(jnp.float32)
         if config.pooling == "last":
             x = x[:, -1]

@@ -5,9 +5,10 @@ What is wrong is named before any tracing goes deep, by argument, with what it w
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from recurrax import checks
 
 
 def arrays(*values, log_decay):
@@ -16,18 +17,13 @@ def arrays(*values, log_decay):
     Log-decays above 0 are refused as far as their values are known: those of NumPy and JAX arrays, and of NumPy
     constants in a traced function, which are not known any more once they are JAX's.
     """
-    if log_decay is not None and _is_known(log_decay):
+    if log_decay is not None and checks.is_known(log_decay):
         known = np.asarray(log_decay)
         if known.size and not (largest := known.max()) <= 0:
             raise ValueError(
                 f"log_decay must be <= 0, the logarithm of a factor of at most 1; its largest is {largest}"
             )
     return tuple(None if value is None else jnp.asarray(value) for value in (*values, log_decay))
-
-
-def _is_known(array):
-    """Not while tracing, nor where other processes hold a part."""
-    return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
 
 
 def check_rank(name, array, letters):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recurrax import checks
 from recurrax.mixers import MixerConfig
 from recurrax.models import Classifier, LanguageModel, Regressor
 from recurrax.models.backbone import block_name
@@ -84,8 +85,8 @@ def _inputs(model, inputs):
         raise ValueError(f"tokens must be integers (B, T), got {inputs.dtype} of shape {inputs.shape}")
     if inputs.shape[0] < 1 or inputs.shape[1] < 2:
         raise ValueError(f"there must be a sequence, of 2 tokens at least, got shape {inputs.shape}")
-    if vocabulary is not None and not 0 <= inputs.min() <= inputs.max() < vocabulary:
-        raise ValueError(f"tokens must be from 0 to {vocabulary - 1}, got {inputs.min()} to {inputs.max()}")
+    if vocabulary is not None:
+        checks.tokens(inputs, vocabulary)
     return inputs
 
 
