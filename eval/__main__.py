@@ -4,7 +4,7 @@ import difflib
 import importlib
 import sys
 
-from train.cli import user_errors
+from train.cli import robust_output, user_errors
 from train.compiler import avoid_unsound_fusions
 
 COMMANDS = {
@@ -35,4 +35,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with robust_output():
+        sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,7 @@ import tyro
 
 from train import presets, processes
 from train.allocator import keep_freed_memory
-from train.cli import user_errors
+from train.cli import robust_output, user_errors
 from train.compiler import avoid_unsound_fusions
 from train.config import TrainConfig
 
@@ -89,4 +89,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with robust_output():
+        sys.exit(main(sys.argv[1:]))
