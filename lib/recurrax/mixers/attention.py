@@ -147,6 +147,7 @@ class AttentionLayer(Mixer):
     """
 
     function = staticmethod(attention)
+    rates = ()
 
     def parameters(self, depth):
         d, h = self.dim, self.config.num_heads

@@ -69,6 +69,9 @@ class Mixer(nn.Module):
 
     function: ClassVar[Callable]
     """mixer(params, x, state, config, *, reset) -> (y, state)."""
+    rates: ClassVar[tuple[str, ...]]
+    """Names of the parameters, as far as the config has them, that decay factors, step sizes and phases are computed
+    from: they stay in float32 where the others are cast to a narrower dtype. Every layer declares them, if only ()."""
 
     def parameters(self, depth: Scalar) -> dict[str, tuple]:
         """Name -> (initializer, shape, arguments of the initializer)."""

@@ -103,6 +103,7 @@ class DeltaProductLayer(Mixer):
     """
 
     function = staticmethod(delta_product)
+    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         config, d, h, (_, v) = self.config, self.dim, self.config.num_heads, self.config.sizes(self.dim)

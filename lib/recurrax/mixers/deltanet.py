@@ -108,6 +108,7 @@ class DeltaNetLayer(Mixer):
     """Parameters of `deltanet`: D H (2 K + 2 V + 1) + W H (2 K + V) + V of them, and D H V for an output gate."""
 
     function = staticmethod(deltanet)
+    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -99,6 +99,7 @@ class GatedDeltaNetLayer(Mixer):
     """Parameters of `gated_deltanet`: D (2 HK + 3 H'V + 2 H') + W (2 HK + H'V) + 2 H' + V of them, H' value heads."""
 
     function = staticmethod(gated_deltanet)
+    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         d, h, (_, v) = self.dim, self.config.value_heads, self.config.sizes(self.dim)

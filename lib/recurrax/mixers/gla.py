@@ -100,6 +100,7 @@ class GLALayer(Mixer):
     """
 
     function = staticmethod(gla)
+    rates = ("decay_bias",)
 
     def parameters(self, depth):
         d, h, r, w = self.dim, self.config.num_heads, self.config.gate_rank, self.config.conv_width

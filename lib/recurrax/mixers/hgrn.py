@@ -74,6 +74,7 @@ class HGRNLayer(Mixer):
     """Parameters of `hgrn`: 7 D E + 11 E + D of them."""
 
     function = staticmethod(hgrn)
+    rates = ("lower_bound", "theta")
 
     def parameters(self, depth):
         d, e = self.dim, self.config.width or self.dim

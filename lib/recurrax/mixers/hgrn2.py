@@ -72,6 +72,7 @@ class HGRN2Layer(Mixer):
     """Parameters of `hgrn2`: D H (2 K + 2 V) + HK + HV of them."""
 
     function = staticmethod(hgrn2)
+    rates = ("lower_bound",)
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -105,6 +105,7 @@ class KDALayer(Mixer):
     """
 
     function = staticmethod(kda)
+    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         config, d, h, (k, v, r) = self.config, self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -128,6 +128,7 @@ class LatentAttentionLayer(Mixer):
     """Parameters of `latent_attention`: D (H (K + R + V) + C + R) + C (H (K + V) + 1) of them."""
 
     function = staticmethod(latent_attention)
+    rates = ()
 
     def parameters(self, depth):
         d, h, (k, r, v, c) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

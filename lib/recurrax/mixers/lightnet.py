@@ -106,6 +106,7 @@ class LightNetLayer(Mixer):
     """Parameters of `lightnet`: D H (2 K + 2 V) + R (D + HV) + HV of them, R the gate's rank."""
 
     function = staticmethod(lightnet)
+    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -69,6 +69,7 @@ class LightningLayer(Mixer):
     """Parameters of `lightning`: 5 D HK + HK + H of them."""
 
     function = staticmethod(lightning)
+    rates = ("decay",)
 
     def parameters(self, depth):
         d, h, k = self.dim, self.config.num_heads, self.config.size(self.dim)

@@ -96,6 +96,7 @@ class LinearAttentionLayer(Mixer):
     """Parameters of `linear_attention`: 2 D H (K + V) of them."""
 
     function = staticmethod(linear_attention)
+    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

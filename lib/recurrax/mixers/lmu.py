@@ -88,6 +88,7 @@ class LMULayer(Mixer):
     """Parameters of `lmu`: E (D + 1) + D (E N + D + 1) of them."""
 
     function = staticmethod(lmu)
+    rates = ()
 
     def parameters(self, depth):
         d, e, n = self.dim, self.config.channels(self.dim), self.config.order

@@ -81,6 +81,7 @@ class LRULayer(Mixer):
     """Parameters of `lru`: N (4 D + 3) + D of them."""
 
     function = staticmethod(lru)
+    rates = ("nu_log", "theta_log", "gamma_log")
 
     def parameters(self, depth):
         n, d, config = self.config.state_dim, self.dim, self.config

@@ -102,6 +102,7 @@ class LSSLLayer(Mixer):
     """Parameters of `lssl`: 4 N + D (M (N + 1) + 1) + D (M D + 1) of them."""
 
     function = staticmethod(lssl)
+    rates = ("log_a", "a_left", "a_right", "log_dt")
 
     def parameters(self, depth):
         d, n, m = self.dim, self.config.state_dim, self.config.num_outputs

@@ -84,6 +84,7 @@ class MambaLayer(Mixer):
     """Parameters of `mamba`: E (3 D + W + 2 R + 3 N + 3) of them."""
 
     function = staticmethod(mamba)
+    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         d, n, w, (e, r) = self.dim, self.config.state_dim, self.config.conv_width, self.config.sizes(self.dim)

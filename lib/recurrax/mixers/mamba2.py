@@ -102,6 +102,7 @@ class Mamba2Layer(Mixer):
     """Parameters of `mamba2`: D (3 E + 2 GN + H) + (W + 1) (E + 2 GN) + 3 H + E of them, E = HP."""
 
     function = staticmethod(mamba2)
+    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         d, h, w, config = self.dim, self.config.num_heads, self.config.conv_width, self.config

@@ -158,6 +158,7 @@ class MLSTMLayer(Mixer):
     """Parameters of `mlstm`: D H (2 K + 3 V + 2) + 2 H + HV of them."""
 
     function = staticmethod(mlstm)
+    rates = ("forget_gate_bias",)
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -78,6 +78,7 @@ class RetNetLayer(Mixer):
     """Parameters of `retnet`: D H (2 K + 3 V) + V of them."""
 
     function = staticmethod(retnet)
+    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -129,6 +129,7 @@ class RGLRULayer(Mixer):
     """Parameters of `rglru`: 3 D E + 2 E^2 / H + (W + 4) E of them, and 2 E + D for the block's biases."""
 
     function = staticmethod(rglru)
+    rates = ("decay",)
 
     def parameters(self, depth):
         d, h, w = self.dim, self.config.num_heads, self.config.conv_width

@@ -168,6 +168,7 @@ class RWKV7Layer(Mixer):
     """
 
     function = staticmethod(rwkv7)
+    rates = ("decay_bias",)
 
     def mix(self, params, x, state, reset, shared):
         first_value = shared if self.config.reads_shared else None

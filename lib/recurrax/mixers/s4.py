@@ -142,6 +142,7 @@ class S4Layer(Mixer):
     """Parameters of `s4`: D (4 N + 2 + D + 1) of them, and D (D + 1) for the gate."""
 
     function = staticmethod(s4)
+    rates = ("log_a_real", "a_imag", "p_real", "p_imag", "log_dt")
 
     def parameters(self, depth):
         d, n = self.dim, self.config.state_dim

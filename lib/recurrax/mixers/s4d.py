@@ -80,6 +80,7 @@ class S4DLayer(Mixer):
     """Parameters of `s4d`: D (2 N + 2 + D + 1) of them, and D (D + 1) for the gate."""
 
     function = staticmethod(s4d)
+    rates = ("log_a_real", "a_imag", "log_dt")
 
     def parameters(self, depth):
         d, n, init = self.dim, self.config.state_dim, self.config.init

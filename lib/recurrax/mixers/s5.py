@@ -96,6 +96,7 @@ class S5Layer(Mixer):
     """Parameters of `s5`: P (2 D + 3/2) + D of them, D (D + 1) for half a GLU and twice that for a whole one."""
 
     function = staticmethod(s5)
+    rates = ("log_a_real", "a_imag", "log_dt")
 
     def parameters(self, depth):
         d, p, j, activation = self.dim, self.config.state_dim, self.config.num_blocks, self.config.activation

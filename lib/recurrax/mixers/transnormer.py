@@ -68,6 +68,7 @@ class TransNormerLayer(Mixer):
     """Parameters of `transnormer`: D H (2 K + 2 V) + HV of them."""
 
     function = staticmethod(transnormer)
+    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)

@@ -81,6 +81,7 @@ class TransNormerLLMLayer(Mixer):
     """Parameters of `transnormer_llm`: 5 D HK + H of them, and HK for LRPE."""
 
     function = staticmethod(transnormer_llm)
+    rates = ("decay", "theta")
 
     def parameters(self, depth):
         d, h, k = self.dim, self.config.num_heads, self.config.size(self.dim)
