@@ -3,33 +3,22 @@
 import dataclasses
 import functools
 import pathlib
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from recurrax import checks
-from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig
-from recurrax.models.backbone import block_name
+from recurrax.models import BlockConfig, LanguageModel
 from recurrax.pretrained import directory as files
 from recurrax.pretrained.families import FAMILIES
-from recurrax.pretrained.family import Family, Fields, blocks_of
-from recurrax.pretrained.rules import Rule
+from recurrax.pretrained.family import Fields, blocks_of
+from recurrax.pretrained.table import abstract, compare, entries, flat, published, stacks
 from recurrax.types import Dtype, Params
 
 Sharding = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]
-
-
-class Entry(NamedTuple):
-    """A rule at its place: whole paths of parameters, and where in the stacked layers they are."""
-
-    rule: Rule
-    paths: tuple[str, ...]
-    index: int | None
-    """Which of the layers that a scan stacks; None: not stacked."""
 
 
 def load(
@@ -69,10 +58,10 @@ def load(
     table = entries(family, config)
     # A head beside a tied embedding is a copy of it.
     ignored = (*family.ignored, *((r"lm_head\.weight",) if config.tied_head else ()))
-    _compare(directory, tensors.shapes, published(table, leaves), ignored)
+    compare(str(directory), tensors.shapes, published(table, leaves), ignored)
 
     params = {}
-    for rules in _stacks(table):
+    for rules in stacks(table):
         arrays = {}
         for entry in rules:
             values = entry.rule.read(tuple(tensors[name] for name in entry.rule.theirs))
@@ -123,7 +112,7 @@ def save(
     if _program(back) != _program(config):
         raise ValueError(f"{family.name} cannot hold this model; read back it would be\n{back}\ninstead of\n{config}")
     checks.same_structure("this model", params["params"], _nested(abstract(config)))
-    leaves = _flat(params["params"])
+    leaves = flat(params["params"])
     table = entries(family, config)
     sources = {name: entry for entry in table for name in entry.rule.theirs}
 
@@ -151,58 +140,6 @@ def save(
     files.write(pathlib.Path(directory), {**head, **fields, **more}, shapes, tensor, shard_bytes)
 
 
-def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
-    """The family's whole table for this model."""
-    table = [Entry(rule, rule.ours, None) for rule in family.model(config)]
-    layout = config.layout
-    for i, block in enumerate(blocks_of(config)):
-        slot, index = i - len(layout.first), None
-        if slot < 0:
-            place = f"first/{block_name(i, block)}"
-        elif slot < layout.repeats * len(layout.pattern):
-            index, slot = divmod(slot, len(layout.pattern))
-            place = f"groups/{block_name(slot, block)}"
-        else:
-            slot -= layout.repeats * len(layout.pattern)
-            place = f"rest/{block_name(slot, block)}"
-        for rule in family.block(config, block, i):
-            table.append(Entry(rule, tuple(f"backbone/{place}/{name}" for name in rule.ours), index))
-    return table
-
-
-def abstract(config: LanguageModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path -> shape of every parameter."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return _flat(jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
-
-
-def published(table: list[Entry], leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Name -> shape of every published tensor, from the shapes of the parameters."""
-    covered = sorted(path for entry in table for path in entry.paths if entry.index in (None, 0))
-    assert covered == sorted(leaves), f"the table leaves out or repeats {set(covered) ^ set(leaves)}"
-    shapes = {}
-    for entry in table:
-        ours = tuple(
-            jax.ShapeDtypeStruct(leaves[path].shape[entry.index is not None :], leaves[path].dtype)
-            for path in entry.paths
-        )
-        shapes |= zip(entry.rule.theirs, jax.eval_shape(entry.rule.write, ours), strict=True)
-    return shapes
-
-
-def _compare(directory, found, wanted, ignored):
-    """Raises ValueError with all differences of names and shapes."""
-    lines = [f"  missing: {name} {shape.shape}" for name, shape in wanted.items() if name not in found]
-    for name, shape in sorted(found.items()):
-        if name not in wanted:
-            if not any(re.fullmatch(pattern, name) for pattern in ignored):
-                lines.append(f"  unknown: {name} {shape}")
-        elif shape != wanted[name].shape:
-            lines.append(f"  of another shape: {name} {shape}, should be {wanted[name].shape}")
-    if lines:
-        raise ValueError(f"the tensors in {directory} are not those of its config.json:\n" + "\n".join(lines))
-
-
 def _program(config):
     """What a model computes, whatever words its config says it in: programs for a first chunk and for a later one."""
     model = LanguageModel(config)
@@ -210,14 +147,6 @@ def _program(config):
     state = jax.eval_shape(lambda: model.init_state(1))
     made = jax.make_jaxpr(model.apply)(params, tokens), jax.make_jaxpr(model.apply)(params, tokens, state)
     return [(str(jaxpr), [np.asarray(const).tolist() for const in jaxpr.consts]) for jaxpr in made]
-
-
-def _stacks(table):
-    """Entries of the same parameters together: all layers of a stack, or one alone."""
-    stacks: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in table:
-        stacks.setdefault(entry.paths, []).append(entry)
-    return stacks.values()
 
 
 def _with_cache(config, max_length=None):
@@ -238,11 +167,6 @@ def _on_device(array, sharding):
     if sharding is None:
         return jnp.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-def _flat(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _nested(leaves):

@@ -1,0 +1,100 @@
+"""Places a family's rules in a model: which parameters each published tensor holds, and where they are."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from recurrax.models import LanguageModel, LanguageModelConfig
+from recurrax.models.backbone import block_name
+from recurrax.pretrained.family import Family, blocks_of
+from recurrax.pretrained.rules import Rule
+
+
+class Entry(NamedTuple):
+    """A rule at its place: whole paths of parameters, and where in the stacked layers they are."""
+
+    rule: Rule
+    paths: tuple[str, ...]
+    index: int | None = None
+    """Which of the layers that a scan stacks; None: not stacked."""
+
+
+def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
+    """Return the family's whole table for this model."""
+    table = [Entry(rule, rule.ours) for rule in family.model(config)]
+    layout = config.layout
+    for i, block in enumerate(blocks_of(config)):
+        slot, index = i - len(layout.first), None
+        if slot < 0:
+            place = f"first/{block_name(i, block)}"
+        elif slot < layout.repeats * len(layout.pattern):
+            index, slot = divmod(slot, len(layout.pattern))
+            place = f"groups/{block_name(slot, block)}"
+        else:
+            slot -= layout.repeats * len(layout.pattern)
+            place = f"rest/{block_name(slot, block)}"
+        place = f"backbone/{place}"
+        for rule in family.block(config, block, i):
+            table.append(Entry(rule, tuple(f"{place}/{name}" for name in rule.ours), index))
+    return table
+
+
+def abstract(config: LanguageModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return path -> shape of every parameter."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return flat(jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
+
+
+def published(table: list[Entry], leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return name -> shape of every published tensor, from the shapes of the parameters."""
+    covered = sorted(path for entry in table for path in entry.paths if entry.index in (None, 0))
+    assert covered == sorted(leaves), f"the table leaves out or repeats {set(covered) ^ set(leaves)}"
+    shapes = {}
+    for entry in table:
+        ours = tuple(
+            jax.ShapeDtypeStruct(leaves[path].shape[entry.index is not None :], leaves[path].dtype)
+            for path in entry.paths
+        )
+        shapes |= zip(entry.rule.theirs, jax.eval_shape(entry.rule.write, ours), strict=True)
+    return shapes
+
+
+def stacks(table: list[Entry]) -> Iterable[list[Entry]]:
+    """Return the entries of the same parameters together: all layers of a stack, or one alone."""
+    found: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in table:
+        found.setdefault(entry.paths, []).append(entry)
+    return found.values()
+
+
+def compare(
+    place: str,
+    found: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    ignored: Collection[str],
+) -> None:
+    """Raise ValueError with all differences between the names and shapes of a file and those that are wanted.
+
+    Args:
+      place: where the file is, for the message.
+      found: name -> shape of the file's tensors.
+      ignored: regular expressions of names that the table does not need.
+    """
+    lines = [f"  missing: {name} {shape.shape}" for name, shape in wanted.items() if name not in found]
+    for name, shape in sorted(found.items()):
+        if name not in wanted:
+            if not any(re.fullmatch(pattern, name) for pattern in ignored):
+                lines.append(f"  unknown: {name} {shape}")
+        elif shape != wanted[name].shape:
+            lines.append(f"  of another shape: {name} {shape}, should be {wanted[name].shape}")
+    if lines:
+        raise ValueError(f"the tensors in {place} are not those of its config.json:\n" + "\n".join(lines))
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Return path -> leaf of a tree of parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
