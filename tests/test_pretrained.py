@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from jax.sharding import NamedSharding, PartitionSpec
-from safetensors import safe_open
 
+from checkpoints import FIXTURES, tensors
 from recurrax import pretrained
 from recurrax.mixers import LRU
 from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig
@@ -25,18 +25,8 @@ from recurrax.pretrained import FAMILIES, directory
 from recurrax.pretrained.family import arranged
 from recurrax.pretrained.rules import same
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "pretrained"
 SPLIT = 8
 PARTS = ("first", "pattern", "last")
-
-
-def tensors(folder):
-    """Every tensor of a checkpoint, by name."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "np") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return found
 
 
 @pytest.fixture
@@ -149,7 +139,7 @@ def test_all_differences_of_tensors_are_listed_before_any_is_read(mamba, monkeyp
         ({"model_type": None}, "unknown model_type None"),
         ({"hidden_act": "gelu"}, r"config.json: hidden_act 'gelu' is not supported; it would have to be 'silu'"),
         ({"hidden_size": None}, "config.json has no hidden_size"),
-        ({"state_size": 0}, "state_dim must be positive, got 0"),
+        ({"state_size": 0}, "config.json: state_size is 0; it would have to be a whole number of at least 1"),
     ],
 )
 def test_configs_that_we_have_no_model_for_are_refused(mamba, fields, message):
@@ -215,6 +205,9 @@ def test_models_that_a_family_cannot_hold_are_not_saved(tmp_path):
         pretrained.save(tmp_path / "new", model, {"params": {}}, family="mamba")
     with pytest.raises(ValueError, match="fields expand, vocab_size follow from the model"):
         pretrained.save(tmp_path / "new", model, params, family="mamba", fields={"vocab_size": 9, "expand": 2})
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    with pytest.raises(ValueError, match="quantization_config .* says that the tensors are quantised"):
+        pretrained.save(tmp_path / "new", model, params, family="mamba", fields=quantised)
     with pytest.raises(ValueError, match=r"unknown family 'mambas' \(did you mean 'mamba'\?\)"):
         pretrained.save(tmp_path / "new", model, params, family="mambas")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""`load` and `save`: a published checkpoint's directory as a model with its parameters, and back."""
+"""Provides `load` and `save`: a published checkpoint's directory as a model with its parameters, and back."""
 
 import dataclasses
 import functools
@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax import checks
-from recurrax.models import BlockConfig, LanguageModel
+from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig
 from recurrax.pretrained import directory as files
+from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
 from recurrax.pretrained.families import FAMILIES
-from recurrax.pretrained.family import Fields, blocks_of
+from recurrax.pretrained.family import Family, blocks_of
+from recurrax.pretrained.fields import Fields
 from recurrax.pretrained.table import abstract, compare, entries, flat, published, stacks
 from recurrax.types import Dtype, Params
 
@@ -29,10 +31,11 @@ def load(
     max_length: int = 2048,
     sharding: Sharding | None = None,
 ) -> tuple[LanguageModel, Params]:
-    """A published checkpoint: `logits, state = model.apply(params, tokens)`.
+    """Read a published checkpoint, such that `logits, state = model.apply(params, tokens)`.
 
     Reads config.json and the tensors, in one safetensors file or in several with an index, one parameter at a time.
-    What the files hold is compared with what the model needs before anything is read.
+    The names and shapes in the files are compared with those that the model needs before any tensor is read. Fields of
+    config.json that the family does not know are ignored with a warning that names them.
 
     Args:
       directory: of a Hugging Face checkpoint; the families are the keys of `FAMILIES`.
@@ -42,20 +45,14 @@ def load(
       sharding: path and shape of a parameter -> how it is laid out over devices; None is one device.
 
     Raises:
-      ValueError: an unknown family or setting of it; tensors that are missing, unknown or of another shape, all listed;
-        a damaged file.
+      ValueError: an unknown family or setting; fields of a wrong type; quantised tensors; tensors that are
+        missing, unknown or of another shape, all listed; a damaged file.
     """
     directory = pathlib.Path(directory)
-    fields = files.read_config(directory)
-    name = fields.get("model_type")
-    checks.choice("model_type", name, FAMILIES)
-    family = FAMILIES[name]
-    config = family.read_config(Fields(fields, str(directory / "config.json")))
+    family, config = described(directory)
     config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype)
-    model = LanguageModel(config)
     tensors = files.Tensors(directory)
-    leaves = abstract(config)
-    table = entries(family, config)
+    table, leaves = entries(family, config), abstract(config)
     # A head beside a tied embedding is a copy of it.
     ignored = (*family.ignored, *((r"lm_head\.weight",) if config.tied_head else ()))
     compare(str(directory), tensors.shapes, published(table, leaves), ignored)
@@ -73,7 +70,16 @@ def load(
                     arrays.setdefault(path, np.empty(leaves[path].shape, param_dtype))[entry.index] = value
         for path, array in arrays.items():
             params[path] = _on_device(array, None if sharding is None else sharding(path, leaves[path]))
-    return model, {"params": _nested(params)}
+    return LanguageModel(config), {"params": _nested(params)}
+
+
+def described(directory: pathlib.Path) -> tuple[Family, LanguageModelConfig]:
+    """Return the family and the model that a directory's config.json describes.
+
+    Raises:
+      ValueError: an unknown family or setting; fields of a wrong type; quantised tensors.
+    """
+    return _read(Fields(files.read_config(directory), str(directory / "config.json")))
 
 
 def save(
@@ -85,17 +91,18 @@ def save(
     fields: Mapping[str, Any] | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes a model as a published checkpoint of that family: config.json and safetensors, with an index if several.
+    """Write a model as a published checkpoint of that family: config.json and safetensors, with an index if several.
 
-    Tensors have the dtype of their parameters. The directory appears whole or not at all. A tokenizer is not written.
+    Tensors have the dtype of their parameters. The directory appears whole or not at all. A tokenizer is not written,
+    nor are tensors that `load` ignores.
 
     Args:
       fields: what config.json says besides: bos_token_id, eos_token_id and the like. No tokens are named without it.
       shard_bytes: a file is no larger, unless one tensor is.
 
     Raises:
-      ValueError: an unknown family; a model or parameters that it cannot hold; fields that the model decides; a
-        directory that is not empty.
+      ValueError: an unknown family; a model or parameters that it cannot hold; fields that the model decides, or that
+        `load` would refuse; a directory that is not empty.
     """
     checks.choice("family", family, FAMILIES)
     family, config, more = FAMILIES[family], model.config, dict(fields or {})
@@ -106,7 +113,8 @@ def save(
     fields = family.write_config(config)
     if decided := sorted(fields.keys() & more.keys()):
         raise ValueError(f"fields {', '.join(decided)} follow from the model")
-    back = dataclasses.replace(family.read_config(Fields(fields)), dtype=config.dtype, remat=config.remat)
+    fields = {"architectures": [family.architecture], "model_type": family.name, **fields, **more}
+    back = dataclasses.replace(_read(Fields(fields))[1], dtype=config.dtype, remat=config.remat)
     caches = [block.mixer.max_length for block in blocks_of(config) if hasattr(block.mixer, "max_length")]
     back = _with_cache(back, *caches[:1])
     if _program(back) != _program(config):
@@ -134,14 +142,26 @@ def save(
             for path, is_, should in zip(entry.paths, values(entry), entry.rule.read(()), strict=True):
                 if not np.array_equal(is_, should.astype(is_.dtype)):
                     raise ValueError(f"{path} is in no file of this family, and differs from what the config makes it")
-    head = {"architectures": [family.architecture], "model_type": family.name}
-    more = {**dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")), **more}
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     shapes = published(table, leaves)
-    files.write(pathlib.Path(directory), {**head, **fields, **more}, shapes, tensor, shard_bytes)
+    files.write(pathlib.Path(directory), {**tokens, **fields}, shapes, tensor, shard_bytes)
+
+
+def _read(fields):
+    """Return the family and the model that the fields describe, and warn of those that it does not know."""
+    refuse_wrappers(fields)
+    name = fields.values.get("model_type")
+    checks.choice("model_type", name, FAMILIES)
+    family = FAMILIES[name]
+    read_bookkeeping(fields)
+    fields.ignore(*family.ignored_fields)
+    config = family.read_config(fields)
+    fields.finish()
+    return family, config
 
 
 def _program(config):
-    """What a model computes, whatever words its config says it in: programs for a first chunk and for a later one."""
+    """Return what a model computes, whatever its config calls it: the programs of a first chunk and of a later one."""
     model = LanguageModel(config)
     tokens, params = jax.ShapeDtypeStruct((1, 2), jnp.int32), {"params": _nested(abstract(config))}
     state = jax.eval_shape(lambda: model.init_state(1))
@@ -150,7 +170,7 @@ def _program(config):
 
 
 def _with_cache(config, max_length=None):
-    """The config with caches of that many tokens, which no checkpoint has a word of."""
+    """Return the config with caches of that many tokens, which no checkpoint states."""
 
     def changed(of):
         if isinstance(of, BlockConfig):

@@ -1,7 +1,8 @@
-"""The files of a published checkpoint: config.json, and tensors in one safetensors file or in several with an index."""
+"""Reads and writes the files of a published checkpoint: config.json, and tensors in one safetensors file or several."""
 
 import contextlib
 import json
+import math
 import pathlib
 import shutil
 import tempfile
@@ -14,6 +15,9 @@ import numpy as np
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+QUANTISERS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Files that tools leave which quantise a checkpoint without a word in its config.json."""
+NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
@@ -26,9 +30,12 @@ class Tensors:
 
     def __init__(self, directory: pathlib.Path):
         safe_open = _safetensors().safe_open
+        self.directory = directory
         index = directory / INDEX
         if index.exists():
-            where = json.loads(index.read_text())["weight_map"]
+            where = read_json(index).get("weight_map")
+            if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+                raise ValueError(f"{index}: weight_map is no object of file names")
             names = sorted(set(where.values()))
         elif (directory / SINGLE).exists():
             where, names = None, [SINGLE]
@@ -53,7 +60,7 @@ class Tensors:
             raise ValueError(f"{index} and the files that it names differ in their tensors: {', '.join(odd)}")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A tensor, in float32 unless it is wider."""
+        """Return a tensor, in float32 unless it is wider. Raises ValueError if it holds no floating-point numbers."""
         if self.dtypes[name] not in DTYPES:
             raise ValueError(f"{name} is {self.dtypes[name]}; numbers are read from {', '.join(DTYPES)}")
         array = self._files[name].get_tensor(name)
@@ -61,14 +68,35 @@ class Tensors:
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """config.json. Raises ValueError if there is none, or no JSON in it."""
+    """Return the fields of config.json.
+
+    Raises:
+      ValueError: there is none, it holds no JSON object, or a quantiser left its own config beside it.
+    """
     path = directory / "config.json"
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"{directory} has no config.json: it is no directory of a published checkpoint")
+    for name in QUANTISERS:
+        if (directory / name).exists():
+            raise ValueError(f"{directory / name} says that the tensors are quantised; only numbers are read")
+    return read_json(path)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Return the object in a file. Raises ValueError if there is no JSON in it, or JSON of another type."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text(encoding="utf-8"), object_hook=_number)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__} where a JSON object should be")
+    return value
+
+
+def _number(value):
+    """Return the number that transformers 5 writes as an object, since JSON has no infinity; other objects as given."""
+    tag = value.get("__float__") if len(value) == 1 else None
+    return NUMBERS.get(tag, value) if isinstance(tag, str) else value
 
 
 def write(
@@ -78,9 +106,9 @@ def write(
     tensor: Callable[[Sequence[str]], Mapping[str, np.ndarray]],
     shard_bytes: int,
 ) -> None:
-    """Writes a checkpoint's directory, whole or not at all.
+    """Write a checkpoint's directory, whole or not at all.
 
-    `tensor` gives the arrays of some names; they are asked for file by file, so that one file's are held at a time.
+    `tensor` returns the arrays of some names; they are asked for file by file, so that one file's are held at a time.
 
     Raises:
       ValueError: the directory exists and is not empty.
@@ -104,7 +132,7 @@ def write(
 
 
 def _shards(shapes, shard_bytes) -> Iterator[list[str]]:
-    """Names in order, as many to a list as stay below that size."""
+    """Yield the names in order, as many to a list as stay below that size."""
     names, size = [], 0
     for name, shape in shapes.items():
         more = shape.size * shape.dtype.itemsize

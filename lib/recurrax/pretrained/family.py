@@ -1,36 +1,13 @@
-"""What a family of checkpoints is: its config.json as our config and back, and the table of its tensors."""
+"""Declares what a family of checkpoints is: its config.json as our config and back, and the table of its tensors."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from recurrax.mixers import MixerConfig
 from recurrax.models import BlockConfig, LanguageModelConfig
+from recurrax.pretrained.fields import Fields
 from recurrax.pretrained.rules import Rule
-
-
-class Fields:
-    """The fields of a config.json, read with their defaults."""
-
-    def __init__(self, values: Mapping[str, Any], path: str = "config.json"):
-        self.values = values
-        self.path = path
-
-    def take(self, name: str, *default: Any) -> Any:
-        """The field's value, or the default. Raises ValueError where it is missing and has none."""
-        if name not in self.values and not default:
-            raise ValueError(f"{self.path} has no {name}")
-        value = self.values.get(name, *default)
-        # A null means that the default holds, where there is one.
-        return default[0] if value is None and default else value
-
-    def require(self, name: str, *allowed: Any) -> Any:
-        """The field's value, which has to be one of these; the first is the default."""
-        value = self.values.get(name, allowed[0])
-        if value not in allowed:
-            choices = ", ".join(map(repr, allowed))
-            raise ValueError(f"{self.path}: {name} {value!r} is not supported; it would have to be {choices}")
-        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +30,8 @@ class Family:
     """Rules of the i-th block; `theirs` are whole names, `ours` within the block: mixer_norm/scale, mixer/in_q."""
     ignored: Sequence[str] = ()
     """Regular expressions of tensors that checkpoints may have and nothing depends on."""
+    ignored_fields: Sequence[str] = ()
+    """Fields of config.json that logits do not depend on, beside those that files of every family have."""
 
 
 def arranged(blocks: Sequence[BlockConfig]) -> dict[str, Any]:

@@ -7,17 +7,19 @@ from recurrax.pretrained.rules import matrix, same
 
 
 def read_config(fields):
-    for name, value in (("use_beta", True), ("qk_norm", "l2"), ("qk_activation", "silu")):
-        fields.require(name, value)
-    heads = fields.take("num_heads", 16)
+    fields.require("use_beta", True)
+    fields.require("use_output_norm", True)
+    fields.require("qk_norm", "l2")
+    fields.require("qk_activation", "silu")
+    heads = fields.integer("num_heads", 16)
     mixer = DeltaNet(
         num_heads=heads,
         head_dim=fla.width(fields, "expand_k", 1.0) // heads,
         value_head_dim=fla.width(fields, "expand_v", 1.0) // heads,
-        negative_eigenvalues=fields.take("allow_neg_eigval", False),
-        output_gate=fields.take("use_gate", False),
-        conv_width=fields.take("conv_size", 4) if fields.take("use_short_conv", True) else None,
-        norm_eps=fields.take("norm_eps", 1e-6),
+        negative_eigenvalues=fields.flag("allow_neg_eigval", False),
+        output_gate=fields.flag("use_gate", False),
+        conv_width=fla.conv_width(fields, True),
+        norm_eps=fields.number("norm_eps", 1e-6),
     )
     return fla.read_config(fields, mixer)
 
@@ -57,4 +59,5 @@ FAMILY = Family(
     fla.model,
     block,
     ignored=(r"model\.layers\.\d+\.attn\.norm\.weight",),  # in old files; nothing read it
+    ignored_fields=fla.IGNORED_FIELDS,
 )

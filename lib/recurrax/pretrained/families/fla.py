@@ -1,4 +1,4 @@
-"""What families of the flash-linear-attention hub (fla-hub/*) share: SwiGLU blocks with RMS norms around a mixer."""
+"""Shared parts of the flash-linear-attention hub's families (fla-hub/*): SwiGLU blocks with RMS norms and a mixer."""
 
 import math
 
@@ -6,33 +6,60 @@ from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.rules import Rule, conv, ends, glu, matrix, same
 from recurrax.projections import GLU
 
+IGNORED_FIELDS = (
+    # Kernels.
+    "attn_mode",
+    "fuse_norm",
+    "fuse_swiglu",
+    # The loss.
+    "fuse_cross_entropy",
+    "fuse_linear_cross_entropy",
+    "use_l2warp",
+    # Without effect: there are no positions, and shared convolutions have tensors of other names.
+    "max_position_embeddings",
+    "share_conv_kernel",
+)
+
 
 def read_config(fields, mixer, num_layers=24):
-    """The model of such blocks; `num_layers` is the family's default."""
+    """Return the model of such blocks; `num_layers` is the family's default."""
     fields.require("hidden_act", "swish")
     fields.require("attn", None)
     fields.require("attnres_block_size", None)
-    dim = fields.take("hidden_size", 2048)
-    # Two thirds of the ratio, because a gated unit has three matrices, and then a multiple of 256.
-    hidden = 256 * math.ceil(int(dim * fields.take("hidden_ratio", 4) * 2 / 3) / 256)
+    # Old files name norms inside of the layers otherwise where it is true.
+    fields.require("norm_first", False)
+    dim = fields.integer("hidden_size", 2048)
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size", 32000),
+        vocab_size=fields.integer("vocab_size", 32000),
         dim=dim,
-        num_layers=fields.take("num_hidden_layers", num_layers),
+        num_layers=fields.integer("num_hidden_layers", num_layers),
         pattern=(mixer,),
-        projection=GLU(hidden=fields.take("intermediate_size", hidden), activation="silu"),
-        norm_eps=fields.take("norm_eps", 1e-6),
-        tied_head=fields.take("tie_word_embeddings", False),
+        projection=GLU(hidden=_hidden(fields, dim), activation="silu"),
+        norm_eps=fields.number("norm_eps", 1e-6),
+        tied_head=fields.flag("tie_word_embeddings", False),
         embedding_scale=1.0,
     )
 
 
+def _hidden(fields, dim):
+    """Return the width of the gated units, which have three matrices: two thirds of the ratio, to multiples of 256."""
+    ratio = fields.number("hidden_ratio", 4, null=True) or 4
+    computed = 256 * math.ceil(int(dim * ratio * 2 / 3) / 256)
+    return fields.integer("intermediate_size", None) or computed
+
+
+def conv_width(fields, default):
+    """Return the taps of the short convolutions, None if there are none; `default` says whether there are."""
+    taps = fields.integer("conv_size", 4)
+    return taps if fields.flag("use_short_conv", default) else None
+
+
 def width(fields, name, default):
-    """A width of all heads, given as a multiple of the model's."""
-    dim = fields.take("hidden_size", 2048)
-    size = dim * fields.take(name, default)
+    """Return a width of all heads, given as a multiple of the model's. Raises ValueError if it is not whole."""
+    dim = fields.integer("hidden_size", 2048)
+    size = dim * fields.number(name, default)
     if abs(size - round(size)) > 1e-6 * size:
-        raise ValueError(f"{fields.path}: {name} times hidden_size {dim} is {size}, which is no whole number")
+        raise ValueError(f"{fields.path}: {name} times hidden_size {dim} is {size}, which is not a whole number")
     return round(size)
 
 
@@ -52,7 +79,7 @@ def model(config):
 
 
 def around(layer: str) -> list[Rule]:
-    """All of a block but its mixer."""
+    """Return the rules of all of a block but its mixer."""
     return [
         same(f"{layer}.attn_norm.weight", "mixer_norm/scale"),
         same(f"{layer}.mlp_norm.weight", "projection_norm/scale"),
@@ -61,7 +88,7 @@ def around(layer: str) -> list[Rule]:
 
 
 def projections(layer: str, conv_width: int | None) -> list[Rule]:
-    """Queries, keys and values with their short convolutions, and the output matrix."""
+    """Return the rules of queries, keys and values with their short convolutions, and of the output matrix."""
     rules = [matrix(f"{layer}.{name}_proj.weight", f"mixer/in_{name}") for name in "qkv"]
     if conv_width is not None:
         rules += [conv(f"{layer}.{name}_conv1d.weight", f"mixer/conv_{name}") for name in "qkv"]

@@ -9,15 +9,17 @@ from recurrax.pretrained.rules import matrix, same
 def read_config(fields):
     fields.require("use_gate", True)
     fields.require("output_gate_activation", "swish", "silu")
-    heads, key = fields.take("num_heads", 6), fields.take("head_dim", 256)
+    # Of old files; false is another decay.
+    fields.require("use_mamba_gate", True)
+    heads, key = fields.integer("num_heads", 6), fields.integer("head_dim", 256)
     mixer = GatedDeltaNet(
         num_heads=heads,
         head_dim=key,
-        num_value_heads=fields.take("num_v_heads", heads),
-        value_head_dim=round(key * fields.take("expand_v", 2.0)),
-        negative_eigenvalues=fields.take("allow_neg_eigval", False),
-        conv_width=fields.take("conv_size", 4) if fields.take("use_short_conv", True) else None,
-        norm_eps=fields.take("norm_eps", 1e-6),
+        num_value_heads=fields.integer("num_v_heads", None) or heads,
+        value_head_dim=round(key * fields.number("expand_v", 2.0)),
+        negative_eigenvalues=fields.flag("allow_neg_eigval", False),
+        conv_width=fla.conv_width(fields, True),
+        norm_eps=fields.number("norm_eps", 1e-6),
     )
     return fla.read_config(fields, mixer, num_layers=21)
 
@@ -61,4 +63,5 @@ FAMILY = Family(
     fla.model,
     block,
     ignored=(r"model\.layers\.\d+\.attn\.D",),  # in old files; nothing read it
+    ignored_fields=fla.IGNORED_FIELDS,
 )

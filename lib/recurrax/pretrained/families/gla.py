@@ -7,18 +7,21 @@ from recurrax.pretrained.rules import matrix, same
 
 
 def read_config(fields):
-    for name, value in (("feature_map", None), ("use_output_gate", True), ("clamp_min", None)):
-        fields.require(name, value)
+    fields.require("feature_map", None)
+    fields.require("use_output_gate", True)
+    fields.require("clamp_min", None)
+    fields.require("use_gk", True)
+    fields.require("use_gv", False)
     fields.require("elementwise_affine", True)
     fields.require("fuse_norm", True)  # it decides the name of the norm's scale, and nothing else
-    heads = fields.take("num_heads", 4)
+    heads = fields.integer("num_heads", 4)
     mixer = GLA(
         num_heads=heads,
-        num_kv_heads=fields.take("num_kv_heads", heads),
+        num_kv_heads=fields.integer("num_kv_heads", None) or heads,
         head_dim=fla.width(fields, "expand_k", 0.5) // heads,
         value_head_dim=fla.width(fields, "expand_v", 1.0) // heads,
-        conv_width=fields.take("conv_size", 4) if fields.take("use_short_conv", False) else None,
-        norm_eps=fields.take("norm_eps", 1e-6),
+        conv_width=fla.conv_width(fields, False),
+        norm_eps=fields.number("norm_eps", 1e-6),
     )
     return fla.read_config(fields, mixer)
 
@@ -51,4 +54,13 @@ def block(config, block, i):
     )
 
 
-FAMILY = Family("gla", "GLAForCausalLM", (GLA,), read_config, write_config, fla.model, block)
+FAMILY = Family(
+    "gla",
+    "GLAForCausalLM",
+    (GLA,),
+    read_config,
+    write_config,
+    fla.model,
+    block,
+    ignored_fields=fla.IGNORED_FIELDS,
+)

@@ -13,57 +13,91 @@ def read_config(fields):
     fields.require("q_lora_rank", None)
     fields.require("moe_router_activation_func", "sigmoid")
     fields.require("moe_layer_freq", 1)
-    dim, heads, length = (fields.take(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-    eps, linear = fields.take("rms_norm_eps", 1e-5), fields.take("linear_attn_config", {})
+    # Of the authors' own config, and of later models of theirs that have the same model_type.
+    fields.require("mla_use_nope", True)
+    fields.require("mla_use_output_gate", False)
+    fields.require("topk_method", "noaux_tc")
+    fields.require("latent_moe_use_norm", False)
+    for name in ("routed_expert_hidden_size", "attn_res_block_size", "activation_situ_beta"):
+        fields.require(name, None)
+    # The published code reads a head whatever this says.
+    fields.flag("tie_word_embeddings", False)
+    dim, heads, length = (fields.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    fields.require("num_key_value_heads", heads, None)
+    eps = fields.number("rms_norm_eps", 1e-5)
     mixers = {
         "full_attention": LatentAttention(
             num_heads=heads,
-            latent_dim=fields.take("kv_lora_rank", 512),
-            head_dim=fields.take("qk_nope_head_dim", 128),
-            shared_dim=fields.take("qk_rope_head_dim", 64),
-            value_head_dim=fields.take("v_head_dim", 128),
+            latent_dim=fields.integer("kv_lora_rank", 512),
+            head_dim=fields.integer("qk_nope_head_dim", 128),
+            shared_dim=fields.integer("qk_rope_head_dim", 64),
+            value_head_dim=fields.integer("v_head_dim", 128),
         ),
-        "linear_attention": KDA(
-            num_heads=linear.get("num_heads", fields.take("linear_num_heads", 32)),
-            head_dim=linear.get("head_dim", fields.take("linear_head_dim", 128)),
-            value_head_dim=linear.get("head_dim", fields.take("linear_head_dim", 128)),
-            conv_width=linear.get("short_conv_kernel_size", fields.take("linear_conv_kernel_dim", 4)),
-            norm_eps=eps,
-        ),
+        "linear_attention": _kda(fields, eps),
     }
-    hidden = fields.take("moe_intermediate_size", 1024)
-    dense = GLU(hidden=fields.take("intermediate_size", 9216), activation="silu")
+    hidden = fields.integer("moe_intermediate_size", 1024)
+    dense = GLU(hidden=fields.integer("intermediate_size", 9216), activation="silu")
     sparse = MixtureOfExperts(
         hidden=hidden,
         activation="silu",
-        num_experts=fields.take("num_experts", 256),
-        experts_per_token=fields.take("num_experts_per_token", 8),
-        shared_hidden=fields.take("num_shared_experts", 1) * hidden,
+        # The authors' names hold, if a file has those of transformers besides.
+        num_experts=fields.integer(fields.first("num_experts", "num_local_experts"), 256),
+        experts_per_token=fields.integer(fields.first("num_experts_per_token", "num_experts_per_tok"), 8),
+        shared_hidden=fields.integer(fields.first("num_shared_experts", "n_shared_experts"), 1) * hidden,
         scores="sigmoid",
-        normalize=fields.take("moe_renormalize", True),
-        scale=fields.take("routed_scaling_factor", 2.446),
+        normalize=fields.flag(fields.first("moe_renormalize", "norm_topk_prob"), True),
+        scale=fields.number("routed_scaling_factor", 2.446),
         choice_bias=True,
-        num_groups=fields.take("num_expert_group", 1),
-        groups_per_token=fields.take("topk_group", 1),
+        num_groups=fields.integer(fields.first("num_expert_group", "n_group"), 1),
+        groups_per_token=fields.integer("topk_group", 1),
     )
-    # Layers are counted from 1 in linear_attn_config.
-    full = linear.get("full_attn_layers", [i + 1 for i in range(4, length, 4)])
-    kinds = ["full_attention" if i + 1 in full else "linear_attention" for i in range(length)]
-    first = fields.take("first_k_dense_replace", 1)
+    projections = {"dense": dense, "sparse": sparse}
+    first = fields.integer("first_k_dense_replace", 1, least=0)
     widths = ["dense" if i < first else "sparse" for i in range(length)]
-    blocks = [
-        BlockConfig(mixers[kind], dense if width == "dense" else sparse)
-        for kind, width in zip(fields.take("layer_types", kinds), fields.take("mlp_layer_types", widths), strict=True)
-    ]
+    kinds = fields.kinds("layer_types", mixers, None, length=length) or _kinds(fields, length)
+    widths = fields.kinds("mlp_layer_types", projections, None, length=length) or widths
+    blocks = [BlockConfig(mixers[kind], projections[width]) for kind, width in zip(kinds, widths, strict=True)]
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
         **arranged(blocks),
         projection=sparse,
         norm_eps=eps,
-        tied_head=fields.take("tie_word_embeddings", False),
+        tied_head=False,
         embedding_scale=1.0,
     )
+
+
+def _kda(fields, eps):
+    """Return the KDA, whose sizes are nested in published files and beside the others in those of transformers 5."""
+    linear = fields.nested("linear_attn_config")
+    linear.require("use_full_rank_gate", False)
+    linear.require("gate_lower_bound", None)
+    # Which layers they are: see `_kinds`.
+    linear.ignore("full_attn_layers", "kda_layers")
+
+    def size(name, beside, default):
+        outside = fields.integer(beside, default)
+        return linear.integer(name, outside)
+
+    width = size("head_dim", "linear_head_dim", 128)
+    return KDA(
+        num_heads=size("num_heads", "linear_num_heads", 32),
+        head_dim=width,
+        value_head_dim=width,
+        conv_width=size("short_conv_kernel_size", "linear_conv_kernel_dim", 4),
+        norm_eps=eps,
+    )
+
+
+def _kinds(fields, length):
+    """Return the kinds of the layers by the lists of their numbers, which count from 1; or every fifth is full."""
+    linear = fields.nested("linear_attn_config")
+    full = linear.integers("full_attn_layers", [i + 1 for i in range(4, length, 4)])
+    others = [i + 1 for i in range(length) if i + 1 not in full]
+    if sorted([*full, *linear.integers("kda_layers", others)]) != list(range(1, length + 1)):
+        raise ValueError(f"{linear.path}: full_attn_layers and kda_layers do not name each of {length} layers once")
+    return ["full_attention" if i + 1 in full else "linear_attention" for i in range(length)]
 
 
 def write_config(config):
@@ -147,4 +181,28 @@ def attention(config, mixer, layer):
     yield matrix(f"{layer}.o_proj.weight", "mixer/out_kernel")
 
 
-FAMILY = Family("kimi_linear", "KimiLinearForCausalLM", (KDA, LatentAttention), read_config, write_config, model, block)
+FAMILY = Family(
+    "kimi_linear",
+    "KimiLinearForCausalLM",
+    (KDA, LatentAttention),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=(
+        "attention_dropout",
+        "max_position_embeddings",
+        "model_max_length",
+        "num_nextn_predict_layers",
+        "output_router_logits",
+        "pretraining_tp",
+        "use_grouped_topk",
+        # Sums of other fields, or sizes that no layer has.
+        "head_dim",
+        "qk_head_dim",
+        # There are no rotary positions.
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+    ),
+)

@@ -7,29 +7,69 @@ from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.family import Family
 from recurrax.pretrained.rules import conv, ends, fused, matrix, same
 
+IGNORED_FIELDS = (
+    # Initialisation.
+    "rescale_prenorm_residual",
+    "time_step_floor",
+    "time_step_init_scheme",
+    "time_step_max",
+    "time_step_min",
+    "time_step_scale",
+    # The dtype of the residual stream, and kernels.
+    "residual_in_fp32",
+    "fused_add_norm",
+    "use_associative_scan",
+    "use_falcon_mambapy",
+    "use_mambapy",
+    # The authors' own names of sizes, which stand beside those that are read.
+    "d_inner",
+    "d_model",
+    "n_layer",
+    "pad_vocab_size_multiple",
+)
+
 
 def read_config(fields, inner_norm_eps=None):
-    fields.require("hidden_act", "silu")
-    fields.require("use_bias", False)
-    fields.require("use_conv_bias", True)
-    dim, rank = fields.take("hidden_size"), fields.take("time_step_rank", "auto")
+    read_common(fields)
+    dim = fields.integer("hidden_size")
+    # The published width holds where it is stated: Falcon Mamba 7B says expand 16 beside a width of 2 dim
+    # (transformers#39728).
+    expand = fields.number("expand", 2)
     mixer = Mamba(
-        width=fields.take("expand", 2) * dim,
-        state_dim=fields.take("state_size", 16),
-        dt_rank=math.ceil(dim / 16) if rank == "auto" else rank,
-        conv_width=fields.take("conv_kernel", 4),
+        width=fields.integer("intermediate_size", int(expand * dim)),
+        state_dim=fields.integer("state_size", 16),
+        dt_rank=_dt_rank(fields, dim),
+        conv_width=fields.integer("conv_kernel", 4),
         inner_norm_eps=inner_norm_eps,
     )
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
-        num_layers=fields.take("num_hidden_layers"),
+        num_layers=fields.integer("num_hidden_layers"),
         pattern=(mixer,),
         projection=None,
-        norm_eps=fields.take("layer_norm_epsilon", 1e-5),
-        tied_head=fields.take("tie_word_embeddings", True),
+        norm_eps=fields.number("layer_norm_epsilon", 1e-5),
+        tied_head=fields.flag("tie_word_embeddings", True),
         embedding_scale=1.0,
     )
+
+
+def read_common(fields):
+    """Check the settings that Mamba and Mamba-2 share, of which there is one choice here."""
+    fields.require("hidden_act", "silu")
+    fields.require("use_bias", False)
+    fields.require("use_conv_bias", True)
+    # Of the authors' own config.
+    fields.require("rms_norm", True)
+    fields.require("ssm_cfg", {}, None)
+
+
+def _dt_rank(fields, dim):
+    """Return the rank of the step size's matrix, which the word auto computes."""
+    if fields.values.get("time_step_rank", "auto") == "auto":
+        fields.ignore("time_step_rank")
+        return math.ceil(dim / 16)
+    return fields.integer("time_step_rank")
 
 
 def write_config(config):
@@ -40,6 +80,8 @@ def write_config(config):
         "hidden_size": config.dim,
         "num_hidden_layers": config.num_layers,
         "expand": width // config.dim,
+        # It holds, so that a width is exact that is not a multiple.
+        "intermediate_size": width,
         "state_size": mixer.state_dim,
         "time_step_rank": rank,
         "conv_kernel": mixer.conv_width,
@@ -68,4 +110,13 @@ def block(config, block, i):
     )
 
 
-FAMILY = Family("mamba", "MambaForCausalLM", (Mamba,), read_config, write_config, model, block)
+FAMILY = Family(
+    "mamba",
+    "MambaForCausalLM",
+    (Mamba,),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=IGNORED_FIELDS,
+)

@@ -1,5 +1,7 @@
 """Mamba-2 (mistralai/Mamba-Codestral-7B and state-spaces/mamba2-* in transformers' form, arXiv 2405.21060)."""
 
+import math
+
 from recurrax.mixers import Mamba2
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.families import mamba
@@ -8,28 +10,31 @@ from recurrax.pretrained.rules import fused, fused_conv, matrix, same
 
 
 def read_config(fields):
-    fields.require("hidden_act", "silu")
-    fields.require("use_bias", False)
-    fields.require("use_conv_bias", True)
-    # JSON has no infinity; some writers spell it as a string.
-    low, high = (float(bound) for bound in fields.take("time_step_limit", (0.0, float("inf"))))
+    mamba.read_common(fields)
+    dim, expand = fields.integer("hidden_size"), fields.number("expand", 2)
+    heads, size = fields.integer("num_heads", 128), fields.integer("head_dim", 64)
+    if abs(heads * size - expand * dim) > 1e-6 * heads * size:
+        raise ValueError(
+            f"{fields.path}: num_heads {heads} times head_dim {size} is {heads * size}; it would have to be expand "
+            f"{expand} times hidden_size {dim}"
+        )
     mixer = Mamba2(
-        num_heads=fields.take("num_heads", 128),
-        head_dim=fields.take("head_dim", 64),
-        state_dim=fields.take("state_size", 128),
-        num_groups=fields.take("n_groups", 8),
-        conv_width=fields.take("conv_kernel", 4),
-        dt_limit=(low, high),
-        norm_eps=fields.take("layer_norm_epsilon", 1e-5),
+        num_heads=heads,
+        head_dim=size,
+        state_dim=fields.integer("state_size", 128),
+        num_groups=fields.integer("n_groups", 8),
+        conv_width=fields.integer("conv_kernel", 4),
+        dt_limit=fields.bounds("time_step_limit", (0.0, math.inf)),
+        norm_eps=fields.number("layer_norm_epsilon", 1e-5),
     )
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
-        dim=fields.take("hidden_size"),
-        num_layers=fields.take("num_hidden_layers"),
+        vocab_size=fields.integer("vocab_size"),
+        dim=dim,
+        num_layers=fields.integer("num_hidden_layers"),
         pattern=(mixer,),
         projection=None,
         norm_eps=mixer.norm_eps,
-        tied_head=fields.take("tie_word_embeddings", False),
+        tied_head=fields.flag("tie_word_embeddings", False),
         embedding_scale=1.0,
     )
 
@@ -37,11 +42,13 @@ def read_config(fields):
 def write_config(config):
     mixer = config.pattern[0]
     size = mixer.size(config.dim)
+    width = mixer.num_heads * size
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "num_hidden_layers": config.num_layers,
-        "expand": mixer.num_heads * size // config.dim,
+        # transformers 5 wants a whole number to be written as one.
+        "expand": width / config.dim if width % config.dim else width // config.dim,
         "num_heads": mixer.num_heads,
         "head_dim": size,
         "state_size": mixer.state_dim,
@@ -70,4 +77,21 @@ def block(config, block, i):
     )
 
 
-FAMILY = Family("mamba2", "Mamba2ForCausalLM", (Mamba2,), read_config, write_config, mamba.model, block)
+FAMILY = Family(
+    "mamba2",
+    "Mamba2ForCausalLM",
+    (Mamba2,),
+    read_config,
+    write_config,
+    mamba.model,
+    block,
+    ignored_fields=(
+        *mamba.IGNORED_FIELDS,
+        # The width that expand gives, the rank that Mamba-2 does not have, and the size of a kernel's chunks.
+        "intermediate_size",
+        "time_step_rank",
+        "chunk_size",
+        # Codestral Mamba says true; the published code always norms after the gate.
+        "norm_before_gate",
+    ),
+)

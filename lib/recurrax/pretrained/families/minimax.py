@@ -1,14 +1,15 @@
 """MiniMax-01 (MiniMaxAI/MiniMax-Text-01-hf, arXiv 2501.08313): lightning attention, some softmax, experts.
 
 A residual stream of normed inputs, with factors: see `BlockConfig.order`. `rotary_dim`, of the authors' config.json, is
-the part of each head that is turned; transformers 5.23 does not look at it and turns whole heads, as is done here where
-the field is missing.
+the part of each head that is rotated; transformers 5 does not read it and rotates whole heads. So does this family
+where the field is missing.
 """
 
 from recurrax.mixers import Attention, Lightning
 from recurrax.mixers.transnormer_llm import slopes
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
+from recurrax.pretrained.rotary import read_rotary, write_rotary
 from recurrax.pretrained.rules import by_head, computed, ends, experts, matrix, same
 from recurrax.projections import MixtureOfExperts
 
@@ -16,26 +17,29 @@ from recurrax.projections import MixtureOfExperts
 def read_config(fields):
     fields.require("hidden_act", "silu")
     fields.require("sliding_window", None)
-    dim, heads = fields.take("hidden_size"), fields.take("num_attention_heads")
-    size = fields.take("head_dim", dim // heads)
-    rotary = fields.take("rope_parameters", {})
+    # Of the authors' own config: residuals of normed inputs, and no shared expert.
+    fields.require("postnorm", True)
+    fields.require("shared_intermediate_size", 0)
+    dim, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    size = fields.integer("head_dim", None) or dim // heads
+    theta, _ = read_rotary(fields, theta=1e6)
     projection = MixtureOfExperts(
-        hidden=fields.take("intermediate_size"),
+        hidden=fields.integer("intermediate_size"),
         activation="silu",
-        num_experts=fields.take("num_local_experts", 8),
-        experts_per_token=fields.take("num_experts_per_tok", 2),
+        num_experts=fields.integer(fields.first("num_experts", "num_local_experts"), 8),
+        experts_per_token=fields.integer("num_experts_per_tok", 2),
     )
     attention = Attention(
         num_heads=heads,
-        num_kv_heads=fields.take("num_key_value_heads", heads),
+        num_kv_heads=fields.integer("num_key_value_heads", 8),
         head_dim=size,
-        rotary_base=float(rotary.get("rope_theta", fields.take("rope_theta", 1e6))),
-        rotary_fraction=fields.take("rotary_dim", size) / size,
+        rotary_base=theta,
+        rotary_fraction=fields.integer("rotary_dim", size) / size,
     )
     mixers = {"full_attention": attention, "linear_attention": Lightning(num_heads=heads, head_dim=size)}
 
     def weights(name):
-        return tuple(float(fields.take(f"{name}_{greek}_factor", 1)) for greek in ("alpha", "beta"))
+        return tuple(fields.number(f"{name}_{greek}_factor", 1.0) for greek in ("alpha", "beta"))
 
     blocks = {
         kind: BlockConfig(
@@ -47,15 +51,16 @@ def read_config(fields):
         )
         for kind, mixer in mixers.items()
     }
-    length = fields.take("num_hidden_layers")
+    length = fields.integer("num_hidden_layers")
     alternating = [("full_attention", "linear_attention")[i % 2] for i in range(length)]
+    kinds = fields.kinds("layer_types", mixers, None, length=length) or alternating
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
-        **arranged([blocks[kind] for kind in fields.take("layer_types", alternating)]),
+        **arranged([blocks[kind] for kind in kinds]),
         projection=projection,
-        norm_eps=fields.take("rms_norm_eps", 1e-5),
-        tied_head=fields.take("tie_word_embeddings", False),
+        norm_eps=fields.number("rms_norm_eps", 1e-5),
+        tied_head=fields.flag("tie_word_embeddings", False),
         embedding_scale=1.0,
     )
 
@@ -76,7 +81,7 @@ def write_config(config):
         "num_local_experts": full.projection.num_experts,
         "num_experts_per_tok": full.projection.experts_per_token,
         "layer_types": ["linear_attention" if isinstance(b.mixer, Lightning) else "full_attention" for b in blocks],
-        "rope_parameters": {"rope_type": "default", "rope_theta": full.mixer.rotary_base},
+        "rope_parameters": write_rotary(full.mixer.rotary_base),
         "rotary_dim": full.mixer.turned(size),
         **{f"{name}_alpha_factor": alpha for name, (alpha, _) in factors.items()},
         **{f"{name}_beta_factor": beta for name, (_, beta) in factors.items()},
@@ -119,4 +124,14 @@ FAMILY = Family(
     block,
     # The decays, and tables of their powers.
     ignored=(r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",),
+    ignored_fields=(
+        "attention_dropout",
+        "block_size",
+        "max_position_embeddings",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        # How the shared expert, which there is none of, is added.
+        "shared_moe_mode",
+    ),
 )

@@ -3,6 +3,7 @@
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
+from recurrax.pretrained.rotary import read_rotary, write_rotary
 from recurrax.pretrained.rules import conv, ends, glu, matrix, same
 from recurrax.projections import GLU
 
@@ -10,28 +11,31 @@ from recurrax.projections import GLU
 def read_config(fields):
     fields.require("hidden_act", "silu")
     fields.require("attention_bias", False)
-    dim, heads, length = (fields.take(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-    eps, rotary = fields.take("rms_norm_eps", 1e-6), fields.take("rope_parameters", {})
-    base = rotary.get("rope_theta")
-    projection = GLU(hidden=fields.take("intermediate_size", 11008), activation="silu")
-    key_heads = fields.take("linear_num_key_heads", heads)
-    key = fields.take("linear_key_head_dim", 3 * dim // (4 * key_heads))
+    # Of files from the authors' own converter; false is a layer without its gate.
+    fields.require("linear_use_gate", True)
+    fields.require("sliding_window", None)
+    dim, heads, length = (fields.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    eps = fields.number("rms_norm_eps", 1e-6)
+    # The authors' converter says null where there are no positions.
+    theta, _ = read_rotary(fields, null_theta=True)
+    projection = GLU(hidden=fields.integer("intermediate_size", 11008), activation="silu")
+    key_heads = fields.integer("linear_num_key_heads", None) or heads
+    key = fields.integer("linear_key_head_dim", None) or 3 * dim // (4 * key_heads)
     attention = Attention(
         num_heads=heads,
-        num_kv_heads=fields.take("num_key_value_heads", heads),
-        head_dim=fields.take("head_dim", dim // heads),
-        rotary_base=float(base or 10_000.0),
-        rotary_fraction=0.0 if base is None else 1.0,  # no base: no positions
+        num_kv_heads=fields.integer("num_key_value_heads", None) or heads,
+        head_dim=fields.integer("head_dim", dim // heads),
+        **({"rotary_fraction": 0.0} if theta is None else {"rotary_base": theta}),
         qk_norm="all",
         norm_eps=eps,
     )
     linear = GatedDeltaNet(
         num_heads=key_heads,
         head_dim=key,
-        num_value_heads=fields.take("linear_num_value_heads", heads),
-        value_head_dim=fields.take("linear_value_head_dim", 2 * key),
-        negative_eigenvalues=fields.take("linear_allow_neg_eigval", True),
-        conv_width=fields.take("linear_conv_kernel_dim", 4),
+        num_value_heads=fields.integer("linear_num_value_heads", None) or heads,
+        value_head_dim=fields.integer("linear_value_head_dim", None) or 2 * key,
+        negative_eigenvalues=fields.flag("linear_allow_neg_eigval", True),
+        conv_width=fields.integer("linear_conv_kernel_dim", 4),
         norm_eps=1e-5,
     )
     blocks = {
@@ -41,13 +45,14 @@ def read_config(fields):
     kinds = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(length)]
     if "full_attention" not in kinds:
         kinds[-1] = "full_attention"
+    kinds = fields.kinds("layer_types", blocks, None, length=length) or kinds
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
-        **arranged([blocks[kind] for kind in fields.take("layer_types", kinds)]),
+        **arranged([blocks[kind] for kind in kinds]),
         projection=projection,
         norm_eps=eps,
-        tied_head=fields.take("tie_word_embeddings", False),
+        tied_head=fields.flag("tie_word_embeddings", False),
         embedding_scale=1.0,
     )
 
@@ -57,7 +62,6 @@ def write_config(config):
     full, linear = (next(b.mixer for b in blocks if isinstance(b.mixer, kind)) for kind in (Attention, GatedDeltaNet))
     kv_heads, size = full.kv_heads(config.dim)
     key, value = linear.sizes(config.dim)
-    turned = full.rotary_fraction > 0
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
@@ -66,7 +70,7 @@ def write_config(config):
         "num_attention_heads": full.num_heads,
         "num_key_value_heads": kv_heads,
         "head_dim": size,
-        "rope_parameters": {"rope_type": "default", "rope_theta": full.rotary_base} if turned else None,
+        "rope_parameters": write_rotary(full.rotary_base if full.rotary_fraction else None),
         "linear_num_key_heads": linear.num_heads,
         "linear_key_head_dim": key,
         "linear_num_value_heads": linear.value_heads,
@@ -110,5 +114,21 @@ def block(config, block, i):
 
 
 FAMILY = Family(
-    "olmo_hybrid", "OlmoHybridForCausalLM", (Attention, GatedDeltaNet), read_config, write_config, model, block
+    "olmo_hybrid",
+    "OlmoHybridForCausalLM",
+    (Attention, GatedDeltaNet),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=(
+        "attention_dropout",
+        "fla_hybrid_attention_indices",
+        "linear_a_log_max",
+        "linear_a_log_min",
+        "linear_dt_init_floor",
+        "linear_dt_max",
+        "linear_dt_min",
+        "max_position_embeddings",
+    ),
 )

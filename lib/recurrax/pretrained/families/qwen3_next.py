@@ -3,6 +3,7 @@
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
+from recurrax.pretrained.rotary import read_rotary, write_rotary
 from recurrax.pretrained.rules import by_head, centred, ends, experts, fused_conv, glu, matrix, same, shared_expert
 from recurrax.projections import GLU, MixtureOfExperts
 
@@ -10,52 +11,54 @@ from recurrax.projections import GLU, MixtureOfExperts
 def read_config(fields):
     fields.require("hidden_act", "silu")
     fields.require("attention_bias", False)
-    dim, heads, length = (fields.take(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-    eps, rotary = fields.take("rms_norm_eps", 1e-6), fields.take("rope_parameters", {})
+    fields.require("use_sliding_window", False)
+    dim, heads, length = (fields.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    eps = fields.number("rms_norm_eps", 1e-6)
+    theta, fraction = read_rotary(fields, fraction=0.25)
     mixers = {
         "full_attention": Attention(
             num_heads=heads,
-            num_kv_heads=fields.take("num_key_value_heads", 2),
-            head_dim=fields.take("head_dim", 256),
-            rotary_base=float(rotary.get("rope_theta", fields.take("rope_theta", 10_000.0))),
-            rotary_fraction=rotary.get("partial_rotary_factor", fields.take("partial_rotary_factor", 0.25)),
+            num_kv_heads=fields.integer("num_key_value_heads", 2),
+            head_dim=fields.integer("head_dim", 256),
+            rotary_base=theta,
+            rotary_fraction=fraction,
             qk_norm="head",
             norm_eps=eps,
             output_gate=True,
         ),
         "linear_attention": GatedDeltaNet(
-            num_heads=fields.take("linear_num_key_heads", 16),
-            head_dim=fields.take("linear_key_head_dim", 128),
-            num_value_heads=fields.take("linear_num_value_heads", 32),
-            value_head_dim=fields.take("linear_value_head_dim", 128),
-            conv_width=fields.take("linear_conv_kernel_dim", 4),
+            num_heads=fields.integer("linear_num_key_heads", 16),
+            head_dim=fields.integer("linear_key_head_dim", 128),
+            num_value_heads=fields.integer("linear_num_value_heads", 32),
+            value_head_dim=fields.integer("linear_value_head_dim", 128),
+            conv_width=fields.integer("linear_conv_kernel_dim", 4),
             norm_eps=eps,
         ),
     }
-    dense = GLU(hidden=fields.take("intermediate_size", 5632), activation="silu")
+    dense = GLU(hidden=fields.integer("intermediate_size", 5632), activation="silu")
     sparse = MixtureOfExperts(
-        hidden=fields.take("moe_intermediate_size", 512),
+        hidden=fields.integer("moe_intermediate_size", 512),
         activation="silu",
-        num_experts=fields.take("num_experts", 512),
-        experts_per_token=fields.take("num_experts_per_tok", 10),
-        shared_hidden=fields.take("shared_expert_intermediate_size", 512),
+        num_experts=fields.integer("num_experts", 512),
+        experts_per_token=fields.integer("num_experts_per_tok", 10),
+        shared_hidden=fields.integer("shared_expert_intermediate_size", 512),
         shared_gate=True,
-        normalize=fields.take("norm_topk_prob", True),
+        normalize=fields.flag("norm_topk_prob", True),
     )
-    interval, step = fields.take("full_attention_interval", 4), fields.take("decoder_sparse_step", 1)
+    interval, step = fields.integer("full_attention_interval", 4), fields.integer("decoder_sparse_step", 1)
     kinds = ["linear_attention" if (i + 1) % interval else "full_attention" for i in range(length)]
-    only = fields.take("mlp_only_layers", [])
+    only = fields.integers("mlp_only_layers", None) or []
     blocks = [
         BlockConfig(mixers[kind], dense if i in only or (i + 1) % step else sparse)
-        for i, kind in enumerate(fields.take("layer_types", kinds))
+        for i, kind in enumerate(fields.kinds("layer_types", mixers, None, length=length) or kinds)
     ]
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
         **arranged(blocks),
         projection=sparse,
         norm_eps=eps,
-        tied_head=fields.take("tie_word_embeddings", False),
+        tied_head=fields.flag("tie_word_embeddings", False),
         embedding_scale=1.0,
     )
 
@@ -75,11 +78,7 @@ def write_config(config):
         "num_attention_heads": full.num_heads,
         "num_key_value_heads": kv_heads,
         "head_dim": size,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": full.rotary_base,
-            "partial_rotary_factor": full.rotary_fraction,
-        },
+        "rope_parameters": write_rotary(full.rotary_base, full.rotary_fraction),
         "linear_num_key_heads": linear.num_heads,
         "linear_key_head_dim": key,
         "linear_num_value_heads": linear.value_heads,
@@ -143,5 +142,20 @@ def gated_deltanet(config, mixer, layer):
 
 
 FAMILY = Family(
-    "qwen3_next", "Qwen3NextForCausalLM", (Attention, GatedDeltaNet), read_config, write_config, model, block
+    "qwen3_next",
+    "Qwen3NextForCausalLM",
+    (Attention, GatedDeltaNet),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=(
+        "attention_dropout",
+        "max_position_embeddings",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        # They say which layers a window is for, which no layer has.
+        "max_window_layers",
+        "sliding_window",
+    ),
 )

@@ -8,6 +8,7 @@ import numpy as np
 from recurrax.mixers import RGLRU, Attention
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.family import Family, blocks_of
+from recurrax.pretrained.rotary import read_rotary, write_rotary
 from recurrax.pretrained.rules import centred, conv, ends, matrix, reshaped, same
 from recurrax.projections import GLU
 
@@ -20,36 +21,41 @@ def embedding_scale(dim):
 def read_config(fields):
     fields.require("hidden_activation", "gelu_pytorch_tanh")
     fields.require("attention_bias", False)
-    fields.require("tie_word_embeddings", True)
-    dim, heads = fields.take("hidden_size"), fields.take("num_attention_heads", 10)
-    rotary = fields.take("rope_parameters", {})
+    # Of the authors' own config; the published code always multiplies.
+    fields.require("embeddings_scale_by_sqrt_dim", True)
+    dim, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads", 10)
+    theta, fraction = read_rotary(fields, fraction=0.5)
+    window = fields.first("sliding_window", "attention_window_size")
     mixers = {
         "recurrent": RGLRU(
-            width=fields.take("lru_width", dim),
+            width=fields.integer("lru_width", None) or dim,
             num_heads=heads,
-            conv_width=fields.take("conv1d_width", 4),
+            conv_width=fields.integer("conv1d_width", 4),
             bias=True,
             unit_start=True,
         ),
         "attention": Attention(
             num_heads=heads,
-            num_kv_heads=fields.take("num_key_value_heads", heads),
-            head_dim=fields.take("head_dim", dim // heads),
-            window=fields.take("attention_window_size", 2048),
-            rotary_base=float(rotary.get("rope_theta", fields.take("rope_theta", 10_000.0))),
-            rotary_fraction=rotary.get("partial_rotary_factor", fields.take("partial_rotary_factor", 0.5)),
+            num_kv_heads=fields.integer("num_key_value_heads", None) or heads,
+            head_dim=fields.integer("head_dim", dim // heads),
+            window=fields.integer(window, 2048),
+            rotary_base=theta,
+            rotary_fraction=fraction,
             out_bias=True,
         ),
     }
+    # The published file has the second name.
+    kinds = fields.kinds(fields.first("block_types", "_block_types"), mixers, ["recurrent", "recurrent", "attention"])
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
-        num_layers=fields.take("num_hidden_layers"),
-        pattern=tuple(mixers[name] for name in fields.take("block_types", ["recurrent", "recurrent", "attention"])),
-        projection=GLU(hidden=fields.take("intermediate_size") // 2, activation="gelu", bias=True),
-        norm_eps=fields.take("rms_norm_eps", 1e-6),
+        num_layers=fields.integer("num_hidden_layers"),
+        pattern=tuple(mixers[kind] for kind in kinds),
+        projection=GLU(hidden=fields.integer("intermediate_size") // 2, activation="gelu", bias=True),
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        tied_head=fields.flag("tie_word_embeddings", True),
         embedding_scale=embedding_scale(dim),
-        logit_soft_cap=fields.take("logits_soft_cap", 30.0),
+        logit_soft_cap=fields.number("logits_soft_cap", 30.0),
     )
 
 
@@ -68,11 +74,7 @@ def write_config(config):
         "attention_window_size": attention.window,
         "lru_width": recurrent.width or config.dim,
         "conv1d_width": recurrent.conv_width,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": attention.rotary_base,
-            "partial_rotary_factor": attention.rotary_fraction,
-        },
+        "rope_parameters": write_rotary(attention.rotary_base, attention.rotary_fraction),
         "block_types": ["recurrent" if isinstance(mixer, RGLRU) else "attention" for mixer in config.pattern],
         "logits_soft_cap": config.logit_soft_cap,
         "rms_norm_eps": config.norm_eps,
@@ -127,5 +129,12 @@ def attention(config, mixer, theirs):
 
 
 FAMILY = Family(
-    "recurrent_gemma", "RecurrentGemmaForCausalLM", (RGLRU, Attention), read_config, write_config, model, block
+    "recurrent_gemma",
+    "RecurrentGemmaForCausalLM",
+    (RGLRU, Attention),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=("attention_dropout", "final_w_init_variance_scale", "w_init_variance_scale"),
 )

@@ -7,6 +7,7 @@ import math
 
 from recurrax.mixers import RWKV7
 from recurrax.models import LanguageModelConfig
+from recurrax.pretrained.families import fla
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.rules import matrix, reshaped, same
 from recurrax.projections import ChannelMix
@@ -18,43 +19,50 @@ def read_config(fields):
     fields.require("hidden_act", "sqrelu")
     fields.require("norm_bias", True)
     fields.require("attn", None)
-    dim, eps = fields.take("hidden_size", 2048), fields.take("norm_eps", 1e-5)
-    # num_heads of converted files is often that of another model; a head_dim decides.
-    size = fields.take("head_dim", 64)
-    values = fields.take("value_dim", dim)
-    if set(values if isinstance(values, list) else [values]) != {dim}:
-        raise ValueError(f"{fields.path}: value_dim {values} is not supported; it would have to be hidden_size {dim}")
+    dim, eps = fields.integer("hidden_size", 2048), fields.number("norm_eps", 1e-5)
+    length, size = fields.integer("num_hidden_layers", 24), _head_dim(fields, dim)
+    fields.require("value_dim", None, dim, length * [dim])
 
-    def rank(name, root):
-        return fields.take(f"{name}_low_rank_dim", max(32, 32 * round(root * math.sqrt(dim) / 32)))
+    def rank(name, default, root):
+        # The published config has a default for an absent field; the published layer computes one for null.
+        computed = max(32, 32 * round(root * math.sqrt(dim) / 32))
+        return fields.integer(f"{name}_low_rank_dim", default, null=True) or computed
 
     first = RWKV7(
         num_heads=dim // size,
         head_dim=size,
         value_head_dim=size,
-        decay_rank=rank("decay", 2.5 * size / 64),
-        rate_rank=rank("a", 2.5 * size / 64),
-        gate_rank=rank("gate", 5),
-        value_rank=rank("v", 1.7 * size / 64),
+        decay_rank=rank("decay", 64, 2.5 * size / 64),
+        rate_rank=rank("a", 64, 2.5 * size / 64),
+        gate_rank=rank("gate", 128, 5),
+        value_rank=rank("v", 16, 1.7 * size / 64),
         # Two ways to bring removal keys to length 1.
-        key_norm_eps=1e-6 if fields.take("fuse_norm", True) else 1e-24,
+        key_norm_eps=1e-6 if fields.flag("fuse_norm", True) else 1e-24,
         norm_eps=size * eps,
     )
     later = RWKV7(**{**vars(first), "value_residual": True})
-    hidden = 32 * math.ceil(int(dim * fields.take("hidden_ratio", 4)) / 32)
+    hidden = 32 * math.ceil(int(dim * (fields.number("hidden_ratio", 4, null=True) or 4)) / 32)
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size", 32000),
+        vocab_size=fields.integer("vocab_size", 32000),
         dim=dim,
-        num_layers=fields.take("num_hidden_layers", 24),
+        num_layers=length,
         first=(first,),
         pattern=(later,),
-        projection=ChannelMix(hidden=fields.take("intermediate_size", hidden)),
+        projection=ChannelMix(hidden=fields.integer("intermediate_size", None) or hidden),
         norm="layer",
         norm_eps=eps,
-        tied_head=fields.take("tie_word_embeddings", False),
+        tied_head=fields.flag("tie_word_embeddings", False),
         embedding_scale=1.0,
-        embedding_norm=fields.take("norm_first", True),
+        embedding_norm=fields.flag("norm_first", True),
     )
+
+
+def _head_dim(fields, dim):
+    """Return the size of a head. num_heads of converted files is often that of another model; a head_dim decides."""
+    size, heads = fields.integer("head_dim", 64, null=True), fields.integer("num_heads", None)
+    if size is None and heads is None:
+        raise ValueError(f"{fields.path}: head_dim and num_heads are both null; one of them needs a value")
+    return size or dim // heads
 
 
 def write_config(config):
@@ -118,4 +126,13 @@ def block(config, block, i):
     yield matrix(f"{layer}.ffn.value.weight", "projection/out_kernel")
 
 
-FAMILY = Family("rwkv7", "RWKV7ForCausalLM", (RWKV7,), read_config, write_config, model, block)
+FAMILY = Family(
+    "rwkv7",
+    "RWKV7ForCausalLM",
+    (RWKV7,),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=fla.IGNORED_FIELDS,
+)

@@ -18,23 +18,26 @@ def read_config(fields):
     fields.require("linear_act_fun", "silu", "swish")
     fields.require("norm_type", "simplermsnorm")
     fields.require("bias", False)
-    dim, heads = fields.take("decoder_embed_dim", 1024), fields.take("decoder_attention_heads", 8)
-    length, hidden = fields.take("decoder_layers", 24), fields.take("glu_dim", 2816)
-    turned = fields.take("linear_use_lrpe_list", []) or length * [fields.take("linear_use_lrpe")]
-    if length < 2 or len(turned) < length:
+    fields.require("glu_act", "none")
+    fields.require("causal", True)
+    dim, heads = fields.integer("decoder_embed_dim", 1024), fields.integer("decoder_attention_heads", 8)
+    length, hidden = fields.integer("decoder_layers", 24), fields.integer("glu_dim", 2816, least=-1)
+    rotated = fields.integers("linear_use_lrpe_list", []) or length * [fields.integer("linear_use_lrpe", least=0)]
+    fields.ignore("linear_use_lrpe")
+    if length < 2 or len(rotated) < length:
         raise ValueError(f"{fields.path}: decoder_layers {length} needs to be 2 or more, with linear_use_lrpe for each")
     projection = GLU(hidden=dim if hidden == -1 else hidden, activation="identity")
-    size = fields.take("hidden_dim", 1024) // heads
-    mixers = [TransNormerLLM(num_heads=heads, head_dim=size, lrpe=bool(lrpe)) for lrpe in turned[:length]]
+    size = fields.integer("hidden_dim", 1024) // heads
+    mixers = [TransNormerLLM(num_heads=heads, head_dim=size, lrpe=bool(lrpe)) for lrpe in rotated[:length]]
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size", 64000),
+        vocab_size=fields.integer("vocab_size", 64000),
         dim=dim,
         **arranged([BlockConfig(mixer, projection) for mixer in mixers]),
         projection=projection,
         norm="simple_rms",
         norm_eps=1e-6,
-        tied_head=fields.take("tie_word_embeddings", True),
-        embedding_scale=1.0 if fields.take("no_scale_embedding", False) else math.sqrt(dim),
+        tied_head=fields.flag("tie_word_embeddings", True),
+        embedding_scale=1.0 if fields.flag("no_scale_embedding", False) else math.sqrt(dim),
     )
 
 
@@ -84,4 +87,14 @@ def block(config, block, i):
         yield matrix(f"{layer}.channel_mixer.{name}.weight", f"projection/{kernel}")
 
 
-FAMILY = Family("transnormer", "TransnormerForCausalLM", (TransNormerLLM,), read_config, write_config, model, block)
+FAMILY = Family(
+    "transnormer",
+    "TransnormerForCausalLM",
+    (TransNormerLLM,),
+    read_config,
+    write_config,
+    model,
+    block,
+    # Initialisation, tokens, and the length of training: decays and stored positions have no longest length.
+    ignored_fields=("init_std", "add_bos_token", "max_position_embeddings"),
+)

@@ -11,30 +11,43 @@ def read_config(fields):
     fields.require("use_bias", False)
     fields.require("add_out_norm", True)
     fields.require("weight_mode", "single")
-    dim, heads = fields.take("hidden_size"), fields.take("num_heads", 8)
-    eps = fields.take("norm_eps", 1e-6)
-    multiple = fields.take("ffn_round_up_to_multiple_of", 64)
-    hidden = int(fields.take("ffn_proj_factor", 2.667) * dim)
+    # The published code reads a head whatever this says.
+    fields.flag("tie_word_embeddings", False)
+    # The published file has the authors' names, files of transformers have both.
+    dim = _same(fields, "hidden_size", "embedding_dim")
+    length = _same(fields, "num_hidden_layers", "num_blocks")
+    heads, eps = fields.integer("num_heads", 8), fields.number("norm_eps", 1e-6)
+    multiple = fields.integer("ffn_round_up_to_multiple_of", 64)
+    hidden = int(fields.number("ffn_proj_factor", 2.667) * dim)
     return LanguageModelConfig(
-        vocab_size=fields.take("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         dim=dim,
-        num_layers=fields.take("num_hidden_layers"),
+        num_layers=length,
         pattern=(
             MLSTM(
                 num_heads=heads,
-                head_dim=int(fields.take("qk_dim_factor", 0.5) * dim) // heads,
-                value_head_dim=int(fields.take("v_dim_factor", 1.0) * dim) // heads,
-                gate_soft_cap=fields.take("gate_soft_cap", 15.0),
-                eps=fields.take("eps", 1e-6),
+                head_dim=int(fields.number("qk_dim_factor", 0.5) * dim) // heads,
+                value_head_dim=int(fields.number("v_dim_factor", 1.0) * dim) // heads,
+                gate_soft_cap=fields.number("gate_soft_cap", 15.0),
+                eps=fields.number("eps", 1e-6),
                 norm_eps=eps,
             ),
         ),
         projection=GLU(hidden=-(-hidden // multiple) * multiple, activation="silu"),
         norm_eps=eps,
-        tied_head=fields.take("tie_word_embeddings", False),
+        tied_head=False,
         embedding_scale=1.0,
-        logit_soft_cap=fields.take("output_logit_soft_cap", 30.0),
+        logit_soft_cap=fields.number("output_logit_soft_cap", 30.0),
     )
+
+
+def _same(fields, name, other):
+    """Return a size that has two names. Raises ValueError if the file has neither, or both with different values."""
+    sizes = [fields.integer(each, None) for each in (name, other)]
+    stated = {size for size in sizes if size is not None}
+    if len(stated) > 1:
+        raise ValueError(f"{fields.path}: {name} {sizes[0]} and {other} {sizes[1]} are one size; they differ")
+    return stated.pop() if stated else fields.integer(name)
 
 
 def write_config(config):
@@ -85,4 +98,25 @@ def block(config, block, i):
     )
 
 
-FAMILY = Family("xlstm", "xLSTMForCausalLM", (MLSTM,), read_config, write_config, model, block)
+FAMILY = Family(
+    "xlstm",
+    "xLSTMForCausalLM",
+    (MLSTM,),
+    read_config,
+    write_config,
+    model,
+    block,
+    ignored_fields=(
+        # Kernels, and what they compute in.
+        "autocast_kernel_dtype",
+        "chunk_size",
+        "chunkwise_kernel",
+        "inference_state_dtype",
+        "max_inference_chunksize",
+        "mode",
+        "norm_reduction_force_float32",
+        "return_last_states",
+        "sequence_kernel",
+        "step_kernel",
+    ),
+)
