@@ -213,6 +213,24 @@ PUBLISHED = {
 }
 
 
+# The name that transformers saves -> the published one.
+PUBLISHED_NAMES = {
+    # The norms of full attention get those of the linear layers.
+    "olmo_hybrid": lambda config: {
+        f"model.layers.{i}.feedforward_layer_norm.weight": f"model.layers.{i}.post_attention_layernorm.weight"
+        for i, kind in enumerate(config.layer_types)
+        if kind == "full_attention"
+    },
+    # The dense layers get those of the experts.
+    "kimi_linear": lambda config: {
+        f"model.layers.{i}.block_sparse_moe.{name}.weight": f"model.layers.{i}.mlp.{name}.weight"
+        for i, kind in enumerate(config.mlp_layer_types)
+        if kind == "dense"
+        for name in ("gate_proj", "up_proj", "down_proj")
+    },
+}
+
+
 def randomized(model: torch.nn.Module) -> torch.nn.Module:
     """Every parameter away from its default, so that one that is not read changes the logits."""
     generator = torch.Generator().manual_seed(0)
@@ -234,22 +252,17 @@ def from_transformers(family: str) -> None:
     folder = FIXTURES / family
     model.save_pretrained(folder, max_shard_size="60KB" if family == "qwen3_next" else "1GB")
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if family == "olmo_hybrid":
-        as_published(folder / "model.safetensors", config.layer_types)
+    if family in PUBLISHED_NAMES:
+        as_published(folder / "model.safetensors", PUBLISHED_NAMES[family](config))
     tokens = np.random.default_rng(0).integers(0, VOCAB, (2, LENGTH))
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens), use_cache=False).logits
     np.savez_compressed(folder / "expected.npz", tokens=tokens.astype(np.int32), logits=logits.float().numpy())
 
 
-def as_published(path: pathlib.Path, layer_types: list[str]) -> None:
-    """Gives the norms of OLMo Hybrid's full attention their own names; transformers 5.23 writes the linear layers'."""
-    tensors = load_file(path)
-    for i, kind in enumerate(layer_types):
-        if kind == "full_attention":
-            norm = tensors.pop(f"model.layers.{i}.feedforward_layer_norm.weight")
-            tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = norm
-    save_file(tensors, path, {"format": "pt"})
+def as_published(path: pathlib.Path, names: dict[str, str]) -> None:
+    """Give tensors the names that they have in the published files; transformers 5.23 saves some by others."""
+    save_file({names.get(name, name): tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
 
 
 def from_oracle(family: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
 from recurrax.pretrained.families import FAMILIES
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.fields import Fields
-from recurrax.pretrained.table import abstract, compare, entries, flat, published, stacks
+from recurrax.pretrained.table import abstract, compare, entries, flat, names_in, published, stacks
 from recurrax.types import Dtype, Params
 
 Sharding = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]
@@ -37,6 +38,9 @@ def load(
     The names and shapes in the files are compared with those that the model needs before any tensor is read. Fields of
     config.json that the family does not know are ignored with a warning that names them.
 
+    A head in the file that differs from the embedding is read although `tie_word_embeddings` is true, as transformers 5
+    does; `model.config.tied_head` is then False.
+
     Args:
       directory: of a Hugging Face checkpoint; the families are the keys of `FAMILIES`.
       dtype: what activations are computed in: float32 or bfloat16.
@@ -52,16 +56,13 @@ def load(
     family, config = described(directory)
     config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype)
     tensors = files.Tensors(directory)
-    table, leaves = entries(family, config), abstract(config)
-    # A head beside a tied embedding is a copy of it.
-    ignored = (*family.ignored, *((r"lm_head\.weight",) if config.tied_head else ()))
-    compare(str(directory), tensors.shapes, published(table, leaves), ignored)
+    config, table, leaves = _fitted(family, config, tensors)
 
     params = {}
     for rules in stacks(table):
         arrays = {}
         for entry in rules:
-            values = entry.rule.read(tuple(tensors[name] for name in entry.rule.theirs))
+            values = entry.rule.read(tuple(tensors[name] for name in names_in(entry.rule, tensors.shapes)))
             for path, value in zip(entry.paths, values, strict=True):
                 if entry.index is None:
                     arrays[path] = value.astype(param_dtype)
@@ -158,6 +159,26 @@ def _read(fields):
     config = family.read_config(fields)
     fields.finish()
     return family, config
+
+
+def _fitted(family, config, tensors):
+    """Return the config, its table and its parameters' shapes, with a head of its own if the file has another one.
+
+    Raises:
+      ValueError: the tensors are not those of the config.
+    """
+    own = dataclasses.replace(config, tied_head=False)
+    heads = [name for rule in family.model(own) if "out_kernel" in rule.ours for name in rule.theirs]
+    table, leaves = entries(family, config), abstract(config)
+    ignored = (*family.ignored, *map(re.escape, heads if config.tied_head else ()))
+    compare(str(tensors.directory), tensors.shapes, table, leaves, ignored)
+    if not config.tied_head:
+        return config, table, leaves
+    (embedding,) = next(names_in(entry.rule, tensors.shapes) for entry in table if entry.paths == ("embedding",))
+    others = (name for name in heads if name in tensors.shapes and name != embedding)
+    if all(np.array_equal(tensors[name], tensors[embedding]) for name in others):
+        return config, table, leaves
+    return _fitted(family, own, tensors)
 
 
 def _program(config):

@@ -6,6 +6,9 @@ Version 4 writes `rope_theta`, `partial_rotary_factor` and `rope_scaling`; versi
 
 from recurrax.pretrained.fields import Fields
 
+BUFFERS = (r".*\brotary_emb\.inv_freq",)
+"""Regular expressions of the tables that old files hold in every layer, and that follow from theta."""
+
 
 def read_rotary(
     fields: Fields, *, theta: float = 10_000.0, fraction: float | None = None, null_theta: bool = False

@@ -31,6 +31,13 @@ class Rule:
     """Published tensors -> parameters, in the order of the names."""
     write: Callable[[Arrays], Arrays]
     """Parameters -> published tensors."""
+    aliases: tuple[tuple[str, ...], ...] = ()
+    """Other names that files may have in place of `theirs`, each in its order; they are read but not written."""
+
+
+def also(rule: Rule, *names: str) -> Rule:
+    """Return the rule with one more set of names that files may have in place of its own."""
+    return dataclasses.replace(rule, aliases=(*rule.aliases, names))
 
 
 def same(theirs: str, ours: str) -> Rule:
@@ -108,10 +115,23 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
     )
 
 
-def ends(tied_head: bool, embedding: str, norm: str, scale: Callable[[str, str], Rule] = same) -> list[Rule]:
-    """Embedding, final norm, and the head where it is not the embedding's own table."""
-    rules = [same(embedding, "embedding"), scale(norm, "backbone/norm/scale")]
-    return rules if tied_head else [*rules, matrix("lm_head.weight", "out_kernel")]
+def embedding_and_head(tied_head: bool, embedding: str, *aliases: str) -> list[Rule]:
+    """Return the rule of the embedding, and that of the head if it is not the embedding's own table.
+
+    `aliases` are other names of the embedding, each of which files may have.
+    """
+    head, table = "lm_head.weight", same(embedding, "embedding")
+    # A table that two modules share may be saved by the name of either.
+    for name in (*aliases, *((head,) if tied_head else ())):
+        table = also(table, name)
+    return [table] if tied_head else [table, matrix(head, "out_kernel")]
+
+
+def ends(
+    tied_head: bool, embedding: str, norm: str, scale: Callable[[str, str], Rule] = same, aliases: Sequence[str] = ()
+) -> list[Rule]:
+    """Return the rules of embedding, head and final norm."""
+    return [*embedding_and_head(tied_head, embedding, *aliases), scale(norm, "backbone/norm/scale")]
 
 
 GLU_NAMES = ("gate_proj", "up_proj", "down_proj")

@@ -70,19 +70,34 @@ def stacks(table: list[Entry]) -> Iterable[list[Entry]]:
     return found.values()
 
 
+def names_in(rule: Rule, found: Collection[str]) -> tuple[str, ...]:
+    """Return the names that the rule's tensors have in a file with these names."""
+    for names in (rule.theirs, *rule.aliases):
+        if all(name in found for name in names):
+            return names
+    return rule.theirs
+
+
 def compare(
     place: str,
     found: Mapping[str, tuple[int, ...]],
-    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    table: list[Entry],
+    leaves: Mapping[str, Any],
     ignored: Collection[str],
 ) -> None:
-    """Raise ValueError with all differences between the names and shapes of a file and those that are wanted.
+    """Raise ValueError with all differences between the names and shapes of a file and those of a table.
 
     Args:
       place: where the file is, for the message.
       found: name -> shape of the file's tensors.
       ignored: regular expressions of names that the table does not need.
     """
+    shapes = published(table, leaves)
+    wanted = {}
+    for entry in table:
+        wanted |= {
+            name: shapes[ours] for ours, name in zip(entry.rule.theirs, names_in(entry.rule, found), strict=True)
+        }
     lines = [f"  missing: {name} {shape.shape}" for name, shape in wanted.items() if name not in found]
     for name, shape in sorted(found.items()):
         if name not in wanted:

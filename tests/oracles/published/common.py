@@ -64,5 +64,5 @@ def ends(config, blocks, norm):
 
 
 def head(config, tensors):
-    """The matrix (vocab, D) that gives logits. Tied, a head in the file is passed over, as transformers does."""
+    """The matrix (vocab, D) that gives logits; a tied file has no head beside the embedding."""
     return tensors["model.embeddings.weight" if config["tie_word_embeddings"] else "lm_head.weight"]

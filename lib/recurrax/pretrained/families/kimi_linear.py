@@ -3,7 +3,19 @@
 from recurrax.mixers import KDA, LatentAttention
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rules import by_head, conv, ends, experts, fused, glu, matrix, reshaped, same, shared_expert
+from recurrax.pretrained.rules import (
+    also,
+    by_head,
+    conv,
+    ends,
+    experts,
+    fused,
+    glu,
+    matrix,
+    reshaped,
+    same,
+    shared_expert,
+)
 from recurrax.projections import GLU, MixtureOfExperts
 
 
@@ -148,7 +160,9 @@ def block(config, block, i):
     yield same(f"{layer}.post_attention_layernorm.weight", "projection_norm/scale")
     projection = f"{layer}.block_sparse_moe"
     if isinstance(block.projection, GLU):
-        yield from glu(projection)
+        # transformers 5 saves them by the name of the experts.
+        for rule, saved in zip(glu(f"{layer}.mlp"), glu(projection), strict=True):
+            yield also(rule, *saved.theirs)
     else:
         yield matrix(f"{projection}.gate.weight", "projection/router_kernel")
         yield same(f"{projection}.gate.e_score_correction_bias", "projection/choice_bias")

@@ -91,7 +91,8 @@ def write_config(config):
 
 
 def model(config):
-    return ends(config.tied_head, "backbone.embeddings.weight", "backbone.norm_f.weight")
+    authors = ("backbone.embedding.weight",)
+    return ends(config.tied_head, "backbone.embeddings.weight", "backbone.norm_f.weight", aliases=authors)
 
 
 def block(config, block, i):

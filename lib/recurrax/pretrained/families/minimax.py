@@ -9,7 +9,7 @@ from recurrax.mixers import Attention, Lightning
 from recurrax.mixers.transnormer_llm import slopes
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rotary import read_rotary, write_rotary
+from recurrax.pretrained.rotary import BUFFERS, read_rotary, write_rotary
 from recurrax.pretrained.rules import by_head, computed, ends, experts, matrix, same
 from recurrax.projections import MixtureOfExperts
 
@@ -123,7 +123,10 @@ FAMILY = Family(
     model,
     block,
     # The decays, and tables of their powers.
-    ignored=(r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",),
+    ignored=(
+        *BUFFERS,
+        r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",
+    ),
     ignored_fields=(
         "attention_dropout",
         "block_size",

@@ -3,8 +3,8 @@
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rotary import read_rotary, write_rotary
-from recurrax.pretrained.rules import conv, ends, glu, matrix, same
+from recurrax.pretrained.rotary import BUFFERS, read_rotary, write_rotary
+from recurrax.pretrained.rules import also, conv, ends, glu, matrix, same
 from recurrax.projections import GLU
 
 
@@ -92,7 +92,9 @@ def block(config, block, i):
     yield from glu(f"{layer}.mlp")
     if isinstance(block.mixer, Attention):
         mixer = f"{layer}.self_attn"
-        yield same(f"{layer}.post_attention_layernorm.weight", "mixer_norm/scale")
+        # transformers 5 saves it by the name of the linear layers' norm.
+        norm = same(f"{layer}.post_attention_layernorm.weight", "mixer_norm/scale")
+        yield also(norm, f"{layer}.feedforward_layer_norm.weight")
         yield same(f"{layer}.post_feedforward_layernorm.weight", "projection_norm/scale")
         for name in "qkv":
             yield matrix(f"{mixer}.{name}_proj.weight", f"mixer/in_{name}")
@@ -121,6 +123,8 @@ FAMILY = Family(
     write_config,
     model,
     block,
+    # Heads that predict several tokens at once; transformers does not read them either.
+    ignored=(r"mtp\..*", *BUFFERS),
     ignored_fields=(
         "attention_dropout",
         "fla_hybrid_attention_indices",

@@ -3,7 +3,7 @@
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rotary import read_rotary, write_rotary
+from recurrax.pretrained.rotary import BUFFERS, read_rotary, write_rotary
 from recurrax.pretrained.rules import by_head, centred, ends, experts, fused_conv, glu, matrix, same, shared_expert
 from recurrax.projections import GLU, MixtureOfExperts
 
@@ -149,6 +149,8 @@ FAMILY = Family(
     write_config,
     model,
     block,
+    # Heads that predict several tokens at once; transformers does not read them either.
+    ignored=(r"mtp\..*", *BUFFERS),
     ignored_fields=(
         "attention_dropout",
         "max_position_embeddings",

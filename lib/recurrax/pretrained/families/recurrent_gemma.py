@@ -8,7 +8,7 @@ import numpy as np
 from recurrax.mixers import RGLRU, Attention
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.family import Family, blocks_of
-from recurrax.pretrained.rotary import read_rotary, write_rotary
+from recurrax.pretrained.rotary import BUFFERS, read_rotary, write_rotary
 from recurrax.pretrained.rules import centred, conv, ends, matrix, reshaped, same
 from recurrax.projections import GLU
 
@@ -136,5 +136,6 @@ FAMILY = Family(
     write_config,
     model,
     block,
+    ignored=BUFFERS,
     ignored_fields=("attention_dropout", "final_w_init_variance_scale", "w_init_variance_scale"),
 )

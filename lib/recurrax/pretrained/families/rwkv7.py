@@ -9,7 +9,7 @@ from recurrax.mixers import RWKV7
 from recurrax.models import LanguageModelConfig
 from recurrax.pretrained.families import fla
 from recurrax.pretrained.family import Family, blocks_of
-from recurrax.pretrained.rules import matrix, reshaped, same
+from recurrax.pretrained.rules import embedding_and_head, matrix, reshaped, same
 from recurrax.projections import ChannelMix
 
 RANKS = {"decay": "w", "rate": "a", "gate": "g", "blend": "v"}
@@ -92,12 +92,10 @@ def norm(theirs, ours):
 
 
 def model(config):
-    yield same("model.embeddings.weight", "embedding")
+    yield from embedding_and_head(config.tied_head, "model.embeddings.weight")
     if config.embedding_norm:
         yield from norm("model.layers.0.pre_norm", "embedding_norm")
     yield from norm("model.norm", "backbone/norm")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
 
 
 def block(config, block, i):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from recurrax.mixers import TransNormerLLM
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rules import computed, fused, matrix, reshaped, same
+from recurrax.pretrained.rules import computed, embedding_and_head, fused, matrix, reshaped
 from recurrax.projections import GLU
 
 
@@ -68,9 +68,7 @@ def slopes(heads, depth):
 
 
 def model(config):
-    yield same("model.embed_tokens.weight", "embedding")
-    if not config.tied_head:
-        yield matrix("lm_head.weight", "out_kernel")
+    return embedding_and_head(config.tied_head, "model.embed_tokens.weight")
 
 
 def block(config, block, i):

@@ -1,0 +1,116 @@
+"""Tensors of published checkpoints by their several names, and heads beside tied embeddings."""
+
+import jax
+import numpy as np
+import pytest
+
+import checkpoints
+from recurrax import pretrained
+
+
+def same(some, others):
+    """Whether two trees of parameters are equal."""
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, some, others)))
+
+
+def embedding_name(family):
+    """Return the name of the embedding's table."""
+    return next(name for name in checkpoints.tensors(checkpoints.FIXTURES / family) if "embed" in name)
+
+
+@pytest.mark.parametrize(
+    ("family", "published", "other"),
+    [
+        ("mamba", "backbone.embeddings.weight", "backbone.embedding.weight"),
+        ("mamba2", "backbone.embeddings.weight", "backbone.embedding.weight"),
+        ("kimi_linear", "layers.0.mlp.", "layers.0.block_sparse_moe."),
+        ("olmo_hybrid", "layers.2.post_attention_layernorm.", "layers.2.feedforward_layer_norm."),
+    ],
+)
+def test_tensors_are_read_by_other_names(family, published, other, tmp_path):
+    """The authors' own files and those that transformers 5 saves name some tensors otherwise."""
+    copy = checkpoints.copied(family, tmp_path)
+    renamed = {name.replace(published, other): array for name, array in checkpoints.tensors(copy).items()}
+    assert renamed.keys() != checkpoints.tensors(copy).keys()
+    checkpoints.store(copy, renamed)
+    _, params = pretrained.load(copy)
+    assert same(params, pretrained.load(checkpoints.FIXTURES / family)[1])
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "olmo_hybrid"])
+def test_tensors_without_effect_are_ignored(family, tmp_path):
+    copy = checkpoints.copied(family, tmp_path)
+    names = ("mtp.fc.weight", "mtp.layers.0.mlp.gate.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    more = {name: np.zeros(3, np.float32) for name in names}
+    checkpoints.store(copy, {**checkpoints.tensors(copy), **more})
+    _, params = pretrained.load(copy)
+    assert same(params, pretrained.load(checkpoints.FIXTURES / family)[1])
+
+
+@pytest.mark.parametrize("family", ["mamba", "gated_deltanet", "transnormer"])
+def test_head_beside_tied_embedding_is_never_dropped(family, tmp_path):
+    """As in transformers 5: a head that is another matrix is read; a copy is the tied head; either name will do."""
+    copy = checkpoints.copied(family, tmp_path)
+    table, name = checkpoints.tensors(copy), embedding_name(family)
+    checkpoints.store(copy, {**table, "lm_head.weight": table[name].copy()})
+    model, params = pretrained.load(copy)
+    assert model.config.tied_head
+    assert "out_kernel" not in params["params"]
+
+    head = np.random.default_rng(1).standard_normal(table[name].shape).astype(np.float32)
+    checkpoints.store(copy, {**table, "lm_head.weight": head})
+    model, other = pretrained.load(copy)
+    assert not model.config.tied_head
+    np.testing.assert_array_equal(other["params"].pop("out_kernel"), head.T)
+    assert same(other, params)
+
+    checkpoints.store(copy, {"lm_head.weight" if each == name else each: array for each, array in table.items()})
+    model, alone = pretrained.load(copy)
+    assert model.config.tied_head
+    assert same(alone, params)
+
+
+def test_head_of_another_shape_is_refused(tmp_path):
+    copy = checkpoints.copied("mamba", tmp_path)
+    checkpoints.store(copy, {**checkpoints.tensors(copy), "lm_head.weight": np.zeros((36, 24), np.float32)})
+    with pytest.raises(ValueError, match=r"of another shape: lm_head.weight \(36, 24\), should be \(37, 24\)"):
+        pretrained.load(copy)
+
+
+@pytest.mark.parametrize("family", ["xlstm", "kimi_linear"])
+def test_head_is_needed_where_published_code_never_ties(family, tmp_path):
+    copy = checkpoints.copied(family, tmp_path)
+    checkpoints.change(copy, tie_word_embeddings=True)
+    model, params = pretrained.load(copy)
+    assert not model.config.tied_head
+    found = checkpoints.tensors(copy)
+    np.testing.assert_array_equal(params["params"]["out_kernel"], found["lm_head.weight"].T)
+    del found["lm_head.weight"]
+    checkpoints.store(copy, found)
+    with pytest.raises(ValueError, match="missing: lm_head.weight"):
+        pretrained.load(copy)
+
+
+def test_width_of_mamba_is_the_published_one(tmp_path):
+    """Also where it is no multiple of the model's width, as no `expand` could say it."""
+    copy = checkpoints.copied("mamba", tmp_path)
+    cut = {"in_proj": lambda a: np.concatenate([a[:70], a[72:142]]), "x_proj": lambda a: a[:, :70]}
+    whole = {name: cut.get(name.split(".")[-2], lambda a: a[:70]) for name in checkpoints.tensors(copy)}
+    whole |= {name: (lambda a: a) for name in whole if "mixer" not in name}
+    whole |= {name: (lambda a: a[:, :70]) for name in whole if "out_proj" in name}
+    checkpoints.store(copy, {name: whole[name](a).copy() for name, a in checkpoints.tensors(copy).items()})
+    checkpoints.change(copy, expand=16, intermediate_size=70)
+    model, params = pretrained.load(copy)
+    pretrained.save(tmp_path / "saved", model, params, family="mamba")
+    assert checkpoints.config_of(tmp_path / "saved")["intermediate_size"] == 70
+    again, same_params = pretrained.load(tmp_path / "saved")
+    assert again.config == model.config
+    assert same(params, same_params)
+
+
+def test_index_of_wrong_type_is_refused(tmp_path):
+    copy = checkpoints.copied("mamba", tmp_path)
+    for text in ("[]", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 3}}'):
+        (copy / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(ValueError, match=r"index.json(: weight_map is no object| holds list)"):
+            pretrained.load(copy)
