@@ -1,11 +1,18 @@
-"""Tensors of published checkpoints by their several names, and heads beside tied embeddings."""
+"""Tensors of published checkpoints by their several names, heads beside tied embeddings, dtypes, and paths."""
+
+import inspect
+import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import checkpoints
-from recurrax import pretrained
+from recurrax import mixers, pretrained
+from recurrax.pretrained.table import flat
+
+LAYERS = [layer for layer in vars(mixers).values() if inspect.isclass(layer) and issubclass(layer, mixers.Mixer)]
 
 
 def same(some, others):
@@ -106,6 +113,73 @@ def test_width_of_mamba_is_the_published_one(tmp_path):
     again, same_params = pretrained.load(tmp_path / "saved")
     assert again.config == model.config
     assert same(params, same_params)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_mixer_declares_its_rates(layer):
+    if layer is not mixers.Mixer:
+        assert isinstance(vars(layer).get("rates"), tuple), f"{layer.__name__} declares no rates"
+
+
+@pytest.mark.parametrize(
+    ("family", "rates"),
+    [
+        ("mamba2", {"a_log", "dt_bias"}),
+        ("rwkv7", {"decay_bias"}),
+        ("gla", {"decay_bias"}),
+        ("xlstm", {"forget_gate_bias"}),
+        ("transnormer", {"decay", "theta"}),
+    ],
+)
+def test_rates_keep_float32_in_narrow_checkpoints(family, rates):
+    """exp(A_log) of a rounded A_log is a decay that is off by percents after some hundred steps."""
+    _, params = pretrained.load(checkpoints.FIXTURES / family, param_dtype=jnp.bfloat16)
+    exact, kept = flat(pretrained.load(checkpoints.FIXTURES / family)[1]), set()
+    for path, leaf in flat(params).items():
+        if leaf.dtype == jnp.float32:
+            kept.add(path.split("/")[-1])
+            np.testing.assert_array_equal(leaf, exact[path])
+        else:
+            np.testing.assert_array_equal(leaf, exact[path].astype(jnp.bfloat16))
+    assert kept == rates
+
+
+def test_dtypes_are_taken_as_words_and_as_types():
+    for dtype in ("bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
+        model, params = pretrained.load(checkpoints.FIXTURES / "gla", dtype=dtype, param_dtype=dtype)
+        assert model.config.dtype == "bfloat16"
+        assert params["params"]["embedding"].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="param_dtype float64 needs jax_enable_x64"):
+        pretrained.load(checkpoints.FIXTURES / "gla", param_dtype="float64")
+    for word, argument in (
+        ("float8", "dtype"),
+        ("float16", "dtype"),
+        ("int8", "param_dtype"),
+        ("half!", "param_dtype"),
+    ):
+        with pytest.raises(ValueError, match=f"unknown {argument} '{word}'.*choose one of float32, bfloat16"):
+            pretrained.load(checkpoints.FIXTURES / "gla", **{argument: word})
+
+
+def test_tilde_and_links_name_directories(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model, params = pretrained.load(checkpoints.FIXTURES / "gla")
+    pretrained.save("~/saved", model, params, family="gla")
+    assert (tmp_path / "saved" / "config.json").exists()
+    (tmp_path / "link").symlink_to("saved")
+    for name in ("~/saved", pathlib.Path("~/link"), "link"):
+        assert same(pretrained.load(name)[1], params)
+    (tmp_path / "coming").symlink_to("elsewhere")
+    pretrained.save("~/coming", model, params, family="gla")
+    assert (tmp_path / "coming").is_symlink()
+    assert same(pretrained.load(tmp_path / "elsewhere")[1], params)
+    with pytest.raises(ValueError, match="saved is not empty; nothing is written over"):
+        pretrained.save("~/link", model, params, family="gla")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is a file; a checkpoint is a directory"):
+        pretrained.save("~/file", model, params, family="gla")
+    assert not (tmp_path / "~").exists()
 
 
 def test_index_of_wrong_type_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 
 from recurrax import checks
 from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig
+from recurrax.models.backbone import DTYPES
 from recurrax.pretrained import directory as files
 from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
 from recurrax.pretrained.families import FAMILIES
@@ -22,12 +23,13 @@ from recurrax.pretrained.table import abstract, compare, entries, flat, names_in
 from recurrax.types import Dtype, Params
 
 Sharding = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]
+PARAM_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def load(
     directory: str | pathlib.Path,
     *,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     param_dtype: Dtype = jnp.float32,
     max_length: int = 2048,
     sharding: Sharding | None = None,
@@ -42,19 +44,21 @@ def load(
     does; `model.config.tied_head` is then False.
 
     Args:
-      directory: of a Hugging Face checkpoint; the families are the keys of `FAMILIES`.
+      directory: of a Hugging Face checkpoint; the families are the keys of `FAMILIES`. A ~ stands for the home.
       dtype: what activations are computed in: float32 or bfloat16.
-      param_dtype: what parameters are cast to.
+      param_dtype: what parameters are cast to, one of `PARAM_DTYPES`. The parameters that a mixer declares as `rates`
+        stay in float32 at least.
       max_length: tokens that attention without a window remembers: the size of its cache.
       sharding: path and shape of a parameter -> how it is laid out over devices; None is one device.
 
     Raises:
-      ValueError: an unknown family or setting; fields of a wrong type; quantised tensors; tensors that are
+      ValueError: an unknown family, dtype or setting; fields of a wrong type; quantised tensors; tensors that are
         missing, unknown or of another shape, all listed; a damaged file.
     """
-    directory = pathlib.Path(directory)
+    dtype, param_dtype = _dtype("dtype", dtype, DTYPES), _dtype("param_dtype", param_dtype, PARAM_DTYPES)
+    directory = pathlib.Path(directory).expanduser()
     family, config = described(directory)
-    config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype)
+    config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype.name)
     tensors = files.Tensors(directory)
     config, table, leaves = _fitted(family, config, tensors)
 
@@ -64,11 +68,12 @@ def load(
         for entry in rules:
             values = entry.rule.read(tuple(tensors[name] for name in names_in(entry.rule, tensors.shapes)))
             for path, value in zip(entry.paths, values, strict=True):
+                stored = jnp.promote_types(param_dtype, jnp.float32) if path in entry.rates else param_dtype
                 if entry.index is None:
-                    arrays[path] = value.astype(param_dtype)
+                    arrays[path] = value.astype(stored)
                 else:
                     # Layers are cast one by one into their stack.
-                    arrays.setdefault(path, np.empty(leaves[path].shape, param_dtype))[entry.index] = value
+                    arrays.setdefault(path, np.empty(leaves[path].shape, stored))[entry.index] = value
         for path, array in arrays.items():
             params[path] = _on_device(array, None if sharding is None else sharding(path, leaves[path]))
     return LanguageModel(config), {"params": _nested(params)}
@@ -98,6 +103,7 @@ def save(
     nor are tensors that `load` ignores.
 
     Args:
+      directory: where to write; a ~ stands for the home, and a link for the directory that it names.
       fields: what config.json says besides: bos_token_id, eos_token_id and the like. No tokens are named without it.
       shard_bytes: a file is no larger, unless one tensor is.
 
@@ -145,7 +151,7 @@ def save(
                     raise ValueError(f"{path} is in no file of this family, and differs from what the config makes it")
     tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     shapes = published(table, leaves)
-    files.write(pathlib.Path(directory), {**tokens, **fields}, shapes, tensor, shard_bytes)
+    files.write(pathlib.Path(directory).expanduser(), {**tokens, **fields}, shapes, tensor, shard_bytes)
 
 
 def _read(fields):
@@ -179,6 +185,19 @@ def _fitted(family, config, tensors):
     if all(np.array_equal(tensors[name], tensors[embedding]) for name in others):
         return config, table, leaves
     return _fitted(family, own, tensors)
+
+
+def _dtype(name, value, choices):
+    """Return the dtype of that name. Raises ValueError if it is none of the choices, or not enabled."""
+    try:
+        # NumPy reads None as float64.
+        dtype = None if value is None else jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    checks.choice(name, value if dtype is None else dtype.name, choices)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"{name} {dtype.name} needs jax_enable_x64; without it JAX would make it float32")
+    return dtype
 
 
 def _program(config):

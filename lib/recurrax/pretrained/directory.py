@@ -111,8 +111,12 @@ def write(
     `tensor` returns the arrays of some names; they are asked for file by file, so that one file's are held at a time.
 
     Raises:
-      ValueError: the directory exists and is not empty.
+      ValueError: the directory is a file, or exists and is not empty.
     """
+    # A link is followed: nothing may take its place.
+    directory = directory.resolve()
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; a checkpoint is a directory")
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty; nothing is written over")
     save_file = _safetensors().numpy.save_file

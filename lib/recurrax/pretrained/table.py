@@ -20,6 +20,8 @@ class Entry(NamedTuple):
     paths: tuple[str, ...]
     index: int | None = None
     """Which of the layers that a scan stacks; None: not stacked."""
+    rates: frozenset[str] = frozenset()
+    """The paths that its mixer declares as rates."""
 
 
 def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
@@ -37,8 +39,9 @@ def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
             slot -= layout.repeats * len(layout.pattern)
             place = f"rest/{block_name(slot, block)}"
         place = f"backbone/{place}"
+        rates = frozenset(f"{place}/mixer/{name}" for name in block.mixer.layer(config.dim).rates)
         for rule in family.block(config, block, i):
-            table.append(Entry(rule, tuple(f"{place}/{name}" for name in rule.ours), index))
+            table.append(Entry(rule, tuple(f"{place}/{name}" for name in rule.ours), index, rates))
     return table
 
 
