@@ -1,4 +1,8 @@
-"""Published config.json files, one of every family after public copies, and what their models are known to be."""
+"""Config files in the form that authors publish, one of every family, and the sizes of their models.
+
+Those of mamba, falcon_mamba, mamba2, recurrent_gemma, minimax, xlstm and rwkv7 follow public copies, the last three in
+parts. The others have the fields that the configuration code of transformers and of FLA reads, and the models' sizes.
+"""
 
 import json
 import pathlib
@@ -7,7 +11,7 @@ FOLDER = pathlib.Path(__file__).parent / "fixtures" / "published"
 
 
 def published(family):
-    """Return the fields that the authors of a checkpoint of that family publish."""
+    """Return the fields of that family's file."""
     return json.loads((FOLDER / f"{family}.json").read_text())
 
 
