@@ -1,11 +1,22 @@
 """Models that cannot be are refused, with the value and the choices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from recurrax import mixers, models, projections, tasks
 from recurrax.mixers import LRU, RGLRU, Attention
-from recurrax.models import Classifier, ClassifierConfig, LanguageModelConfig, RegressorConfig
+from recurrax.models import (
+    BlockConfig,
+    Classifier,
+    ClassifierConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    RegressorConfig,
+)
+from train.sharding import MeshConfig
 
 SMALL = {"dim": 8, "num_layers": 7, "pattern": (RGLRU(num_heads=2), LRU(state_dim=6), Attention(num_heads=2))}
 
@@ -56,6 +67,35 @@ def readout(kind, **changes):
 def test_bad_configs_are_refused_with_the_value_and_the_choices(make, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+EXPORTED = [cls for package in (mixers, models, projections, tasks) for cls in vars(package).values()]
+CONFIGS = {cls for cls in EXPORTED if isinstance(cls, type) and dataclasses.is_dataclass(cls)} | {MeshConfig}
+SEQUENCES = sorted(
+    ((cls, field.name) for cls in CONFIGS for field in dataclasses.fields(cls) if isinstance(field.default, tuple)),
+    key=str,
+)
+
+
+@pytest.mark.parametrize(("cls", "name"), SEQUENCES, ids=lambda value: getattr(value, "__name__", value))
+def test_config_takes_lists_for_tuples(cls, name, unchecked_shapes):
+    """A config without a hash would fail later, where jit or Linen asks for it."""
+    values = getattr(cls(), name)
+    made = dataclasses.replace(cls(), **{name: list(values)})
+    assert made == cls()
+    assert hash(made) == hash(cls())
+    with pytest.raises(ValueError, match=f"{name} must be hashable, such as a tuple, got the dict"):
+        dataclasses.replace(cls(), **{name: dict.fromkeys(values)})
+
+
+def test_pattern_of_lists_makes_a_model(unchecked_shapes):
+    block = BlockConfig(LRU(state_dim=6), mixer_weights=[1.0, 0.5])
+    model = config(pattern=[RGLRU(num_heads=2), block], first=[LRU(state_dim=6)], last=[block])
+    assert model.pattern == (RGLRU(num_heads=2), BlockConfig(LRU(state_dim=6), mixer_weights=(1.0, 0.5)))
+    tokens = jnp.zeros((1, 3), jnp.int32)
+    assert jax.eval_shape(lambda: LanguageModel(model).init(jax.random.key(0), tokens))
+    with pytest.raises(ValueError, match="pattern must be hashable, such as a tuple, got the set"):
+        config(pattern={RGLRU(num_heads=2)})
 
 
 @pytest.mark.parametrize("pooling", ["last", "none"])

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from recurrax import checks
 from recurrax.ops.sharding import AXES as AXES_OF
 
 BATCH_AXES = AXES_OF["B"]
@@ -60,6 +61,7 @@ class MeshConfig:
     """Rules before the built-in ones, such as 'in_gate$=fsdp,tensor' ('-' leaves a dimension whole)."""
 
     def __post_init__(self):
+        checks.hashable(self)
         for axis in AXES:
             if getattr(self, axis) is not None and getattr(self, axis) < 1:
                 raise ValueError(f"mesh.{axis} must be at least 1, got {getattr(self, axis)}")

@@ -1,5 +1,6 @@
 """The errors that configs and layers share: early, with the value that was given and what would do."""
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 
@@ -15,6 +16,28 @@ def positive(config, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+
+
+def hashable(config) -> None:
+    """Make tuples of the lists among the fields, at any depth: jit and Linen need the hash of a config.
+
+    Called first in `__post_init__` by every config that has a field of several values.
+
+    Raises:
+      ValueError: another field has no hash, such as a dict or an array.
+    """
+    for field in dataclasses.fields(config):
+        value = _as_tuples(getattr(config, field.name))
+        try:
+            hash(value)
+        except TypeError:
+            kind = type(value).__name__
+            raise ValueError(f"{field.name} must be hashable, such as a tuple, got the {kind} {value!r}") from None
+        object.__setattr__(config, field.name, value)
+
+
+def _as_tuples(value):
+    return tuple(map(_as_tuples, value)) if type(value) in (list, tuple) else value
 
 
 def choice(name: str, value, choices: Iterable[str]) -> None:

@@ -46,6 +46,7 @@ class Mamba2(MixerConfig):
     """Added to the mean square of each group."""
 
     def __post_init__(self):
+        checks.hashable(self)
         names = ("num_heads", "head_dim", "state_dim", "num_groups", "conv_width", "dt_min", "dt_max", "norm_eps")
         checks.positive(self, *names)
         if self.num_heads % self.num_groups:

@@ -54,6 +54,7 @@ class BackboneConfig:
     """What the backward pass keeps instead of recomputing it: a jax.checkpoint_policies name, or None: everything."""
 
     def __post_init__(self):
+        checks.hashable(self)
         if self.dim < 1 or self.num_layers < 1:
             raise ValueError(f"dim and num_layers must be at least 1, got dim={self.dim}, num_layers={self.num_layers}")
         if not self.pattern:

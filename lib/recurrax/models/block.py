@@ -39,6 +39,7 @@ class BlockConfig:
     """r and s, of the stream and of the projection's output."""
 
     def __post_init__(self):
+        checks.hashable(self)
         if not isinstance(self.mixer, MixerConfig):
             raise ValueError(f"mixer must be a mixer config, got {self.mixer!r}")
         if not isinstance(self.projection, ProjectionConfig | MixerConfig | None):
