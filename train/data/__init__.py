@@ -4,9 +4,9 @@
     rows = Rows(open_documents(config, "train"), config.sequence_length)
     for batch in train_batches(rows, config, seed=0): ...
 
-`config` says what is read; `documents` opens it (`local_text`, or `tfds_text` and `prepare`; `python_stdlib` is this
-repository's own TFDS builder; `bad_record` says what becomes of a record that cannot be read); `rows` packs documents
-into rows; `batches` orders the rows; `evaluation` reads a split once.
+`config` says what is read; `documents` opens it (`local_text` with `listing` and `text_file`, or `tfds_text` with
+`prepare`; `python_stdlib` is this repository's own TFDS builder; `bad_record` says what becomes of a record that cannot
+be read); `rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split once.
 """
 
 from train.data.bad_record import BadRecordError

@@ -1,7 +1,6 @@
 """A corpus: documents of bytes, by index."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +34,14 @@ class KnowsLengths(Protocol):
 
 
 @runtime_checkable
+class ReadsSpans(Protocol):
+    """Documents that are read in parts."""
+
+    def span(self, index: int, begin: int, end: int) -> np.ndarray:
+        """documents[index][begin:end]; empty if the document cannot be read and is to be skipped."""
+
+
+@runtime_checkable
 class ReadsAhead(Protocol):
     """Documents that are cheaper to read together than one by one."""
 
@@ -50,6 +57,13 @@ class HasStart(Protocol):
     """The token that opens each of them."""
 
 
+class Text(Documents, Protocol):
+    """Documents that know which text they are of."""
+
+    def identity(self) -> dict:
+        """What tells this text from another, as JSON: the numbers of files and bytes, a digest of part of each file."""
+
+
 def document_lengths(documents: Documents) -> np.ndarray:
     """The number of bytes (tokens) of every document, int64, shape (len(documents),)."""
     if isinstance(documents, KnowsLengths):
@@ -57,11 +71,11 @@ def document_lengths(documents: Documents) -> np.ndarray:
     return np.array([len(documents[i]) for i in range(len(documents))], dtype=np.int64)
 
 
-def open_documents(config: DataConfig, split: str) -> Documents:
+def open_documents(config: DataConfig, split: str, say: Callable[[str], object] = print) -> Text:
     """The documents of one split of the text that `config` names, prepared first where that is needed.
 
     A local text is split by `config.validation_fraction`; a TFDS data set by its own validation split, or else its test
-    split, or else the last `config.validation_fraction` of its train split.
+    split, or else the last `config.validation_fraction` of its train split. What is left out is told through `say`.
 
     Raises:
         ValueError: `split` is neither "train" nor "validation"; no data set has this name; the data set has no text
@@ -73,9 +87,8 @@ def open_documents(config: DataConfig, split: str) -> Documents:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
     bad = BadRecords(skip=config.on_bad_record == "skip")
     if config.path is not None:
-        documents = open_local_text(Path(config.path), config.validation_fraction, split, bad)
-    else:
-        documents = open_tfds_text(config.dataset, config.data_dir, config.validation_fraction, split, bad)
+        return open_local_text(config.path, config.validation_fraction, split, bad, say)
+    documents = open_tfds_text(config.dataset, config.data_dir, config.validation_fraction, split, bad)
     # Said here, before anything is compiled; `any` stops at the first byte it meets.
     if not any(len(documents[i]) for i in range(len(documents))):
         raise ValueError(f"an empty data set: {documents.name} has {len(documents)} documents and not one byte")

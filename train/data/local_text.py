@@ -4,86 +4,96 @@ import difflib
 import functools
 import hashlib
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from train.data.bad_record import BadRecords
-from train.data.single_document import SingleDocument, part_of_document
+from train.data.listing import SNIFFED_BYTES, compression, list_folder
+from train.data.single_document import FilePart, part_of_document
+from train.data.text_file import Stamp, TextFile
+from train.paths import local_path
 
-OPEN_FILES = 1024  # memory maps kept; a map costs an address range, not memory
-SNIFFED_BYTES = 8192  # a NUL among the first bytes means binary: the rule of git and grep
+OPEN_FILES = 64  # a process may often have 256, and there are two splits
 
 
 class FolderText:
-    """Every file of `paths` (relative to `root`) is one document, read through memory maps."""
+    """Every one of `files`, whose paths are relative to `root`, is one document."""
 
-    def __init__(self, name: str, root: Path, paths: list[str], bad: BadRecords):
+    def __init__(self, name: str, root: Path, files: dict[str, Stamp], bad: BadRecords):
         self.name = name
         self._bad = bad
-        self._root = root
-        self._paths = paths
-        self._lengths = np.array([(root / path).stat().st_size for path in paths], dtype=np.int64)
-        self._map = functools.lru_cache(maxsize=OPEN_FILES)(self._open)
+        self._root = str(root)
+        self._paths = list(files)
+        self._stamps = list(files.values())
+        self._lengths = np.array([stamp.size for stamp in self._stamps], dtype=np.int64)
+        self._file = functools.lru_cache(maxsize=OPEN_FILES)(self._open)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._map(index)
+        return self.span(index, 0, int(self._lengths[index]))
+
+    def span(self, index: int, begin: int, end: int) -> np.ndarray:
+        try:
+            return self._file(index).read(begin, end)
+        except OSError as error:
+            return np.frombuffer(self._bad.met(self._path(index), 0, error, of=len(self)), dtype=np.uint8)
 
     def lengths(self) -> np.ndarray:
         return self._lengths
 
-    def _open(self, index: int) -> np.ndarray:
-        path = self._root / self._paths[index]
-        try:
-            text = np.memmap(path, dtype=np.uint8, mode="r")
-        except (OSError, ValueError) as error:  # ValueError: the file is empty now
-            return np.frombuffer(self._bad.met(path, 0, error), dtype=np.uint8)
-        if len(text) != self._lengths[index]:
-            why = f"it changed while in use: {self._lengths[index]} bytes before, {len(text)} now"
-            return np.frombuffer(self._bad.met(path, 0, why), dtype=np.uint8)
-        return text
+    def identity(self) -> dict:
+        digest = hashlib.sha256()
+        for index, path in enumerate(self._paths):
+            digest.update(os.fsencode(path) + b"\0" + self._file(index).digest().encode())
+        return {"files": len(self), "bytes": int(self._lengths.sum()), "sha256": digest.hexdigest()}
+
+    def _open(self, index: int) -> TextFile:
+        return TextFile(self._path(index), self._stamps[index])
+
+    def _path(self, index: int) -> str:
+        return os.path.join(self._root, self._paths[index])
 
 
-def open_local_text(path: Path, validation_fraction: float, split: str, bad: BadRecords) -> SingleDocument | FolderText:
-    """The documents of one split of a file or folder.
+def open_local_text(
+    path: str, validation_fraction: float, split: str, bad: BadRecords, say: Callable[[str], object]
+) -> FilePart | FolderText:
+    """The documents of one split of a file or folder, whose bytes are taken as they are, in any encoding.
 
     A file is one document per split: its last `validation_fraction` bytes are the validation document. In a folder
-    every text file at any depth is a document (hidden, binary, unreadable and empty ones are left out), and a hash of
-    its relative path decides the split; each split gets at least one. A folder with one text file is that file.
+    every text file at any depth is a document, links followed, and a hash of its relative path decides the split; each
+    split gets at least one. Hidden, compressed, binary, unreadable and empty files are left out of a folder, which is
+    said through `say`. A folder with one text file is that file.
 
     Raises:
         FileNotFoundError: nothing is at `path`; the message names what comes closest.
-        ValueError: `path` is neither file nor folder, or holds no text.
+        ValueError: `path` is neither file nor folder, is compressed, or holds no text.
+        OSError: `path` cannot be read.
     """
-    path = Path(os.path.abspath(path.expanduser()))
-    if not path.exists():
-        raise FileNotFoundError(f"no file or folder {path}{_closest(path)}")
-    if path.is_file():
-        return _part_of_file(path, validation_fraction, split)
-    if not path.is_dir():
-        raise ValueError(f"{path} is neither a regular file nor a folder")
-    paths = text_files(path)
-    if not paths:
-        raise ValueError(f"an empty data set: no text files under {path} (hidden, binary and empty ones do not count)")
-    if len(paths) == 1:
-        return _part_of_file(path / paths[0], validation_fraction, split)
-    chosen = split_paths(paths, validation_fraction)[split]
-    return FolderText(f"{path}:{split}", path, chosen, bad)
-
-
-def text_files(root: Path) -> list[str]:
-    """Paths, relative to `root` and sorted, of its readable text files that are not hidden and not empty."""
-    found = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file() and _is_text(path):
-                found.append(path.relative_to(root).as_posix())
-    return sorted(found)
+    root = local_path("data.path", path)
+    try:
+        mode = os.stat(root).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"no file or folder {root}{_closest(root)}") from None
+    if stat.S_ISREG(mode):
+        return _part_of_file(root, validation_fraction, split, say)
+    if not stat.S_ISDIR(mode):
+        raise ValueError(f"{root} is neither a regular file nor a folder")
+    listing = list_folder(root)
+    left_out = listing.describe_left_out()
+    if not listing.files:
+        found = f"; there are: {left_out}" if left_out else ""
+        raise ValueError(f"an empty data set: no text files under {root}{found}")
+    if left_out:
+        say(f"Left out of {root}: {left_out}")
+    if len(listing.files) == 1:
+        return _part_of_file(root / next(iter(listing.files)), validation_fraction, split, say)
+    chosen = split_paths(list(listing.files), validation_fraction)[split]
+    return FolderText(f"{root}:{split}", root, {path: listing.files[path] for path in chosen}, bad)
 
 
 def split_paths(paths: list[str], validation_fraction: float) -> dict[str, list[str]]:
@@ -101,19 +111,15 @@ def _path_hash(path: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest(), "big")
 
 
-def _is_text(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(SNIFFED_BYTES)
-    except OSError:
-        return False
-    return bool(head) and b"\0" not in head
-
-
-def _part_of_file(path: Path, validation_fraction: float, split: str) -> SingleDocument:
-    if not path.stat().st_size:
-        raise ValueError(f"an empty data set: {path} has no bytes")
-    return part_of_document(str(path), np.memmap(path, dtype=np.uint8, mode="r"), validation_fraction, split)
+def _part_of_file(path: Path, validation_fraction: float, split: str, say: Callable[[str], object]) -> FilePart:
+    file = TextFile(path)
+    begin, end = part_of_document(str(path), file.stamp.size, validation_fraction, split)
+    head = file.read(0, min(file.stamp.size, SNIFFED_BYTES)).tobytes()
+    if (program := compression(head)) is not None:
+        raise ValueError(f"{path} is compressed ({program}): give the text itself")
+    if b"\0" in head:
+        say(f"warning: {path} looks binary (it has NUL bytes); its bytes are taken as they are")
+    return FilePart(f"{path}:{split}", file, begin, end)
 
 
 def _closest(path: Path) -> str:

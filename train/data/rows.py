@@ -1,10 +1,10 @@
 """Documents packed into rows of tokens, with no byte lost and none doubled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from train.data.documents import Documents, HasStart, ReadsAhead, document_lengths
+from train.data.documents import Documents, HasStart, ReadsAhead, ReadsSpans, document_lengths
 
 DOCUMENT_START = 256  # the token that opens every document; bytes are 0..255
 BORDER = -1  # stands for the start token among the tokens of the documents, whose texts may contain its id
@@ -20,7 +20,7 @@ class TokenStream:
 
     def __init__(self, documents: Documents, order: np.ndarray, lengths: np.ndarray):
         """`order`: the documents' indices, int, shape (n,); `lengths`: their bytes in that order, shape (n,)."""
-        self._documents = documents
+        self._span_of = documents.span if isinstance(documents, ReadsSpans) else _span_of(documents)
         self._order = order
         self._start = documents.start if isinstance(documents, HasStart) else DOCUMENT_START
         # Document k occupies positions starts[k] to starts[k + 1], its start token included.
@@ -36,10 +36,10 @@ class TokenStream:
             text_start = self._starts[k] + 1
             low, high = max(begin, text_start), min(end, self._starts[k + 1])
             if low < high:
-                text = self._documents[int(self._order[k])]
+                text = self._span_of(int(self._order[k]), low - text_start, high - text_start)
                 if not len(text):
                     continue  # unreadable since its length was measured, and to be skipped: padding
-                tokens[low - begin : high - begin] = text[low - text_start : high - text_start]
+                tokens[low - begin : high - begin] = text
         return tokens
 
     def documents_in(self, begin: int, end: int) -> np.ndarray:
@@ -74,6 +74,11 @@ class TokenStream:
             "reset": border[:-1],
             "weights": (~border[1:]).astype(np.float32),
         }
+
+
+def _span_of(documents: Documents) -> Callable[[int, int, int], np.ndarray]:
+    """`ReadsSpans.span` of documents that are read whole."""
+    return lambda index, begin, end: documents[index][begin:end]
 
 
 def read_rows(

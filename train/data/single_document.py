@@ -2,13 +2,17 @@
 
 import numpy as np
 
+from train.data.bad_record import BadRecordError
+from train.data.text_file import TextFile
+
 
 class SingleDocument:
-    """One document; `text` is uint8, shape (length,), and may be a memory map."""
+    """One document in memory; `text` is uint8, shape (length,)."""
 
-    def __init__(self, name: str, text: np.ndarray):
+    def __init__(self, name: str, text: np.ndarray, identity: dict):
         self.name = name
         self._text = text
+        self._identity = identity
 
     def __len__(self) -> int:
         return 1
@@ -21,21 +25,56 @@ class SingleDocument:
     def lengths(self) -> np.ndarray:
         return np.array([len(self._text)], dtype=np.int64)
 
+    def identity(self) -> dict:
+        return self._identity
+
+
+class FilePart:
+    """The bytes `begin` to `end` of a file as one document, read as they are asked for.
+
+    There is nothing else to go on with, so a file that cannot be read is an error also where bad records are skipped.
+    """
+
+    def __init__(self, name: str, file: TextFile, begin: int, end: int):
+        self.name = name
+        self._file = file
+        self._begin, self._end = begin, end
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.span(index, 0, self._end - self._begin)
+
+    def span(self, index: int, begin: int, end: int) -> np.ndarray:
+        if index != 0:
+            raise IndexError(f"document {index} of 1")
+        try:
+            return self._file.read(self._begin + begin, self._begin + end)
+        except OSError as error:
+            raise BadRecordError(f"{self._file.path} cannot be read: {error}. It is all the text there is") from error
+
+    def lengths(self) -> np.ndarray:
+        return np.array([self._end - self._begin], dtype=np.int64)
+
+    def identity(self) -> dict:
+        return {"files": 1, "bytes": self._file.stamp.size, "sha256": self._file.digest()}
+
 
 def validation_count(total: int, fraction: float) -> int:
     """How many of `total` >= 2 things are held out: the fraction, but at least one, and all but one at most."""
     return min(max(round(total * fraction), 1), total - 1)
 
 
-def part_of_document(name: str, text: np.ndarray, validation_fraction: float, split: str) -> SingleDocument:
-    """The document's last `validation_fraction` bytes for "validation", what comes before them for "train".
+def part_of_document(name: str, total: int, validation_fraction: float, split: str) -> tuple[int, int]:
+    """Begin and end of a split of a document of `total` bytes: the last `validation_fraction` is "validation".
 
     Raises:
         ValueError: there are fewer than two bytes, so that one of the parts would be empty.
     """
-    if not len(text):
+    if not total:
         raise ValueError(f"an empty data set: {name} has no bytes")
-    if len(text) < 2:
+    if total < 2:
         raise ValueError(f"{name} has one byte: too little for a train and a validation part")
-    cut = len(text) - validation_count(len(text), validation_fraction)
-    return SingleDocument(f"{name}:{split}", text[:cut] if split == "train" else text[cut:])
+    cut = total - validation_count(total, validation_fraction)
+    return (0, cut) if split == "train" else (cut, total)

@@ -17,6 +17,7 @@ from train.data import python_stdlib  # noqa: F401  registers the builder
 from train.data.bad_record import BadRecords
 from train.data.prepare import prepare
 from train.data.single_document import SingleDocument, part_of_document, validation_count
+from train.paths import local_path
 
 CACHE_BYTES = 1 << 30  # texts kept decoded: a corpus smaller than this is decoded once
 CACHE_ENTRY_BYTES = 256  # what an entry costs besides its text
@@ -37,6 +38,7 @@ class TfdsText:
             tfds_split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format="array_record"
         )
         self._feature = feature
+        self._identity = {"dataset": builder.info.full_name, "bytes": int(builder.info.splits[tfds_split].num_bytes)}
         self._files = builder.info.splits[tfds_split]
         self._bad = bad
         self._start, self._stop = start, stop
@@ -92,6 +94,9 @@ class TfdsText:
                 self._keep_lengths(lengths)
         return lengths[self._start : self._stop]
 
+    def identity(self) -> dict:
+        return {**self._identity, "documents": len(self._records)}
+
     def _texts(self, numbers: Sequence[int]) -> list[bytes]:
         try:
             return [self._parse(record) for record in self._records.__getitems__(numbers)]
@@ -105,15 +110,21 @@ class TfdsText:
             ends = np.cumsum(self._files.shard_lengths)
             file = int(np.searchsorted(ends, number, side="right"))
             within = number - int(ends[file - 1] if file else 0)
-            return self._bad.met(self._files.filepaths[file], within, error)
+            return self._bad.met(self._files.filepaths[file], within, error, of=len(self._records))
 
     def _parse(self, record: bytes) -> bytes:
-        return tf_example_pb2.Example.FromString(record).features.feature[self._feature].bytes_list.value[0]
+        values = tf_example_pb2.Example.FromString(record).features.feature[self._feature].bytes_list.value
+        if not values:  # array_record reads no bytes beyond the end of a file, and says nothing
+            raise OSError("it has no text; was the file cut short?")
+        return values[0]
 
     def _kept_lengths(self, total: int) -> np.ndarray | None:
         if not self._lengths_file.exists():
             return None
-        lengths = np.load(self._lengths_file)
+        try:
+            lengths = np.load(self._lengths_file)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self._lengths_file} is damaged: {error}; remove it to measure again") from error
         return lengths if lengths.shape == (total,) else None
 
     def _keep_lengths(self, lengths: np.ndarray) -> None:
@@ -154,7 +165,8 @@ def open_tfds_text(
         whole = TfdsText(builder, "train", 0, total, feature, bad)
         if not total:
             raise ValueError(f"an empty data set: {whole.name} has no documents")
-        return part_of_document(whole.name, whole[0], validation_fraction, split)
+        begin, end = part_of_document(whole.name, len(whole[0]), validation_fraction, split)
+        return SingleDocument(f"{whole.name}:{split}", whole[0][begin:end], whole.identity())
     cut = total - validation_count(total, validation_fraction)
     start, stop = (0, cut) if split == "train" else (cut, total)
     return TfdsText(builder, "train", start, stop, feature, bad)
@@ -169,7 +181,9 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     # TFDS stops registering its older data sets at the first whose packages are missing, often before it comes to text.
     importlib.import_module("tensorflow_datasets.text")
     try:
-        return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
+        # TFDS itself reads buckets, by URL.
+        is_local = data_dir is not None and "://" not in data_dir
+        return tfds.builder(name, data_dir=str(local_path("data.data_dir", data_dir)) if is_local else data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         base = name.split("/")[0].split(":")[0]
