@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from eval.run import one_source, open_run
+from eval.run import one_source, open_run, with_local_paths
 from eval.vocabulary import Bytes, Tokenizer, check_reach, drawable
 from recurrax import pretrained
 from recurrax.models import generate, prefill
@@ -51,7 +51,7 @@ class Command:
 
 
 def main(arguments: list[str]) -> int:
-    command = tyro.cli(Command, args=arguments, prog="python -m eval generate")
+    command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval generate"))
     vocabulary = Bytes() if command.pretrained is None else Tokenizer(command.pretrained)
     prompt_tokens = vocabulary.prompt(command.prompt)
     prompt = jnp.asarray(prompt_tokens)[None]

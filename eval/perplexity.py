@@ -9,7 +9,7 @@ import time
 import numpy as np
 import tyro
 
-from eval.run import one_source, open_run
+from eval.run import one_source, open_run, with_local_paths
 from eval.vocabulary import TokenDocuments, Tokenizer, check_reach
 from recurrax import pretrained
 from train import sharding
@@ -52,7 +52,7 @@ class Command:
 
 
 def main(arguments: list[str]) -> int:
-    command = tyro.cli(Command, args=arguments, prog="python -m eval perplexity")
+    command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval perplexity"))
     if command.pretrained is None:
         run = open_run(command.workdir, command.step)
         config, params, data, source = run.config.model, run.params, run.config.data, f"step {run.step}"

@@ -1,13 +1,13 @@
 """A trained run, read back from its working directory: its config, its parameters, its step."""
 
 import dataclasses
-import json
 import pathlib
 
 from recurrax.models import LanguageModel
 from recurrax.types import Params
 from train.checkpoint import Checkpointer
-from train.config import TrainConfig, from_json
+from train.config import TrainConfig, load_config
+from train.paths import local_path
 from train.workdir import Workdir
 
 
@@ -33,6 +33,13 @@ def one_source(workdir: str | None, published: str | None, step: int | None) -> 
         raise ValueError(f"--step {step} is a checkpoint of a run; a published checkpoint has no steps")
 
 
+def with_local_paths(command):
+    """The command with the directory of its --pretrained as an absolute path, `~` expanded; --workdir is a Workdir."""
+    if command.pretrained is None:
+        return command
+    return dataclasses.replace(command, pretrained=str(local_path("pretrained", command.pretrained)))
+
+
 def open_run(path: str, step: int | None = None) -> Run:
     """The run in `path` at `step`, or at its newest undamaged checkpoint. Reads only: the run may still be going on.
 
@@ -45,7 +52,7 @@ def open_run(path: str, step: int | None = None) -> Run:
         raise ValueError(
             f"no run in {workdir.path}: it has no config.json. `python -m train PRESET --workdir {path}` makes one"
         )
-    config = from_json(json.loads(workdir.config_path.read_text()))
+    config = load_config(workdir.config_path)
     with Checkpointer(workdir.checkpoints_path, config.checkpoint) as checkpointer:
         params = checkpointer.restore_params(step=step)
         if params is None:

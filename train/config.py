@@ -2,14 +2,25 @@
 
 import dataclasses
 import importlib
+import math
+import os
 
 from recurrax.models import LanguageModelConfig
 from train.checkpoint import CheckpointConfig
 from train.data import VOCAB_SIZE, DataConfig
 from train.precision import PrecisionConfig
 from train.sharding import MeshConfig
+from train.workdir import read_json
 
 ON_NONFINITE = ("stop", "skip")
+
+
+def check_int32(group: str, config, *names: str) -> None:
+    """Raises ValueError if an integer among these fields is none that a device counts to; others are left alone."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, int) and value >= 2**31:
+            raise ValueError(f"{group}{'.' * bool(group)}{name} must be less than 2**31, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +42,7 @@ class OptimizerConfig:
     beta2: float = 0.95
     """Decay of the second moment."""
     clip_norm: float = 1.0
-    """Gradients of a larger global norm are scaled down to it."""
+    """Gradients of a larger global norm are scaled down to it; inf: they are not."""
     accumulate: int = 1
     """Parts that a batch is cut into, one after the other, to save memory."""
 
@@ -43,9 +54,15 @@ class OptimizerConfig:
             raise ValueError(
                 f"optimizer.warmup_steps must be in [0, decay_steps), got {self.warmup_steps} of {self.decay_steps}"
             )
-        for name in ("final_fraction", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optimizer.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"optimizer.final_fraction must be in [0, 1], got {self.final_fraction}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:  # 1: the average never moves, and its bias correction is 0 / 0
+                raise ValueError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optimizer.{name} must be in [0, inf), got {getattr(self, name)}")
+        check_int32("optimizer", self, "decay_steps", "accumulate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +80,7 @@ class EvaluationConfig:
         for name in ("every", "batch_size", "max_batches"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        check_int32("evaluation", self, "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +139,8 @@ class TrainConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_int32("", self, "steps")
+        check_int32("model", self.model, *(field.name for field in dataclasses.fields(self.model)))
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"on_nonfinite={self.on_nonfinite!r}: choose one of {', '.join(ON_NONFINITE)}")
         if not 0 <= self.seed < 2**32:
@@ -162,9 +182,23 @@ def from_json(data):
     if not isinstance(data, dict):
         return data
     fields = {name: from_json(value) for name, value in data.items() if name != "type"}
-    module, _, name = data.get("type", "").rpartition(".")
+    module, _, name = str(data.get("type")).rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name) if module else None
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):  # and nothing else is called
+            raise TypeError("there is no such config")
         return cls(**fields)
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"config.json was written by another version: {data.get('type')!r}: {error}") from error
+
+
+def load_config(path: str | os.PathLike) -> TrainConfig:
+    """The config in a run's config.json.
+
+    Raises:
+      ValueError: the file is damaged, or was written by another version.
+    """
+    config = from_json(read_json(path))
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{path} is not the config of a run but of a {type(config).__name__}")
+    return config

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import math
+import operator
 import os
 import pathlib
 import time
@@ -73,11 +74,27 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The rows of a metrics.jsonl; none if there is no such file. A last line without its end is left out."""
+    """The rows of a metrics.jsonl; none if there is no such file. A last line without its end is left out.
+
+    Raises:
+      ValueError: another line is not a row of a step; the message names it.
+    """
     path = pathlib.Path(path)
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            operator.index(row["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"line {number} of {path} is damaged; remove it to go on without it: {line!r:.80}"
+            ) from error
+        rows.append(row)
+    return rows
 
 
 class Recorder:
@@ -261,7 +278,8 @@ def plot_loss(rows: list[dict], path: str | os.PathLike, title: str) -> None:
     if held_out:
         values = [row["validation_loss"] * BITS for row in held_out]
         axes.plot([row["step"] for row in held_out], values, "o-", ms=4, label=f"held out, last {values[-1]:.3f}")
-    axes.set(xlabel="step", ylabel="bits per byte", title=title)
+    axes.set(xlabel="step", ylabel="bits per byte")
+    axes.set_title(title, parse_math=False)  # a directory may have any name
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = pathlib.Path(path).with_suffix(".writing.png")

@@ -10,11 +10,13 @@ import json
 import os
 import pathlib
 import platform
+import stat
 import subprocess
 
 import jax
 
 from train import processes
+from train.paths import local_path
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -23,19 +25,33 @@ class Workdir:
     """The files of one run. Entering it creates the directory and locks it for this run."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(os.path.abspath(path))
-        if self.path.exists() and not self.path.is_dir():
+        self.path = local_path("workdir", path)
+        try:
+            is_file = not stat.S_ISDIR(os.stat(self.path).st_mode)
+        except FileNotFoundError:
+            is_file = False
+        except OSError as error:
+            raise ValueError(f"the working directory {self.path} cannot be used: {error.strerror}") from error
+        if is_file:
             raise ValueError(f"the working directory {self.path} is a file; give a directory, or a name not in use")
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the name of the working directory {self.path} is not UTF-8, as orbax needs it") from None
         self.config_path = self.path / "config.json"
         self.versions_path = self.path / "versions.json"
+        self.data_path = self.path / "data.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoints_path = self.path / "checkpoints"
         self.loss_png_path = self.path / "loss.png"
         self._lock: int | None = None
 
     def __enter__(self) -> "Workdir":
-        """Raises BlockingIOError, naming the holder, if another run has the lock."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Raises BlockingIOError, naming the holder, if another run has the lock; ValueError if it cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"the working directory {self.path} cannot be made: {error.strerror}") from error
         if processes.is_first():  # the processes of one run share the directory
             self._lock = _lock(self.path / ".lock")
         return self
@@ -80,6 +96,21 @@ def write_json_atomically(path: str | os.PathLike, data) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """The JSON object in a file of a run.
+
+    Raises:
+      ValueError: the file is empty, cut short, or holds something else; the message names it.
+    """
+    try:
+        data = json.loads(pathlib.Path(path).read_bytes())
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object but {data!r:.40}")
+    return data
 
 
 def versions() -> dict:

@@ -1,7 +1,6 @@
 """What was found, one JSON file for each (task, mixer) and each experiment: written when whole, read to go on."""
 
 import dataclasses
-import json
 import pathlib
 
 from eval.bench.report import commit
@@ -9,7 +8,7 @@ from eval.tasks.measure import Scores
 from eval.tasks.suite import Setting
 from recurrax.models import ClassifierConfig, RegressorConfig
 from train.config import from_json, to_json
-from train.workdir import versions, write_json_atomically
+from train.workdir import read_json, versions, write_json_atomically
 
 EXPERIMENTS = "experiments"
 """The folder of those, beside one per task."""
@@ -71,7 +70,7 @@ def _write(file, content):
 
 def load(file: pathlib.Path) -> Result:
     """What was saved."""
-    found = json.loads(file.read_text())
+    found = read_json(file)
     by_length = {name: _by_length(found[name]) for name in ("score", "nats", "distance")}
     scores = Scores(**by_length, **{name: found[name] for name in ("loss", "roughness", "parameters", "seconds")})
     fields = {name: found[name] for name in ("task", "mixer", "budget", "machine")}
@@ -81,7 +80,7 @@ def load(file: pathlib.Path) -> Result:
 
 def load_measurement(file: pathlib.Path) -> Measurement:
     """What `save_measurement` saved."""
-    found = json.loads(file.read_text())
+    found = read_json(file)
     fields = {field.name: found[field.name] for field in dataclasses.fields(Measurement)}
     return Measurement(**{**fields, "seeds": tuple(found["seeds"])})
 
@@ -108,7 +107,7 @@ def check_commit(root: pathlib.Path) -> None:
     """Raises ValueError if a result in the folder was made by other code, or by other versions of packages."""
     now, others = versions(), {}
     for file in _all(root):
-        then = json.loads(file.read_text())["versions"]
+        then = read_json(file)["versions"]
         differs = [name for name in ("git", "packages") if then[name] != now[name]]
         if differs:
             others.setdefault(commit(then["git"]) if "git" in differs else "other packages", []).append(file)

@@ -10,8 +10,8 @@ class DataConfig:
     """The text to read and how it is cut into batches.
 
     Raises:
-        ValueError: a size is not positive, `validation_fraction` is not between 0 and 1, or `on_bad_record` is none of
-            its choices.
+        ValueError: a size is not in [1, 2**31), `validation_fraction` is not between 0 and 1, or `on_bad_record` is
+            none of its choices.
     """
 
     dataset: str = "python_stdlib"
@@ -32,8 +32,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         for field in ("sequence_length", "batch_size"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field}={value!r}: expected a positive integer")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+                raise ValueError(f"{field}={value!r}: expected a positive integer below 2**31")
         if self.on_bad_record not in ON_BAD_RECORD:
             raise ValueError(f"on_bad_record={self.on_bad_record!r}: choose one of {', '.join(ON_BAD_RECORD)}")
         if not 0 < self.validation_fraction < 1:
