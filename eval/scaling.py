@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from eval.bench.report import header, machine
 from recurrax.mixers import Attention
 from train import plan, presets
+from train.paths import local_path
 from train.plan import CHIPS, Plan, times
 from train.plan.report import bytes_text, fits, seconds_text
 from train.sharding import MeshConfig
@@ -50,6 +51,7 @@ class Scaling:
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Scaling, args=arguments, prog="python -m eval scaling")
+    output = local_path("output", command.output)
     plan.use_virtual_devices(DEVICES)
     planned = [(name, planned_for(name, mesh, rows, 2048)) for name, mesh, rows in PLANS]
     growing = {name: [planned_for(name, {"fsdp": n}, n * TOKENS // 2048, 2048) for n in WIDTHS] for name in GROWING}
@@ -60,7 +62,6 @@ def main(arguments: list[str]) -> int:
         ]
         for name in STRETCHED
     }
-    output = pathlib.Path(command.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     picture = output.with_suffix(".png")
     plot(growing, stretched, picture)

@@ -1,6 +1,8 @@
 """What the applications refuse: with a message that helps, without a traceback, and without touching anything."""
 
+import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -13,6 +15,7 @@ from eval.__main__ import main as eval_main
 from runs import assert_same_run, at_batch, command, compiled_once, flags, small, small_run, snapshot, text
 from train import loop
 from train.__main__ import main as train_main
+from train.cli import user_errors
 
 __all__ = ["compiled_once", "small_run", "text"]
 
@@ -51,6 +54,30 @@ REFUSED = {
     "out of range": (["--optimizer.learning_rate", -1], ["optimizer.learning_rate must be positive, got -1"]),
     "no steps": (["--steps", 0], ["steps must be at least 1, got 0"]),
     "seed": (["--seed", -1], ["seed must be in [0, 2**32), got -1"]),
+    "long seed": (["--seed", "9" * 20], ["seed must be in [0, 2**32), got " + "9" * 20]),
+    "huge steps": (["--steps", 2**31], ["steps must be less than 2**31, got 2147483648"]),
+    "huge schedule": (
+        ["--optimizer.decay_steps", 2**31],
+        ["optimizer.decay_steps must be less than 2**31, got 2147483"],
+    ),
+    "huge model": (["--model.dim", 10**20], ["model.dim must be less than 2**31, got 1" + "0" * 20]),
+    "huge rows": (
+        ["--data.sequence_length", 10**20],
+        ["sequence_length=1" + "0" * 20, "expected a positive integer below"],
+    ),
+    "huge evaluation": (
+        ["--evaluation.batch_size", 2**31],
+        ["evaluation.batch_size must be less than 2**31, got 21474"],
+    ),
+    "no rows": (["--data.batch_size", 0], ["batch_size=0: expected a positive integer"]),
+    "no tokens": (["--data.sequence_length", 0], ["sequence_length=0: expected a positive integer"]),
+    "infinite rate": (["--optimizer.learning_rate", "inf"], ["optimizer.learning_rate must be in [0, inf), got inf"]),
+    "rate no number": (["--optimizer.learning_rate", "nan"], ["optimizer.learning_rate must be positive, got nan"]),
+    "decay no number": (["--optimizer.weight_decay", "nan"], ["optimizer.weight_decay must be in [0, inf), got nan"]),
+    "negative decay": (["--optimizer.weight_decay", -1], ["optimizer.weight_decay must be in [0, inf), got -1"]),
+    "still moment": (["--optimizer.beta2", 1], ["optimizer.beta2 must be in [0, 1), got 1"]),
+    "empty path": (["--data.path", ""], ["data.path is empty"]),
+    "URL as path": (["--data.path", "s3://bucket/text"], ["data.path='s3://bucket/text' is a URL"]),
     "choice": (["--model.dtype", "bfloat15"], ["unknown dtype 'bfloat15'", "did you mean 'bfloat16'?", "float32"]),
     "remat": (["--model.remat", "dots"], ["unknown remat 'dots'", "dots_saveable", "nothing_saveable"]),
     "heads": (["--model.dim", 33], ["33 is not divisible by num_heads 2"]),
@@ -117,6 +144,22 @@ def test_a_file_as_working_directory(refused, tmp_path, text):
     refused(train_main, ["tiny", *flags(text)], "--workdir")  # none at all
 
 
+def test_paths_that_are_no_directory(refused, tmp_path, text):
+    (tmp_path / "file").write_text("mine")
+    for name, part in (
+        ("", "workdir is empty"),
+        ("gs://bucket/run", "workdir='gs://bucket/run' is a URL"),
+        ("~nosuchuser/run", "workdir='~nosuchuser/run': "),
+        (tmp_path / "file" / "run", f"the working directory {tmp_path}/file/run cannot be used: Not a directory"),
+        (tmp_path / ("x" * 300), "cannot be used: File name too long"),
+        ("/proc/run", "the working directory /proc/run cannot be made: No such file or directory"),
+        (os.fsdecode(b"b\xff"), "is not UTF-8"),
+    ):
+        refused(train_main, ["tiny", "--workdir", name, *flags(text)], part)
+    refused(train_main, ["tiny", "--workdir", tmp_path / "run", *flags("x" * 300)], "File name too long")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_a_run_of_another_model(refused, tmp_path, text, small_run):
     path = shutil.copytree(small_run, tmp_path / "run")
     before = snapshot(path)
@@ -148,6 +191,7 @@ def test_evaluation(refused, tmp_path, small_run):
         eval_main, ["perplexity", "--workdir", small_run, "--path", tmp_path / "x"], f"no file or folder {tmp_path}/x"
     )
     refused(eval_main, ["perplexity", "--workdir", small_run, "--batch_size", 0], "batch_size", "0")
+    refused(eval_main, ["generate", "--workdir", small_run, "--seed", "9" * 20], "seed must be in [0, 2**32)")
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "config.json"]
     assert not (tmp_path / "none").exists()
 
@@ -171,6 +215,15 @@ def test_the_second_of_two_runs_is_refused_and_the_first_goes_on(tmp_path, text,
         done.stderr,
     )
     assert_same_run(tmp_path / "run", small_run)
+
+
+def test_names_that_are_no_text_are_printed_with_escapes(monkeypatch):
+    """A file name is bytes; a terminal may be strict about what it is sent."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", errors="strict"))
+    with user_errors():
+        print(os.fsdecode(b"b\xff"), flush=True)
+    assert written.getvalue() == b"b\\udcff\n"
 
 
 def test_help(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import threading
 import jax
 import pytest
 
+from eval.__main__ import main as eval_main
 from train import workdir
+from train.__main__ import main as train_main
+from train.data import DataConfig, open_documents
+from train.data.tfds_text import find_builder
 from train.workdir import Workdir, differences, versions, write_json_atomically
 
 HOLDER = """
@@ -68,6 +73,53 @@ def test_relative_path_survives_a_change_of_directory(tmp_path, monkeypatch):
     run = Workdir("run")
     monkeypatch.chdir("/")
     assert run.path == tmp_path / "run"
+
+
+def test_tilde_in_options_is_the_home_directory(tmp_path, monkeypatch):
+    """`--workdir=~/run` comes as it is: shells expand a `~` only where a word begins."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("some text")
+    assert Workdir("~/run/").path == tmp_path / "run"
+    assert open_documents(DataConfig(path="~/text.txt"), "train").name == f"{tmp_path}/text.txt:train"
+    assert str(find_builder("python_stdlib", "~/data")._data_dir_root) == f"{tmp_path}/data"
+    assert os.listdir(tmp_path) == ["text.txt"]
+
+
+PATH_OPTIONS = {
+    "train --workdir": (train_main, ["tiny", "--workdir"]),
+    "train --data.path": (train_main, ["tiny", "--mesh.data=1", "--workdir=run", "--data.path"]),
+    "train --data.data_dir": (train_main, ["tiny", "--mesh.data=1", "--workdir=run", "--data.data_dir"]),
+    "perplexity --workdir": (eval_main, ["perplexity", "--workdir"]),
+    "perplexity --pretrained": (eval_main, ["perplexity", "--pretrained"]),
+    "generate --workdir": (eval_main, ["generate", "--workdir"]),
+    "generate --pretrained": (eval_main, ["generate", "--pretrained"]),
+    "accuracy --output": (eval_main, ["accuracy", "--output"]),
+    "bench --workdir": (eval_main, ["bench", "--workdir"]),
+    "compare --workdir": (eval_main, ["compare", "--mixers", "GLA", "--workdir"]),
+    "compare --output": (eval_main, ["compare", "--mixers", "GLA", "--workdir=run", "--output"]),
+    "scaling --output": (eval_main, ["scaling", "--output"]),
+    "tasks --workdir": (eval_main, ["tasks", "--workdir"]),
+    "tasks --output": (eval_main, ["tasks", "--workdir=run", "--output"]),
+}
+
+
+@pytest.mark.parametrize(("main", "words"), PATH_OPTIONS.values(), ids=PATH_OPTIONS)
+def test_path_options_are_all_read_alike(tmp_path, monkeypatch, capfd, main, words):
+    """One function makes a path of each; what it refuses is refused before anything is done."""
+    monkeypatch.chdir(tmp_path)
+    for value, message in (
+        ("", "is empty; give a path"),
+        ("~nosuchuser/x", "nosuchuser/x'"),
+        ("file:///x", "is a URL"),
+    ):
+        if value.startswith("file:") and words[-1] == "--data.data_dir":
+            continue  # TFDS has URLs of its own
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main([*words[:-1], f"{words[-1]}={value}"]))
+        assert ended.value.code == 2
+        assert re.search(rf"^error: .*{words[-1].removeprefix('--')}.*{message}", capfd.readouterr().err, re.MULTILINE)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_is_refused(tmp_path):

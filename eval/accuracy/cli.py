@@ -15,6 +15,7 @@ from eval.accuracy.measure import Group, groups, measure
 from eval.accuracy.regimes import REGIMES
 from eval.bench import report
 from recurrax import checks
+from train.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _choose(what: str, value: str, choices: Iterable[str]) -> list[str]:
 
 
 def _writable(output: str) -> pathlib.Path:
-    path = pathlib.Path(output)
+    path = local_path("output", output)
     if path.is_dir():
         raise ValueError(f"the output {path} is a directory; give the name of a file")
     try:

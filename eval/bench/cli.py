@@ -11,6 +11,7 @@ from rich.console import Console
 from eval.bench import measure, programs, report
 from eval.bench.contestants import BENCHMARKS, Benchmark, Contestant
 from recurrax import checks
+from train.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _choose(what: str, value: str, choices: Iterable[str], also: str = "") -> st
 def _folder(workdir: str | None) -> pathlib.Path | None:
     if workdir is None:
         return None
-    folder = pathlib.Path(workdir)
+    folder = local_path("workdir", workdir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"the working directory {folder} is a file; give a directory, or a name not in use")
     folder.mkdir(parents=True, exist_ok=True)

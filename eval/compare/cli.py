@@ -1,7 +1,6 @@
 """The flags of `python -m eval compare`."""
 
 import dataclasses
-import json
 import pathlib
 import shlex
 
@@ -13,7 +12,8 @@ from eval.compare.measure import Trained, timed, trained
 from recurrax import checks
 from train.allocator import keep_freed_memory
 from train.config import to_json
-from train.workdir import Workdir, versions, write_json_atomically
+from train.paths import local_path
+from train.workdir import Workdir, read_json, versions, write_json_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
     command = tyro.cli(Compare, args=arguments, prog="python -m eval compare")
     # All of them before any is trained: a model that cannot be made is no reason to stop after an hour.
     configs = {name: models.training(name, command.parameters, command.steps) for name in command.mixers}
-    root = pathlib.Path(command.workdir)
-    output = root / "mixers.md" if command.output is None else pathlib.Path(command.output)
+    root = local_path("workdir", command.workdir)
+    output = root / "mixers.md" if command.output is None else local_path("output", command.output)
     keep_freed_memory()
     rows, failed = [], []
     with Workdir(root):
@@ -83,7 +83,7 @@ def _finished(folder: pathlib.Path, config) -> Trained | None:
     path = folder / "result.json"
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found = read_json(path)
     same = found["config"] == to_json(config) and found["versions"] == versions()
     return Trained(**found["result"]) if same else None
 

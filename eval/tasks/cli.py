@@ -16,6 +16,7 @@ from eval.tasks.measure import measure
 from eval.tasks.suite import BUDGETS, DOWNLOADED, SUITE
 from recurrax import checks
 from train.allocator import keep_freed_memory
+from train.paths import local_path
 from train.workdir import Workdir
 
 USUAL = (
@@ -84,8 +85,8 @@ class Tasks:
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Tasks, args=arguments, prog="python -m eval tasks")
-    root = pathlib.Path(command.workdir)
-    output = root / "results.md" if command.output is None else pathlib.Path(command.output)
+    root = local_path("workdir", command.workdir)
+    output = root / "results.md" if command.output is None else local_path("output", command.output)
     if not command.mixed:
         results.check_commit(root)
     for task in dict.fromkeys(task for task, _ in command.pairs):
