@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import types
 
 import jax
@@ -32,6 +33,7 @@ from train import state as state_module
 from train.__main__ import main
 from train.config import SpikeConfig
 from train.data import BadRecordError, DataConfig, Rows, batch_at, evaluation_batches, open_documents
+from train.data.local_text import split_paths
 from train.loop import Outcome, train
 from train.state import abstract_state, init_state
 from train.step import make_train_step
@@ -123,7 +125,7 @@ def test_a_file_that_vanishes_is_named_and_stops_or_is_left_out(folder, capfd):
         (folder / name).unlink()
     fresh = [Rows(open_documents(dataclasses.replace(config, on_bad_record=choice), "train"), 64) for choice in rows]
     assert len(fresh[0]) < len(whole)  # a new run sees what is there
-    # Maps that are open outlive their file; those of `skip` were never opened.
+    # Files that are open outlive their names; those of `skip` were never opened.
     got = [rows["skip"][i] for i in range(len(rows["skip"]))]
     assert len(got) == len(whole)
     lost = 0
@@ -158,16 +160,48 @@ def test_a_record_that_is_damaged_is_named_with_its_file_and_number(tmp_path, ca
     assert capfd.readouterr().out.count("warning: record 0 of second cannot be read") == 1
 
 
-def test_a_bad_record_ends_a_run_with_a_message(tmp_path, folder, monkeypatch, capfd):
-    def vanish(batch):
-        for path in folder.iterdir():
-            path.unlink()
+def test_record_file_cut_short_in_use_is_named(tmp_path, capfd):
+    config = DataConfig(dataset="recurrax_test_text/train_only", data_dir=str(tmp_path))
+    configs = {choice: dataclasses.replace(config, on_bad_record=choice) for choice in ("stop", "skip")}
+    documents = {choice: open_documents(config, "train") for choice, config in configs.items()}
+    (file,) = tmp_path.rglob("*.array_record*")
+    for opened in documents.values():
+        opened.lengths()  # its reader has the file open, and does not look at its length again
+        opened._cache.clear()
+    os.truncate(file, 100)
+    with pytest.raises(BadRecordError, match=rf"record 37 of {file} cannot be read: it has no text; was the file cut"):
+        documents["stop"][37]
+    assert documents["skip"][37].tobytes() == b""
+    assert f"warning: record 37 of {file} cannot be read" in capfd.readouterr().out
 
-    at_batch(monkeypatch, 2, vanish)
-    with pytest.raises(SystemExit) as ended:
-        main(["tiny", "--workdir", str(tmp_path / "run"), *flags(folder, steps=200, data__sequence_length=8)])
+
+@pytest.mark.parametrize(("split", "step"), [("train", 2), ("validation", 7)])
+def test_text_cut_short_stops_the_run_and_saves(tmp_path, text, small_run, monkeypatch, capfd, split, step):
+    """Once the text is back, the same command goes on as if nothing had been."""
+    folder = shutil.copytree(text, tmp_path / "text")
+    whole = {folder / name: (text / name).read_bytes() for name in split_paths(os.listdir(folder), 0.05)[split]}
+
+    def cut(batch):
+        for path in whole:
+            os.truncate(path, 5)
+
+    words = ["tiny", "--workdir", str(tmp_path / "run"), *flags(folder)]
+    with monkeypatch.context() as patch:
+        at_batch(patch, step, cut)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
     assert ended.value.code == 1
-    assert f"error: record 0 of {folder}/" in capfd.readouterr().err
+    (error,) = capfd.readouterr().err.splitlines()
+    assert f"error: record 0 of {folder}/" in error
+    assert re.search(r"changed while in use: \d+ bytes before, 5 now", error)
+    saved = int(re.search(rf"step (\d+) is saved in {tmp_path}/run/checkpoints$", error)[1])
+    assert checkpoints(tmp_path / "run")[-1] == saved
+    if split == "validation":
+        assert saved == 10  # where it was to be evaluated
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert main(words) == 0
+    assert_same_run(tmp_path / "run", small_run)
 
 
 # --------------------------------------------------------------------------------------------- disk, clock, bad choices

@@ -39,6 +39,7 @@ from train.__main__ import main
 from train.config import OptimizerConfig, from_json, to_json
 from train.evaluate import Evaluation
 from train.loop import Outcome, train
+from train.metrics import plot_loss
 from train.state import abstract_state, make_optimizer, make_schedule
 
 __all__ = ["compiled_once", "small_run", "text"]
@@ -69,6 +70,7 @@ def test_files_of_a_run(text, small_run):
         ".lock",
         "checkpoints",
         "config.json",
+        "data.json",
         "loss.png",
         "metrics.jsonl",
         "versions.json",
@@ -93,6 +95,12 @@ def test_files_of_a_run(text, small_run):
 
     height, width, _ = matplotlib.image.imread(small_run / "loss.png").shape
     assert 300 < height < width < 2000
+
+
+def test_plot_takes_any_name_as_title(tmp_path):
+    """Two dollar signs make a formula of what is between them, and an error of most names."""
+    plot_loss([{"step": 1, "loss": 1.0}], tmp_path / "loss.png", r"run $\tmp$")
+    assert (tmp_path / "loss.png").stat().st_size
 
 
 def scripted_losses(monkeypatch, losses):

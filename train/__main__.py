@@ -27,7 +27,7 @@ class Command:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     workdir: str | None = None
-    """Directory of the run: config.json, versions.json, metrics.jsonl, loss.png and checkpoints/."""
+    """Directory of the run: config.json, versions.json, data.json, metrics.jsonl, loss.png and checkpoints/."""
     describe: bool = False
     """Print every array of the state with its sharding, and stop."""
     plan: bool = False

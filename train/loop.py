@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import jax
@@ -12,14 +11,15 @@ from recurrax.models import describe
 from train import processes, sharding
 from train.checkpoint import Checkpointer
 from train.config import TrainConfig, to_json
-from train.data import Rows, open_documents, train_batches
+from train.continuing import check_run, check_text
+from train.data import BadRecordError, Rows, open_documents, train_batches
 from train.evaluate import make_evaluator
 from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
 from train.profile import Profiler
 from train.spikes import SpikeWatch
 from train.state import TrainState, abstract_state, init_state
 from train.step import make_train_step
-from train.workdir import Workdir, differences, versions, write_json_atomically
+from train.workdir import Workdir, versions, write_json_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
       BlockingIOError: another run has the working directory.
       FloatingPointError: the loss or the gradient is not finite, and no checkpoint holds that state; or the loss spikes
         too often.
+      BadRecordError: the text cannot be read any more; the state is saved, if this is the only process.
     """
     profiler = Profiler(profile)
     mesh = sharding.make_mesh(config.mesh)
@@ -52,21 +53,26 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     check_run(config, Workdir(path))
     if config.log.tensorboard:
         require_tensorboard()
-    rows = Rows(open_documents(config.data, "train"), config.data.sequence_length)
-    validation = open_documents(config.data, "validation")
+    notes: list[str] = []
+    training, validation = (open_documents(config.data, split, notes.append) for split in ("train", "validation"))
+    identity = {"train": training.identity(), "validation": validation.identity()}
+    check_text(config, Workdir(path), identity)
+    rows = Rows(training, config.data.sequence_length)
 
     with contextlib.ExitStack() as stack:
         should_stop = stack.enter_context(processes.stop_signal())
         with processes.together():
             workdir = stack.enter_context(Workdir(path))
         checkpointer = stack.enter_context(Checkpointer(workdir.checkpoints_path, config.checkpoint))
-        changed = check_run(config, workdir)
+        changed = check_run(config, workdir) + check_text(config, workdir, identity)
         state = checkpointer.restore(abstract)
         state = init_state(config, abstract) if state is None else state
         step = start = int(state.step)
         if processes.is_first():
-            write_json_atomically(workdir.config_path, to_json(config))
+            # In this order: whenever a kill comes, the text is not older than the config that names it.
+            write_json_atomically(workdir.data_path, identity)
             write_json_atomically(workdir.versions_path, versions())
+            write_json_atomically(workdir.config_path, to_json(config))
 
         file = stack.enter_context(MetricsFile(workdir.metrics_path, start))
         display = stack.enter_context(Display(start, config.steps))
@@ -78,7 +84,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             return checkpointer.steps
 
         recorder = Recorder(config, writers, display, complete_checkpoints)
-        for line in introduction(config, workdir, mesh, abstract, rows, start, changed):
+        for line in introduction(config, workdir, mesh, abstract, rows, notes, start, changed):
             display.say(line)
 
         def held_out() -> float | None:
@@ -102,35 +108,44 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         watch = SpikeWatch(config.spike)
         stack.callback(profiler.close, workdir.path, display.say)
         profiler(step, None, workdir.path, display.say)
-        while step < config.steps and not should_stop():
-            state, metrics = train_step(state, sharding.to_devices(next(batches), split))
-            step += 1
-            # Settles the step before this one: its numbers are there by now, and the device is busy with this one.
-            recorder.step(step, metrics)
-            if spike := watch(metrics):
-                state = before_spike(config, checkpointer, abstract, state)
-                display.say(
-                    f"step {step - 1:>6}  {spike}; back to step {int(state.step)}, on with batch {int(state.batch)}"
-                )
-                step = int(state.step)
-                file.go_back(step)
-                recorder.go_back()
-                batches.close()
-                batches = batches_from(state)
-                continue
-            profiler(step, metrics, workdir.path, display.say)
-            saves, evaluates = due(step, config.checkpoint.every, config), due(step, config.evaluation.every, config)
-            if saves or evaluates:
-                with recorder.pause() as settle:
-                    loss = held_out() if evaluates else None
-                    settle(validation_loss=loss)
-                    if saves:
-                        checkpointer.save(step, state, validation_loss=loss)
+        unreadable = None
+        try:
+            while step < config.steps and not should_stop():
+                state, metrics = train_step(state, sharding.to_devices(next(batches), split))
+                step += 1
+                # Settles the step before this one: its numbers are there by now, and the device is busy with this one.
+                recorder.step(step, metrics)
+                if spike := watch(metrics):
+                    state = before_spike(config, checkpointer, abstract, state)
+                    display.say(
+                        f"step {step - 1:>6}  {spike}; back to step {int(state.step)}, on with batch {int(state.batch)}"
+                    )
+                    step = int(state.step)
+                    file.go_back(step)
+                    recorder.go_back()
+                    batches.close()
+                    batches = batches_from(state)
+                    continue
+                profiler(step, metrics, workdir.path, display.say)
+                saves = due(step, config.checkpoint.every, config)
+                evaluates = due(step, config.evaluation.every, config)
+                if saves or evaluates:
+                    with recorder.pause() as settle:
+                        loss = held_out() if evaluates else None
+                        settle(validation_loss=loss)
+                        if saves:
+                            checkpointer.save(step, state, validation_loss=loss)
+        except BadRecordError as error:
+            if jax.process_count() > 1:  # the others are in the midst of a step and would not save
+                raise
+            unreadable = error
         recorder.settle()
         if step:
             checkpointer.save(step, state, wait=True)
+        saved = f"step {step} is saved in {workdir.checkpoints_path}" if step else "there was no step to save yet"
+        if unreadable is not None:
+            raise BadRecordError(f"{unreadable}; {saved}") from unreadable
         if step < config.steps:
-            saved = f"step {step} is saved in {workdir.checkpoints_path}" if step else "there was no step to save yet"
             display.say(f"Stopped by a signal: {saved}")
         elif file.rows and processes.is_first():
             plot_loss(file.rows, workdir.loss_png_path, workdir.path.name)
@@ -165,29 +180,12 @@ def owes_evaluation(config: TrainConfig, rows: list[dict], step: int) -> bool:
     return was_due and bool(rows) and rows[-1]["step"] == step and "validation_loss" not in rows[-1]
 
 
-def check_run(config: TrainConfig, workdir: Workdir) -> list[str]:
-    """What differs between this config and that of the run in the working directory, if there is one.
-
-    Raises:
-      ValueError: the model differs, so that the run's checkpoints could not be used.
-    """
-    if not workdir.config_path.exists():
-        return []
-    old, new = json.loads(workdir.config_path.read_text()), to_json(config)
-    differing = differences(old.get("model", {}), new["model"])
-    if differing:
-        listing = "\n  ".join(f"model.{line}" for line in differing)
-        raise ValueError(
-            f"the run in {workdir.path} has another model; give another --workdir, or the same settings:\n  {listing}"
-        )
-    return [line for line in differences(old, new) if not line.startswith("steps:")]
-
-
-def introduction(config, workdir, mesh, abstract, rows, start, changed) -> Iterator[str]:
+def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -> Iterator[str]:
     """What a user wants to know before the first number."""
     axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     parameters = describe(abstract.params).splitlines()[-1].split(" parameters")[0]
     yield f"{parameters} parameters on {axes} ({mesh.devices.flat[0].device_kind}); {rows.num_bytes:,} bytes of text"
+    yield from dict.fromkeys(notes)  # both splits say the same
     for line in changed:
         yield f"Changed since this run was started: {line}"
     if start:
