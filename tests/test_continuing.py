@@ -105,11 +105,13 @@ def test_damaged_json_of_a_run_is_named(run, capfd, name, content):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", '{"type": 3}', '{"type": "os.getcwd"}', '{"type": "train.data.config.DataConfig"}']
+    "content",
+    ["{}", '{"type": 3}', '{"type": "os.mkdir", "path": "made"}', '{"type": "train.data.config.DataConfig"}'],
 )
-def test_json_that_is_no_config_is_refused(run, capfd, content):
+def test_json_that_is_no_config_is_refused(run, monkeypatch, capfd, content):
     """What it names is called only if it is a config."""
     path, folder = run
+    monkeypatch.chdir(path.parent)
     (path / "config.json").write_text(content)
     for main, words in ((train_main, ["tiny", *flags(folder)]), (eval_main, ["perplexity"])):
         with pytest.raises(SystemExit) as ended:
@@ -117,6 +119,7 @@ def test_json_that_is_no_config_is_refused(run, capfd, content):
         assert ended.value.code == 2
         error = capfd.readouterr().err
         assert "another version" in error or "another model" in error or "is not the config of a run" in error
+    assert not (path.parent / "made").exists()
 
 
 def test_metrics_cut_by_a_kill_go_on(run, small_run):
