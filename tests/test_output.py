@@ -13,13 +13,17 @@ from train.cli import robust_output, user_errors
 
 @pytest.mark.parametrize(
     ("encoding", "written"),
-    [("utf-8", "aé€😀│".encode()), ("cp1252", b"a\xe9\x80??"), ("ascii", b"a????"), ("latin-1", b"a\xe9???")],
+    [
+        ("utf-8", "aé€😀│".encode() + b"\\udcff"),
+        ("cp1252", b"a\xe9\x80\\U0001f600\\u2502\\udcff"),
+        ("ascii", b"a\\xe9\\u20ac\\U0001f600\\u2502\\udcff"),
+    ],
 )
-def test_output_replaces_characters_it_lacks(monkeypatch, encoding, written):
+def test_output_escapes_characters_it_lacks(monkeypatch, encoding, written):
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", out)
     with robust_output():
-        print("aé€😀│", end="")
+        print("aé€😀│" + os.fsdecode(b"\xff"), end="")  # a file name is bytes
     assert out.buffer.getvalue() == written
 
 

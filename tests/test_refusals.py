@@ -1,6 +1,5 @@
 """What the applications refuse: with a message that helps, without a traceback, and without touching anything."""
 
-import io
 import json
 import os
 import re
@@ -15,7 +14,6 @@ from eval.__main__ import main as eval_main
 from runs import assert_same_run, at_batch, command, compiled_once, flags, small, small_run, snapshot, text
 from train import loop
 from train.__main__ import main as train_main
-from train.cli import user_errors
 
 __all__ = ["compiled_once", "small_run", "text"]
 
@@ -215,15 +213,6 @@ def test_the_second_of_two_runs_is_refused_and_the_first_goes_on(tmp_path, text,
         done.stderr,
     )
     assert_same_run(tmp_path / "run", small_run)
-
-
-def test_names_that_are_no_text_are_printed_with_escapes(monkeypatch):
-    """A file name is bytes; a terminal may be strict about what it is sent."""
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", errors="strict"))
-    with user_errors():
-        print(os.fsdecode(b"b\xff"), flush=True)
-    assert written.getvalue() == b"b\\udcff\n"
 
 
 def test_help(capsys):

@@ -33,11 +33,12 @@ def user_errors() -> Iterator[None]:
 def robust_output() -> Iterator[None]:
     """Lets a program print any text to any terminal, file or pipe.
 
-    Characters that the encoding of the output lacks (PYTHONIOENCODING=ascii, cp1252) are written as "?"; all others as
-    ever. A reader that goes away, as `head` does, ends the program without a message, with exit code 1.
+    Characters that the encoding of the output lacks (PYTHONIOENCODING=ascii, cp1252), and names of files that are not
+    text, are written with escapes, as on stderr. A reader that goes away, as `head` does, ends the program without a
+    message, with exit code 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # stderr escapes such characters by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             yield
