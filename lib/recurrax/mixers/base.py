@@ -74,12 +74,13 @@ class Mixer(nn.Module):
     from: they stay in float32 where the others are cast to a narrower dtype. Every layer declares them, if only ()."""
 
     def parameters(self, depth: Scalar) -> dict[str, tuple]:
-        """Name -> (initializer, shape, arguments of the initializer)."""
+        """Name -> (initializer, shape, arguments of the initializer but for its key and its dtype)."""
         raise NotImplementedError
 
     def declare(self, depth: Scalar) -> Params:
         """The parameters themselves."""
-        return {name: self.param(name, *what) for name, what in self.parameters(depth).items()}
+        # With `jax_enable_x64` the default of JAX's initializers is float64, with other random numbers.
+        return {name: self.param(name, *what, dtype=jnp.float32) for name, what in self.parameters(depth).items()}
 
     @nn.compact
     def __call__(

@@ -105,13 +105,13 @@ def _log_gain(nu_log):
     return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log)))
 
 
-def _ring(key, shape, r_min, r_max):
+def _ring(key, shape, r_min, r_max, dtype):
     """nu_log such that |lambda|^2 is uniform in [r_min^2, r_max^2]: eigenvalues uniform on the ring's area."""
     # uniform() is in [0, 1): taken from the outer edge, |lambda| is never 0, whose logarithm has no gradient.
-    squared = r_max**2 - jax.random.uniform(key, shape) * (r_max**2 - r_min**2)
+    squared = r_max**2 - jax.random.uniform(key, shape, dtype) * (r_max**2 - r_min**2)
     return jnp.log(-0.5 * jnp.log(squared))
 
 
-def _log_phases(key, shape, max_phase):
+def _log_phases(key, shape, max_phase, dtype):
     """theta_log such that the phase is uniform in (0, max_phase]."""
-    return jnp.log(max_phase * (1 - jax.random.uniform(key, shape)))
+    return jnp.log(max_phase * (1 - jax.random.uniform(key, shape, dtype)))

@@ -151,8 +151,8 @@ class RGLRULayer(Mixer):
         }
 
 
-def _decays(key, shape, config):
+def _decays(key, shape, config, dtype):
     """Lambda such that a = exp(-c softplus(Lambda)) has a^2 uniform in [a_min^2, a_max^2]."""
-    squared = jax.random.uniform(key, shape, minval=config.a_min**2, maxval=config.a_max**2)
+    squared = jax.random.uniform(key, shape, dtype, minval=config.a_min**2, maxval=config.a_max**2)
     softplus = -0.5 * jnp.log(squared) / config.c
     return jnp.log(jnp.expm1(softplus))

@@ -208,41 +208,41 @@ class RWKV7Layer(Mixer):
         }
 
 
-def mix_start(key, shape, power):
+def mix_start(key, shape, power, dtype):
     """mu = 1 - (i / D)^power for channel i: low channels look at the token before, high ones less, less with depth."""
     del key
-    return 1 - (jnp.arange(shape[0], dtype=jnp.float32) / shape[0]) ** power
+    return 1 - (jnp.arange(shape[0], dtype=dtype) / shape[0]) ** power
 
 
-def _ramp(key, shape, start, slope, curl=0.0, size=1):
+def _ramp(key, shape, start, slope, curl=0.0, size=1, *, dtype):
     """start + slope * (-1/2 .. 1/2 over all channels) + curl * `_curl`."""
     del key
-    return start + slope * (_line(shape[0]) - 0.5) + curl * _curl(shape[0], size)
+    return start + slope * (_line(shape[0], dtype) - 0.5) + curl * _curl(shape[0], size, dtype)
 
 
-def _decay_bias(key, shape, size, depth):
+def _decay_bias(key, shape, size, depth, dtype):
     """From slow channels to fast ones over the width, more slow ones the deeper, and again within each head."""
     del key
-    return -5.5 + 6 * _line(shape[0]) ** (1 + depth**0.3) + 2.5 * _curl(shape[0], size)
+    return -5.5 + 6 * _line(shape[0], dtype) ** (1 + depth**0.3) + 2.5 * _curl(shape[0], size, dtype)
 
 
-def _line(width):
+def _line(width, dtype):
     """0 .. 1 over the channels."""
-    return jnp.arange(width, dtype=jnp.float32) / max(width - 1, 1)
+    return jnp.arange(width, dtype=dtype) / max(width - 1, 1)
 
 
-def _curl(width, size):
+def _curl(width, size, dtype):
     """z |z| with z = -1 .. 1 over each head of this size."""
-    z = 2 * _line(size) - 1
+    z = 2 * _line(size, dtype) - 1
     return jnp.tile(z * jnp.abs(z), width // size)
 
 
-def _uniform(key, shape, bound):
+def _uniform(key, shape, bound, dtype):
     """Uniform in +-bound / sqrt(D)."""
     bound = bound / math.sqrt(shape[0])
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _orthogonal(key, shape, gain):
+def _orthogonal(key, shape, gain, dtype):
     """`gain` times an orthogonal matrix; enlarged where it leads to a smaller space."""
-    return nn.initializers.orthogonal(gain * math.sqrt(max(shape[0] / shape[1], 1)))(key, shape)
+    return nn.initializers.orthogonal(gain * math.sqrt(max(shape[0] / shape[1], 1)))(key, shape, dtype)

@@ -111,6 +111,6 @@ def _start(init, n):
     return -0.5 + 1j * frequencies, np.ones(n // 2)
 
 
-def _read_out(key, shape, scale):
+def _read_out(key, shape, scale, dtype):
     """One part of C B with C complex normal of variance 1: its phase is uniform, so that only |B| counts."""
-    return math.sqrt(0.5) * jnp.asarray(scale, jnp.float32)[None] * jax.random.normal(key, shape)
+    return math.sqrt(0.5) * jnp.asarray(scale, dtype)[None] * jax.random.normal(key, shape, dtype)

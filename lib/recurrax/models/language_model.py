@@ -62,7 +62,8 @@ class LanguageModel(nn.Module):
         config = self.config
         # Rows of norm 1, scaled to entries of variance 1 where they enter the residual stream: as a tied head they
         # then give logits of order 1.
-        table = self.param("embedding", nn.initializers.normal(config.dim**-0.5), (config.vocab_size, config.dim))
+        initializer = nn.initializers.normal(config.dim**-0.5)
+        table = self.param("embedding", initializer, (config.vocab_size, config.dim), jnp.float32)
         scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
         # Each device looks up its own tokens in the whole table.
         tokens, known = split_unknown(tokens, config.vocab_size)
@@ -74,7 +75,9 @@ class LanguageModel(nn.Module):
         if config.tied_head:
             head = table.T
         else:
-            head = self.param("out_kernel", nn.initializers.lecun_normal(), (config.dim, config.vocab_size))
+            head = self.param(
+                "out_kernel", nn.initializers.lecun_normal(), (config.dim, config.vocab_size), jnp.float32
+            )
         logits = contract("btd,dv->btv", x, head, jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)

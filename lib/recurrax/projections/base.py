@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
+from recurrax.types import Params
 
 
 def relu_squared(x):
@@ -55,6 +56,10 @@ class Projection(nn.Module):
 
     config: ProjectionConfig
     dim: int
+
+    def declare(self, parameters: dict[str, tuple]) -> Params:
+        """The parameters, float32 whatever `jax_enable_x64` is, of name -> (initializer, shape)."""
+        return {name: self.param(name, *what, jnp.float32) for name, what in parameters.items()}
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         raise NotImplementedError

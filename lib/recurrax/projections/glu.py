@@ -40,12 +40,8 @@ class GLULayer(Projection):
     @nn.compact
     def __call__(self, x):
         d, e, fan_in = self.dim, self.config.width(self.dim), nn.initializers.lecun_normal()
-        params = {
-            "in_gate": self.param("in_gate", fan_in, (d, e)),
-            "in_kernel": self.param("in_kernel", fan_in, (d, e)),
-            "out_kernel": self.param("out_kernel", fan_in, (e, d)),
-        }
+        parameters = {"in_gate": (fan_in, (d, e)), "in_kernel": (fan_in, (d, e)), "out_kernel": (fan_in, (e, d))}
         if self.config.bias:
             widths = {"bias_gate": e, "bias_in": e, "bias_out": d}
-            params |= {name: self.param(name, nn.initializers.zeros, (width,)) for name, width in widths.items()}
-        return glu(params, x, self.config)
+            parameters |= {name: (nn.initializers.zeros, (width,)) for name, width in widths.items()}
+        return glu(self.declare(parameters), x, self.config)

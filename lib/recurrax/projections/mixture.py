@@ -153,19 +153,18 @@ class MixtureOfExpertsLayer(Projection):
     def __call__(self, x):
         config, d, e = self.config, self.dim, self.config.width(self.dim)
         fan_in, each = nn.initializers.lecun_normal(), nn.initializers.lecun_normal(batch_axis=0)
-        shapes = {
+        parameters = {
             "router_kernel": (fan_in, (d, config.num_experts)),
             "in_gates": (each, (config.num_experts, d, e)),
             "in_kernels": (each, (config.num_experts, d, e)),
             "out_kernels": (each, (config.num_experts, e, d)),
         }
         if config.choice_bias:
-            shapes["choice_bias"] = (nn.initializers.zeros, (config.num_experts,))
+            parameters["choice_bias"] = (nn.initializers.zeros, (config.num_experts,))
         if config.shared_hidden is not None:
             s = config.shared_hidden
-            shapes |= {"in_shared_gate": (fan_in, (d, s)), "in_shared_kernel": (fan_in, (d, s))}
-            shapes["out_shared_kernel"] = (fan_in, (s, d))
+            parameters |= {"in_shared_gate": (fan_in, (d, s)), "in_shared_kernel": (fan_in, (d, s))}
+            parameters["out_shared_kernel"] = (fan_in, (s, d))
         if config.shared_gate:
-            shapes["shared_gate_kernel"] = (fan_in, (d, 1))
-        params = {name: self.param(name, initializer, shape) for name, (initializer, shape) in shapes.items()}
-        return mixture_of_experts(params, x, config)
+            parameters["shared_gate_kernel"] = (fan_in, (d, 1))
+        return mixture_of_experts(self.declare(parameters), x, config)

@@ -30,9 +30,9 @@ class MLPLayer(Projection):
     @nn.compact
     def __call__(self, x):
         d, e, fan_in = self.dim, self.config.width(self.dim), nn.initializers.lecun_normal()
-        params = {
-            "in_kernel": self.param("in_kernel", fan_in, (d, e)),
-            "bias": self.param("bias", nn.initializers.zeros, (e,)),
-            "out_kernel": self.param("out_kernel", fan_in, (e, d)),
+        parameters = {
+            "in_kernel": (fan_in, (d, e)),
+            "bias": (nn.initializers.zeros, (e,)),
+            "out_kernel": (fan_in, (e, d)),
         }
-        return mlp(params, x, self.config)
+        return mlp(self.declare(parameters), x, self.config)
