@@ -21,6 +21,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
 from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -92,7 +93,7 @@ def activated(
 
 def step_size(logits: Float[Array, "..."], negative_eigenvalues: bool) -> Float[Array, "..."]:
     """b = sigmoid(.), of the delta rule, in float32; twice that where eigenvalues 1 - b may be negative."""
-    beta = jax.nn.sigmoid(parts.widened(logits))
+    beta = jax.nn.sigmoid(upcast(logits))
     return mark("beta", 2 * beta if negative_eigenvalues else beta)
 
 

@@ -18,6 +18,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -81,8 +82,8 @@ def gla(
     qkv["v"] = mark("values", qkv["v"])
     if config.conv_width:
         qkv, after["conv"] = parts.short_convolutions(params, qkv, state["conv"], reset=reset)
-    gate = parts.widened(linear(linear(x, params["in_decay"]), params["decay_kernel"]))
-    log_decay = jax.nn.log_sigmoid(gate + params["decay_bias"][None, None]) / config.gate_normalizer
+    gate = upcast(linear(linear(x, params["in_decay"]), params["decay_kernel"]))
+    log_decay = jax.nn.log_sigmoid(gate + upcast(params["decay_bias"])[None, None]) / config.gate_normalizer
     q = parts.heads(qkv["q"], config.num_heads)
     k, v, log_decay = (parts.heads(array, config.kv_heads) for array in (qkv["k"], qkv["v"], log_decay))
     if config.kv_heads < config.num_heads:

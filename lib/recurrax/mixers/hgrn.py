@@ -19,6 +19,7 @@ from recurrax.mixers import gates, parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, shift
+from recurrax.ops.dtypes import complexify, upcast
 from recurrax.types import Dtype, Params, Reset
 
 
@@ -57,11 +58,9 @@ def hgrn(
         return shift(linear(x, params[f"in_{name}"]), params[f"{name}_bias"])
 
     log_f, released = gates.bounded_forget(project("forget"), params["lower_bound"])
-    real, imag = (
-        released * mark(f"values_{name}", parts.widened(jax.nn.silu(project(name)))) for name in ("real", "imag")
-    )
-    theta = params["theta"][None, None]
-    decay = jnp.exp(mark("log_decay", log_f)) * jax.lax.complex(jnp.cos(theta), jnp.sin(theta))
+    real, imag = (released * mark(f"values_{name}", upcast(jax.nn.silu(project(name)))) for name in ("real", "imag"))
+    theta = upcast(params["theta"])[None, None]
+    decay = complexify(jnp.exp(mark("log_decay", log_f))) * jax.lax.complex(jnp.cos(theta), jnp.sin(theta))
     h, state = diagonal_scan(mark("eigenvalues", decay), jax.lax.complex(real, imag), state, reset=reset)
     h = mark("mixed", h)
     h = jnp.concatenate([h.real, h.imag], axis=-1).astype(x.dtype)

@@ -22,6 +22,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, z
 from recurrax.mixers.deltanet import activated, projections, step_size
 from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear, shift
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -85,8 +86,8 @@ def kda(
     if config.lower_bound is None:
         log_decay = gates.log_decay(logits, a_log, dt_bias)
     else:
-        logits = parts.widened(logits) + dt_bias[None, None]
-        log_decay = config.lower_bound * jax.nn.sigmoid(jnp.exp(a_log)[None, None] * logits)
+        logits = upcast(logits) + upcast(dt_bias)[None, None]
+        log_decay = config.lower_bound * jax.nn.sigmoid(jnp.exp(upcast(a_log))[None, None] * logits)
     q, k, log_decay = parts.unit_norm(q), mark("keys", parts.unit_norm(k)), mark("log_decay", log_decay)
     o, after["s"] = delta_rule(q, k, v, beta, log_decay, state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))

@@ -19,6 +19,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, time_sharding
+from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.types import Params, Reset, State
 
@@ -61,7 +62,7 @@ def lightnet(
 ) -> tuple[Float[Array, "B T D"], State]:
     """Running averages of values; the state is {"s": (B, H, K, V), "z": (B, H, K)}, float32."""
     q, c, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
-    c, v = parts.widened(c), mark("values", v)
+    c, v = upcast(c), mark("values", v)
     z = jnp.full_like(c[:, 0], -jnp.inf) if state is None else state["z"]
     before, z = _log_sums(c, z, reset)
     share = c - before

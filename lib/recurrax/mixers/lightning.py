@@ -21,6 +21,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, s
 from recurrax.mixers.marks import mark
 from recurrax.mixers.transnormer_llm import slopes
 from recurrax.ops import linear, linear_attention
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -58,7 +59,7 @@ def lightning(
     s = None if state is None else state["s"]
     q, k, v = (linear(x, params[f"in_{name}"]) for name in "qkv")
     q, k, v = (parts.heads(jax.nn.silu(array), config.num_heads) for array in (q, k, mark("values", v)))
-    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3]))
+    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(upcast(params["decay"])), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
     o = mark("mixed", o * mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"]))))

@@ -18,6 +18,7 @@ from recurrax import checks, ops
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in
 from recurrax.mixers.marks import mark
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 FEATURE_MAPS = {
@@ -84,7 +85,7 @@ def linear_attention(
     if config.normalize:
         # In float32: the divisor grows with t, and must not lose the terms that it is divided into.
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-        q, k, v = (parts.widened(array) for array in (q, k, v))
+        q, k, v = (upcast(array) for array in (q, k, v))
         o, s = ops.linear_attention(q, k, v, None, s, scale=1.0, reset=reset)
         o = (o[..., :-1] / mark("coefficients", o[..., -1:] + config.eps)).astype(x.dtype)
     else:

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, scale
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset
 
 
@@ -52,7 +52,8 @@ class LRU(MixerConfig):
 
 def eigenvalues(params: Params) -> Complex[Array, " N"]:
     """lambda = exp(-exp(nu_log) + i exp(theta_log))."""
-    log = jax.lax.complex(-jnp.exp(params["nu_log"]), jnp.exp(params["theta_log"]))
+    nu, theta = (jnp.exp(upcast(params[name])) for name in ("nu_log", "theta_log"))
+    log = jax.lax.complex(-nu, theta)
     return jnp.exp(mark("log_eigenvalues", log))
 
 
@@ -67,10 +68,8 @@ def lru(
     """y_t = Re(C h_t) + D x_t with h_t = lambda h_{t-1} + gamma B x_t; the state is h, complex64."""
     del config
     dtype = x.dtype
-    gamma = jnp.exp(params["gamma_log"])[None, None]
-    real, imag = (
-        gamma * mark(f"values_{part}", parts.widened(linear(x, params[f"in_{part}"]))) for part in ("real", "imag")
-    )
+    gamma = jnp.exp(upcast(params["gamma_log"]))[None, None]
+    real, imag = (gamma * mark(f"values_{part}", upcast(linear(x, params[f"in_{part}"]))) for part in ("real", "imag"))
     h, state = diagonal_scan(eigenvalues(params), jax.lax.complex(real, imag), state, reset=reset)
     h = mark("mixed", h)
     y = linear(h.real.astype(dtype), params["out_real"]) - linear(h.imag.astype(dtype), params["out_imag"])

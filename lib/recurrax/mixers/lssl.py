@@ -22,6 +22,7 @@ from recurrax.mixers import hippo, parts, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, scale, state_space
+from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import whole
 from recurrax.types import Params, Reset
 
@@ -65,21 +66,22 @@ def lssl(
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D N"]]:
     """State spaces with a trained HiPPO matrix; the state is h, float32."""
-    x, dt = mark("values", x), config.rate * jnp.exp(params["log_dt"])[:, None, None]
+    x, dt = mark("values", x), config.rate * jnp.exp(upcast(params["log_dt"]))[:, None, None]
+    b, c = upcast(params["b"]), upcast(params["c"])
     solve = functools.partial(_solve, params, config.alpha * dt)
     if x.shape[1] == 1 and config.alpha >= 0.5:
         # A_bar = I + ((I - alpha dt A)^-1 - I) / alpha: for one token, one right-hand side per row of the batch.
         h = time_invariant.before(state, reset, config.init_state(*x.shape[::2]))
-        drive = dt * params["b"][None, :, None] * x[:, 0].T.astype(h.dtype)[:, None]
+        drive = dt * b[None, :, None] * x[:, 0].T.astype(h.dtype)[:, None]
         solved = solve(jnp.moveaxis(h, 0, 2) + config.alpha * drive)
         state = h + (jnp.moveaxis(solved, 2, 0) - h) / config.alpha
-        y = jnp.einsum("dmn,bdn->bdm", params["c"], state, precision=jax.lax.Precision.HIGHEST)[:, None].astype(x.dtype)
+        y = jnp.einsum("dmn,bdn->bdm", c, state, precision=jax.lax.Precision.HIGHEST)[:, None].astype(x.dtype)
     else:
-        rank_one = params["a_left"][:, None] * params["a_right"][None]
-        a = -(jnp.diag(jnp.exp(params["log_a"])) + jnp.tril(rank_one, -1))
-        solved = solve(dt * jnp.concatenate([a, params["b"][:, None]], axis=1)[None])
+        log_a, left, right = (upcast(params[name]) for name in ("log_a", "a_left", "a_right"))
+        a = -(jnp.diag(jnp.exp(log_a)) + jnp.tril(left[:, None] * right[None], -1))
+        solved = solve(dt * jnp.concatenate([a, b[:, None]], axis=1)[None])
         less_identity = mark("less_identity", solved[..., :-1])
-        y, state = state_space(x, less_identity, solved[..., -1], params["c"], state, reset=reset)
+        y, state = state_space(x, less_identity, solved[..., -1], c, state, reset=reset)
     y = y + scale(jnp.broadcast_to(x[..., None], y.shape), params["skip"])
     return time_invariant.mix_channels(params, parts.merge(y)), state
 
@@ -90,8 +92,8 @@ def _solve(params, dt, r):
     Forward substitution, y_i = (r_i - dt p_i s_i) / d_i with d = 1 + dt exp(log_a), in which s_i = sum_{j<i} q_j y_j is
     itself a linear recurrence: s_{i+1} = (1 - dt p_i q_i / d_i) s_i + q_i r_i / d_i.
     """
-    p, q = (params[name][None, :, None] for name in ("a_left", "a_right"))
-    d = 1 + dt * jnp.exp(params["log_a"])[None, :, None]
+    log_a, p, q = (upcast(params[name])[None, :, None] for name in ("log_a", "a_left", "a_right"))
+    d = 1 + dt * jnp.exp(log_a)
     y = r / d
     with whole():  # a scan over the states of a channel
         s, _ = diagonal_scan(jnp.broadcast_to(1 - dt * p * q / d, r.shape), q * y)

@@ -21,6 +21,7 @@ from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, scale, selective_scan
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Dtype, Params, Reset, State
 
 
@@ -72,8 +73,8 @@ def mamba(
     r, b, c = jnp.split(selection, (selection.shape[-1] - 2 * n, selection.shape[-1] - n), axis=-1)
     if config.inner_norm_eps is not None:
         r, b, c = (parts.rms_norm(array, None, config.inner_norm_eps) for array in (r, b, c))
-    dt = jax.nn.softplus(parts.widened(linear(r, params["dt_kernel"])) + params["dt_bias"][None, None])
-    dt, a = mark("step", dt), mark("rate", -jnp.exp(params["a_log"]))
+    dt = jax.nn.softplus(upcast(linear(r, params["dt_kernel"])) + upcast(params["dt_bias"])[None, None])
+    dt, a = mark("step", dt), mark("rate", -jnp.exp(upcast(params["a_log"])))
     o, h = selective_scan(u, dt, a, b, c, state["h"], reset=reset)
     o = o + scale(u, params["skip"])
     o = mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"])))

@@ -19,6 +19,7 @@ from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, scale
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -88,10 +89,10 @@ def mamba2(
         jnp.repeat(parts.heads(inputs[name], config.num_groups), config.num_heads // config.num_groups, axis=2)
         for name in "bc"
     )
-    dt = jax.nn.softplus(parts.widened(linear(x, params["in_dt"])) + params["dt_bias"][None, None])
+    dt = jax.nn.softplus(upcast(linear(x, params["in_dt"])) + upcast(params["dt_bias"])[None, None])
     dt = jnp.clip(dt, *config.dt_limit)
-    log_decay = mark("log_decay", -jnp.exp(params["a_log"])[None, None] * dt)
-    v = (dt[..., None] * u).astype(x.dtype)
+    log_decay = mark("log_decay", -jnp.exp(upcast(params["a_log"]))[None, None] * dt)
+    v = (dt[..., None] * upcast(u)).astype(x.dtype)
     o, s = linear_attention(c, b, v, log_decay, state["s"], scale=1.0, reset=reset)
     o = parts.merge(o + scale(u, params["skip"][:, None]))
     o = parts.heads(o * jax.nn.silu(linear(x, params["in_gate"])), config.num_groups)

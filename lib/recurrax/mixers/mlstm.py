@@ -23,6 +23,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, scale, time_sharding
+from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
 
@@ -84,7 +85,7 @@ def mlstm(
     if config.exponential:
         h, state = _stabilized(q, k, v, log_f, log_i, state, config.eps, reset)
     else:
-        k = (k * mark("input_gate", jax.nn.sigmoid(log_i))[..., None]).astype(k.dtype)
+        k = (upcast(k) * mark("input_gate", jax.nn.sigmoid(log_i))[..., None]).astype(k.dtype)
         h, c = linear_attention(q, k, v, log_f, None if state is None else state["c"], reset=reset)
         state = {"c": c}
     h = scale(parts.merge(parts.layer_norm(h, eps=config.norm_eps)), params["norm_scale"])
@@ -94,7 +95,7 @@ def mlstm(
 
 def _gate(params, x, name, config):
     """(B, T, H) in float32, capped."""
-    logits = parts.widened(linear(x, params[f"in_{name}_gate"])) + params[f"{name}_gate_bias"][None, None]
+    logits = upcast(linear(x, params[f"in_{name}_gate"])) + upcast(params[f"{name}_gate_bias"])[None, None]
     cap = config.gate_soft_cap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -105,10 +106,9 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
     (before, m), last = _stabilizer(*jax.lax.stop_gradient((log_f, log_i, before)), reset)
     # log f + m_{t-1} - m_t, which rounding must not bring above 0; its gradient by log f is 1, also where it is 0.
     log_decay = log_f + jax.lax.stop_gradient(jnp.minimum(before - m, -log_f))
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    k = k.astype(wide) * jnp.exp(log_i - m)[..., None]
-    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1).astype(wide)
-    h, c = linear_attention(q.astype(wide), k, v, log_decay, None if state is None else state["c"], reset=reset)
+    k = upcast(k) * jnp.exp(log_i - m)[..., None]
+    v = upcast(jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1))
+    h, c = linear_attention(upcast(q), k, v, log_decay, None if state is None else state["c"], reset=reset)
     floor = jnp.exp(-m)[..., None]
     h = h[..., :-1] / mark("coefficients", jnp.maximum(jnp.abs(h[..., -1:]), floor) + eps)
     return h.astype(q.dtype), {"c": c, "m": last}

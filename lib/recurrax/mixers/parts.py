@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from recurrax.mixers.marks import mark
 from recurrax.ops import causal_conv1d, time_sharding
+from recurrax.ops.dtypes import upcast, wide_dtype
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, State
 
@@ -22,18 +23,13 @@ def merge(x: Float[Array, "B T H V"]) -> Float[Array, "B T E"]:
     return x.reshape(*x.shape[:-2], -1)
 
 
-def widened(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """x in float32, or in what it has if that is more."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, " D"] | None = None, eps: float = 1e-5
 ) -> Float[Array, "*batch D"]:
     """scale * x / sqrt(mean x^2 + eps) over the last axis, in float32 (arXiv 1910.07467); no scale: SimpleRMSNorm."""
-    wide = widened(x)
+    wide = upcast(x)
     wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
-    return (wide if scale is None else wide * _last(scale, x)).astype(x.dtype)
+    return (wide if scale is None else wide * _last(scale, wide)).astype(x.dtype)
 
 
 def layer_norm(
@@ -43,20 +39,20 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Float[Array, "*batch D"]:
     """scale * (x - mean x) / sqrt(var x + eps) + bias over the last axis, in float32 (arXiv 1607.06450)."""
-    wide = widened(x)
+    wide = upcast(x)
     y = rms_norm(wide - mark("coefficients", wide.mean(-1, keepdims=True)), scale, eps)
-    return (y if bias is None else y + _last(bias, x)).astype(x.dtype)
+    return (y if bias is None else y + _last(bias, y)).astype(x.dtype)
 
 
 def unit_norm(x: Float[Array, "*batch D"], eps: float = 1e-6) -> Float[Array, "*batch D"]:
     """x / sqrt(sum x^2 + eps) over the last axis, in float32."""
-    wide = widened(x)
+    wide = upcast(x)
     return (wide * jax.lax.rsqrt(jnp.square(wide).sum(-1, keepdims=True) + eps)).astype(x.dtype)
 
 
 def _last(vector, x):
-    """A vector along the last axis of x."""
-    return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))
+    """A vector along the last axis of x, upcast as x is."""
+    return jnp.expand_dims(upcast(vector), tuple(range(x.ndim - 1)))
 
 
 def short_convolutions(
@@ -93,7 +89,7 @@ def _last_before(op, given):
     """The input before a stretch of time."""
     del op
     x, last = given["x"], given["last"]
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = wide_dtype(x.dtype)
     last = jnp.zeros_like(x[:, 0], dtype) if last is None else last.astype(dtype)
     before, _, last, _ = time_sharding.past(x.astype(dtype), last[:, None])
     return before[:, 0], last[:, 0]
@@ -108,4 +104,4 @@ def token_shift(
     shifted = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
     if reset is not None:
         shifted = jnp.where(reset[..., None], jnp.zeros((), x.dtype), shifted)
-    return shifted, widened(x[:, -1])
+    return shifted, upcast(x[:, -1])

@@ -24,6 +24,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import causal_conv1d, diagonal_scan, linear, shift
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -89,11 +90,11 @@ def rglru(
         mark(name, jax.nn.sigmoid(_heads(u, params[f"{name}_kernel"], params[f"{name}_bias"])))
         for name in ("recurrence_gate", "input_gate")
     )
-    log_a = mark("log_decay", -config.c * jax.nn.softplus(params["decay"])[None, None] * recurrence_gate)
+    log_a = mark("log_decay", -config.c * jax.nn.softplus(upcast(params["decay"]))[None, None] * recurrence_gate)
     weight = _sqrt(-jnp.expm1(2 * log_a))
     if config.unit_start:
         weight = jnp.where(_starts(x, state["started"], reset)[..., None], 1, weight)
-    h, h_last = diagonal_scan(jnp.exp(log_a), weight * input_gate * parts.widened(u), state["h"], reset=reset)
+    h, h_last = diagonal_scan(jnp.exp(log_a), weight * input_gate * upcast(u), state["h"], reset=reset)
     after = {"conv": conv, "h": h_last}
     if config.unit_start:
         after["started"] = jnp.ones((x.shape[0],), bool)
@@ -109,10 +110,10 @@ def _starts(x, started, reset):
 
 def _heads(u, kernel, bias):
     """u @ block-diagonal kernel (H, E/H, E/H) + bias, in float32."""
-    # Widened first: XLA's CPU backend has no batched product of bfloat16 blocks that adds up in float32.
-    blocks = parts.widened(u).reshape(*u.shape[:-1], kernel.shape[0], kernel.shape[1])
-    out = jnp.einsum("bthi,hij->bthj", blocks, kernel)
-    return out.reshape(u.shape) + bias[None, None]
+    # Upcast first: XLA's CPU backend has no batched product of bfloat16 blocks that adds up in float32.
+    blocks = upcast(u).reshape(*u.shape[:-1], kernel.shape[0], kernel.shape[1])
+    out = jnp.einsum("bthi,hij->bthj", blocks, upcast(kernel))
+    return out.reshape(u.shape) + upcast(bias)[None, None]
 
 
 def _sqrt(v):

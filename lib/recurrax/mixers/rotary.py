@@ -8,6 +8,8 @@ small, and exact, however long the stream is.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.ops.dtypes import upcast
+
 
 def frequencies(size: int, base: float) -> Float[Array, " K"]:
     """base^(-i / size) for the pairs i = 0 .. size - 1."""
@@ -28,7 +30,7 @@ def turn_to(
     x: Float[Array, "B T H K"], position: Float[Array, " T"], frequency: Float[Array, "*H half"]
 ) -> Float[Array, "B T H K"]:
     """The same for tokens at these positions."""
-    angle = (position[:, None, None] * jnp.atleast_2d(frequency)[None])[None]
+    angle = (position[:, None, None] * jnp.atleast_2d(upcast(frequency))[None])[None]
     size = 2 * frequency.shape[-1]
     if size == x.shape[-1]:
         return _turned(x, angle)
@@ -39,10 +41,10 @@ def turn_state(
     s: Float[Array, "B H K V"], frequency: Float[Array, "*H half"], positions: int
 ) -> Float[Array, "B H K V"]:
     """The state whose keys were turned by that many positions more."""
-    return _turned(s.swapaxes(2, 3), (positions * jnp.atleast_2d(frequency))[None, :, None]).swapaxes(2, 3)
+    return _turned(s.swapaxes(2, 3), (positions * jnp.atleast_2d(upcast(frequency)))[None, :, None]).swapaxes(2, 3)
 
 
 def _turned(x, angle):
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    a, b = jnp.split(upcast(x), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)

@@ -28,6 +28,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import dplr_rule, linear, scale
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset, State
 
 
@@ -125,9 +126,9 @@ def rwkv7(
         v = v + (first_value - v) * jax.nn.sigmoid(_low_rank(params, "blend", mixed["v"])).astype(dtype)
     v = mark("values", v)
     gate = linear(jax.nn.sigmoid(linear(mixed["g"], params["in_gate"])), params["gate_kernel"])
-    wide = parts.widened(k)
-    removal = wide * params["removal_scale"][None, None]
-    k = (wide * (1 + (rate - 1) * params["rate_scale"][None, None])).astype(dtype)
+    wide = upcast(k)
+    removal = wide * upcast(params["removal_scale"])[None, None]
+    k = (wide * (1 + (rate - 1) * upcast(params["rate_scale"])[None, None])).astype(dtype)
 
     r, k, v, removal, rate, log_decay = (parts.heads(z, config.num_heads) for z in (r, k, v, removal, rate, log_decay))
     removal = parts.unit_norm(removal, config.key_norm_eps)
@@ -135,10 +136,10 @@ def rwkv7(
     log_decay = mark("log_decay", log_decay)
     o, s = dplr_rule(r, k, v, a, b, log_decay, state["s"], scale=1.0, reset=reset)
 
-    o = parts.merge(parts.layer_norm(parts.widened(o), eps=config.norm_eps))
-    o = o * params["norm_scale"][None, None] + params["norm_bias"][None, None]
-    match = (parts.widened(r) * k * params["bonus"][None, None]).sum(-1, keepdims=True)
-    o = (o + parts.merge(match * v)).astype(dtype)
+    o = parts.merge(parts.layer_norm(upcast(o), eps=config.norm_eps))
+    o = o * upcast(params["norm_scale"])[None, None] + upcast(params["norm_bias"])[None, None]
+    match = (upcast(r) * upcast(k) * upcast(params["bonus"])[None, None]).sum(-1, keepdims=True)
+    o = (o + parts.merge(match * upcast(v))).astype(dtype)
     return linear(mark("mixed", o * gate), params["out_kernel"]), {"last": last, "s": s}
 
 
@@ -158,7 +159,7 @@ def mix(mu: Float[Array, " D"], x: Float[Array, "B T D"], shifted: Float[Array, 
 def _low_rank(params, name, x, activation=jax.nn.identity):
     """bias + W_2 activation(W_1 x), in float32."""
     hidden = linear(activation(linear(x, params[f"in_{name}"])), params[f"{name}_kernel"])
-    return parts.widened(hidden) + params[f"{name}_bias"][None, None]
+    return upcast(hidden) + upcast(params[f"{name}_bias"])[None, None]
 
 
 class RWKV7Layer(Mixer):

@@ -29,6 +29,7 @@ from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.mixers.marks import mark
 from recurrax.ops import scale, state_space
+from recurrax.ops.dtypes import complexify, upcast
 from recurrax.ops.long_convolution.api import fft_length
 from recurrax.ops.state_space import powers
 from recurrax.types import Params, Reset
@@ -71,17 +72,18 @@ def s4(
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
     """Structured state spaces; the state is h, complex64, M = N / 2."""
-    x, dt = mark("values", x), config.rate * jnp.exp(params["log_dt"])[:, None]
-    p, b, c = (jax.lax.complex(params[f"{name}_real"], params[f"{name}_imag"]) for name in "pbc")
+    x, dt = mark("values", x), config.rate * jnp.exp(upcast(params["log_dt"]))[:, None]
+    p, b, c = (jax.lax.complex(*(upcast(params[f"{name}_{part}"]) for part in ("real", "imag"))) for name in "pbc")
     dplr = DPLR(time_invariant.eigenvalues(params)[None], p[None], dt[None])
-    b_bar = dt * dplr.solve(b[None])[0]
+    b_bar = complexify(dt) * dplr.solve(b[None])[0]
     if x.shape[1] == 1:
         h = time_invariant.before(state, reset, config.init_state(*x.shape[::2]))
-        state = h + dplr.change(h) + b_bar[None] * x[:, 0, :, None].astype(dt.dtype)
+        state = h + dplr.change(h) + b_bar[None] * complexify(x[:, 0, :, None])
         y = 2 * (c[None] * state).real.sum(-1)[:, None].astype(x.dtype)
     else:
         # A pair's two states as real numbers: p^H h takes real parts, so A_bar is a matrix only of those.
-        units = jnp.concatenate([jnp.eye(b.shape[1]), 1j * jnp.eye(b.shape[1])])[:, None]
+        basis = jnp.eye(b.shape[1], dtype=b.dtype)
+        units = jnp.concatenate([basis, 1j * basis])[:, None]
         less_identity = mark("less_identity", powers.real_state(dplr.change(units)).transpose(1, 2, 0))
         rows = 2 * powers.real_state(c.conj())[:, None]
         state = None if state is None else powers.real_state(state)
@@ -103,14 +105,14 @@ class DPLR(NamedTuple):
     def solve(self, v: Complex[Array, "#B #D M"]) -> Complex[Array, "#B D M"]:
         """(I - dt/2 A)^-1 v, by Woodbury's identity."""
         half = self.dt / 2
-        inverse = 1 / (1 - half * self.a)
+        inverse = 1 / (1 - complexify(half) * self.a)
         v = inverse * v
         scale = half / (1 + half * self.inner(inverse * self.p))
-        return v - scale * self.inner(v) * inverse * self.p
+        return v - complexify(scale * self.inner(v)) * inverse * self.p
 
     def change(self, v: Complex[Array, "#B #D M"]) -> Complex[Array, "#B D M"]:
         """(A_bar - I) v = (I - dt/2 A)^-1 dt A v."""
-        return self.dt * self.solve(self.a * v - self.p * self.inner(v))
+        return complexify(self.dt) * self.solve(self.a * v - self.p * complexify(self.inner(v)))
 
     def inner(self, v: Complex[Array, "#B #D M"]) -> Float[Array, "#B D 1"]:
         """p^H v, summed over pairs and their conjugates."""
@@ -123,16 +125,16 @@ def _kernel(dplr, b, rows, less_identity, length):
     truncated = -powers.product(rows, powers.Powers(less_identity).power(size))[:, 0] / 2
     c = powers.complex_state(truncated).conj()
     half = np.pi * np.arange(size // 2 + 1) / size
-    sin, cos, phase = (jnp.asarray(v, dplr.a.real.dtype) for v in (np.sin(half), np.cos(half), half))
+    sin, cos, phase = (jnp.asarray(v, dplr.a.dtype) for v in (np.sin(half), np.cos(half), np.exp(1j * half)))
 
     @jax.checkpoint
     def transform(inputs):
         a, p, dt, b, c = inputs
-        cauchy = 1 / (2j / dt * sin[None] - cos[None] * jnp.concatenate([a, a.conj()])[:, None])
+        cauchy = 1 / (2j / complexify(dt) * sin[None] - cos[None] * jnp.concatenate([a, a.conj()])[:, None])
         pairs = jnp.stack([c * b, c * p, p.conj() * b, p.conj() * p])
         pairs = jnp.concatenate([pairs, pairs.conj()], axis=1)
         cb, cp, pb, pp = powers.product(pairs, cauchy)
-        return jnp.exp(1j * phase) * (cb - cos * cp * pb / (1 + cos * pp))
+        return phase * (cb - cos * cp * pb / (1 + cos * pp))
 
     waves = jax.lax.map(transform, (dplr.a[0], dplr.p[0], dplr.dt[0, :, 0], b, c), batch_size=CHANNELS)
     return jnp.fft.irfft(waves, size)[:, None, :length]

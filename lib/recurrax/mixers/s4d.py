@@ -22,6 +22,7 @@ from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.mixers.marks import mark
 from recurrax.ops import scale, state_space
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset
 
 INITS = ("lin", "inv", "legs", "random")
@@ -68,9 +69,9 @@ def s4d(
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
     """Diagonal state spaces; the state is h, complex64, M = N / 2."""
-    x, dt = mark("values", x), config.rate * jnp.exp(params["log_dt"])[:, None]
+    x, dt = mark("values", x), config.rate * jnp.exp(upcast(params["log_dt"]))[:, None]
     log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
-    c, log_a = 2 * jax.lax.complex(params["c_real"], params["c_imag"]), mark("log_eigenvalues", log_a)
+    c, log_a = 2 * jax.lax.complex(upcast(params["c_real"]), upcast(params["c_imag"])), mark("log_eigenvalues", log_a)
     y, state = state_space(x, log_a, b, c[:, None], state, reset=reset)
     y = y[..., 0] + scale(x, params["skip"])
     return time_invariant.mix_channels(params, y), state

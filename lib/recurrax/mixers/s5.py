@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from recurrax import checks
-from recurrax.mixers import hippo, parts, time_invariant
+from recurrax.mixers import hippo, time_invariant
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, scale, shift
+from recurrax.ops.dtypes import upcast
 from recurrax.types import Params, Reset
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
@@ -72,9 +73,9 @@ def s5(
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B M"]]:
     """One diagonal state space for all channels; the state is h, complex64, M = P / 2."""
     dtype = x.dtype
-    dt = config.rate * jnp.exp(params["log_dt"])
+    dt = config.rate * jnp.exp(upcast(params["log_dt"]))
     log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
-    real, imag = (mark(f"values_{part}", parts.widened(linear(x, params[f"in_{part}"]))) for part in ("real", "imag"))
+    real, imag = (mark(f"values_{part}", upcast(linear(x, params[f"in_{part}"]))) for part in ("real", "imag"))
     log_a = mark("log_eigenvalues", log_a)
     h, state = diagonal_scan(jnp.exp(log_a), b[None, None] * jax.lax.complex(real, imag), state, reset=reset)
     h = 2 * mark("mixed", h)

@@ -34,14 +34,17 @@ def attend(
     v, bad_values = containment.admit(v, 3)
     band = past == 0 and window is not None
     size = max(k.shape[-1], v.shape[-1])  # dot_product_attention wants keys and values of one size
-    o = jax.nn.dot_product_attention(
-        *(jnp.pad(x, (*3 * ((0, 0),), (0, size - x.shape[-1]))) for x in (q, k, v)),
-        scale=q.shape[-1] ** -0.5 if scale is None else scale,
-        mask=mask,
-        # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
-        is_causal=past == 0,
-        local_window_size=(window - 1, 0) if band else None,
-    )[..., : v.shape[-1]]
+    # JAX's attention leaves the cast of its float32 softmax to the promotion rule. Under the strict rule its gradient
+    # cannot be compiled in half precision (jax 0.10).
+    with jax.numpy_dtype_promotion("standard"):
+        o = jax.nn.dot_product_attention(
+            *(jnp.pad(x, (*3 * ((0, 0),), (0, size - x.shape[-1]))) for x in (q, k, v)),
+            scale=q.shape[-1] ** -0.5 if scale is None else scale,
+            mask=mask,
+            # Without a cache queries and keys are the same positions, and the band needs no mask of its own.
+            is_causal=past == 0,
+            local_window_size=(window - 1, 0) if band else None,
+        )[..., : v.shape[-1]]
     visible = _visible(q.shape[1], k.shape[1], mask, past, window)
     seen = jnp.matmul(visible.astype(containment.FLAG), bad_keys + bad_values)
     return containment.release(o, jnp.repeat(seen, q.shape[2] // seen.shape[2], axis=2), own)

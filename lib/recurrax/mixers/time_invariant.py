@@ -11,6 +11,7 @@ from recurrax import checks
 from recurrax.mixers.base import MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
+from recurrax.ops.dtypes import complexify, upcast
 from recurrax.types import ArrayLike, Dtype, Params
 
 DISCRETIZATIONS = ("zoh", "bilinear")
@@ -39,7 +40,7 @@ def constant(key: jax.Array, shape: tuple[int, ...], value: np.ndarray, dtype: D
 
 def eigenvalues(params: Params) -> Complex[Array, "..."]:
     """a = -exp(log_a_real) + i a_imag: in the left half plane, wherever training takes the parameters."""
-    return jax.lax.complex(-jnp.exp(params["log_a_real"]), params["a_imag"])
+    return jax.lax.complex(-jnp.exp(upcast(params["log_a_real"])), upcast(params["a_imag"]))
 
 
 def discretize(
@@ -50,6 +51,7 @@ def discretize(
     "zoh": A = exp(a dt) and (exp(a dt) - 1) / a. "bilinear": A = (1 + a dt/2) / (1 - a dt/2), which has no logarithm
     at the one point a dt = -2, and dt / (1 - a dt/2).
     """
+    dt = complexify(dt)
     z = a * dt
     if method == "zoh":
         return z, dt * _mean_exponential(z)

@@ -19,6 +19,7 @@ from recurrax.mixers import parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, small
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
+from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.types import Dtype, Params, Reset, Scalar, State
 
@@ -62,7 +63,7 @@ def transnormer_llm(
     if config.lrpe:
         place = jnp.arange(x.shape[1], dtype=jnp.float32)
         q, k = (_turned(c, place, params["theta"]) for c in (q, k))
-    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(params["decay"]), k.shape[:3]))
+    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(upcast(params["decay"])), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     if config.lrpe:
         s = rotary.turn_state(s, params["theta"], -x.shape[1])

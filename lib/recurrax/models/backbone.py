@@ -180,7 +180,7 @@ class Backbone(nn.Module):
         if layout.rest:
             number = jnp.float32(config.num_layers - len(layout.rest))
             carry, after["rest"] = single(config, layout.rest, name="rest")(carry, states["rest"], reset, number)
-        return Norm(config.norm, config.norm_eps, config.dtype).layer("norm")(carry[0]), after
+        return Norm(config.norm, config.norm_eps, config.dtype)("norm", carry[0]), after
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""

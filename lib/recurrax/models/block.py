@@ -10,6 +10,7 @@ with f the mixer and then the projection. r and s are 1 unless the block says ot
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -56,19 +57,23 @@ class BlockConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """Which norm a model has, at every place where it has one."""
+    """Kind, epsilon and dtype of a model's norms."""
 
     kind: str
     eps: float
     dtype: str
 
-    def layer(self, name: str) -> nn.Module:
-        """The Linen layer."""
+    def __call__(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The norm of x, whose parameters have this name in the calling layer."""
         dtype = jnp.dtype(self.dtype)
         if self.kind == "layer":
-            # Two passes: E x^2 - (E x)^2 has no digits left where the mean is large.
-            return nn.LayerNorm(epsilon=self.eps, dtype=dtype, use_fast_variance=False, name=name)
-        return nn.RMSNorm(epsilon=self.eps, dtype=dtype, use_scale=self.kind == "rms", name=name)
+            # Two passes: E x^2 - (E x)^2 loses precision where the mean is large.
+            layer = nn.LayerNorm(epsilon=self.eps, dtype=dtype, use_fast_variance=False, name=name)
+        else:
+            layer = nn.RMSNorm(epsilon=self.eps, dtype=dtype, use_scale=self.kind == "rms", name=name)
+        # Flax's norms compute in float32 and leave the casts of x and of the scale to JAX's promotion rule.
+        with jax.numpy_dtype_promotion("standard"):
+            return layer(x)
 
 
 class Block(nn.Module):
@@ -118,14 +123,13 @@ class Block(nn.Module):
 
     def _add(self, x, f, name, weights):
         """The sum of the stream and f of it."""
-        norm = self.norm.layer(name)
         if self.config.order == "post_norm":
-            y = norm(f(x))
+            y = self.norm(name, f(x))
         elif self.config.order == "normed_residual":
-            x = norm(x)
+            x = self.norm(name, x)
             y = f(x)
         else:
-            y = f(norm(x))
+            y = f(self.norm(name, x))
         if weights == (1.0, 1.0):
             return x + y
         return weights[0] * x + weights[1] * y

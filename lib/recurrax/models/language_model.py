@@ -69,7 +69,7 @@ class LanguageModel(nn.Module):
         tokens, known = split_unknown(tokens, config.vocab_size)
         x = placed(jnp.take(placed(table, ". ."), tokens, axis=0).astype(config.dtype) * scale, "B T")
         if config.embedding_norm:
-            x = Norm(config.norm, config.norm_eps, config.dtype).layer("embedding_norm")(x)
+            x = Norm(config.norm, config.norm_eps, config.dtype)("embedding_norm", x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
         x = mark_unknown(x, known)
         if config.tied_head:

@@ -93,9 +93,9 @@ class _Readout(nn.Module):
         if config.pooling == "last":
             x = x[:, -1]
         elif config.pooling == "mean":
-            weights = jnp.ones(x.shape[:2]) if mask is None else jnp.asarray(mask, jnp.float32)
+            weights = jnp.ones(x.shape[:2], x.dtype) if mask is None else jnp.asarray(mask, jnp.float32)
             x = (x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
-        return nn.Dense(config.num_outputs, name="out_head")(x), state
+        return nn.Dense(config.num_outputs, name="out_head", dtype=jnp.float32)(x), state
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first step of `batch_size` sequences."""

@@ -66,4 +66,4 @@ def sample(key, logits, temperature=1.0, top_p=1.0, allowed=None) -> Int[Array, 
     # However small top_p is, the likeliest token stays.
     threshold = jnp.min(jnp.where(before < top_p, descending, descending[..., :1]), axis=-1, keepdims=True)
     drawn = jax.random.categorical(key, jnp.where(scaled >= threshold, scaled, -jnp.inf), axis=-1)
-    return jnp.where(temperature > 0, drawn, likeliest)
+    return jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)  # argmax gives int64 with x64

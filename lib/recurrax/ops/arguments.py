@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax import checks
+from recurrax.ops.dtypes import wide_dtype
 
 
 def arrays(*values, log_decay):
@@ -100,7 +101,7 @@ def call(implementation, q, others, log_decay, state, reset, scale, chunk_size, 
     if log_decay is not None and log_decay.ndim == 3:
         log_decay = log_decay[..., None]
     reset = None if reset is None else jnp.asarray(reset)
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    dtype = wide_dtype(q.dtype)
     state = jnp.zeros((batch, heads, key, value), dtype) if state is None else state.astype(dtype)
     scale = key**-0.5 if scale is None else scale
     return implementation(q, *others, log_decay, state, reset, scale=scale, chunk_size=chunk_size)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import time_sharding
+from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.linear import scale, shift
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
@@ -13,7 +14,7 @@ def _enter(op, given):
     """The inputs before a stretch of time."""
     del op
     x, kernel, state, reset = (given[name] for name in ("x", "kernel", "state", "reset"))
-    dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
+    dtype = wide_dtype(x, kernel)
     if state is None:
         state = jnp.zeros((x.shape[0], kernel.shape[0] - 1, x.shape[2]), dtype)
     before, kept, last, kept_at_last = time_sharding.past(x.astype(dtype), state.astype(dtype), reset)
@@ -54,7 +55,7 @@ def causal_conv1d(
         raise ValueError(f"kernel {kernel.shape} needs x (B, T, {dim}) and bias ({dim},), got {x.shape} and {bias}")
     if state is not None and state.shape != (batch, width - 1, dim):
         raise ValueError(f"state must be (B, W-1, D) = {(batch, width - 1, dim)}, got {state.shape}")
-    dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
+    dtype = wide_dtype(x, kernel)
     kernel = jnp.asarray(kernel, dtype)
     past = jnp.zeros((batch, width - 1, dim), dtype) if state is None else jnp.asarray(state, dtype)
     inputs = jnp.concatenate([past, jnp.asarray(x, dtype)], axis=1)

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax.ops import time_sharding
+from recurrax.ops.dtypes import wide_dtype
 
 
 def enter(op, given):
     """Return (S before this shard, S after the last one) for delta rules and `dplr_rule`, inside of `jax.shard_map`."""
     k, v, state = (jnp.asarray(given[name]) if given[name] is not None else None for name in ("k", "v", "state"))
-    dtype = jnp.promote_types(k.dtype, jnp.float32)
+    dtype = wide_dtype(k.dtype)
     (batch, *_, heads, key), value = k.shape, v.shape[-1]
     identity = jnp.broadcast_to(jnp.eye(key, dtype=dtype), (batch, heads, key, key))
     nothing = jnp.zeros((batch, heads, key, value), dtype)

@@ -1,7 +1,8 @@
 """What a layer does to every token with its parameters: a matrix product, a scale, a shift.
 
 In bfloat16 these are made of bfloat16 numbers. But the gradient of a parameter is a sum over all tokens of a batch, and
-over the devices that have them: it is summed in the parameter's own dtype, and never rounded.
+over the devices that have them: it is summed in the parameter's own dtype, and never rounded. Scales and shifts of half
+precision are summed in float32, and rounded once.
 """
 
 import functools
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import sharding
+from recurrax.ops.dtypes import common_dtype, wide_dtype
 from recurrax.ops.forward_mode import custom_vjp, is_forward_mode
 from recurrax.types import Dtype
 
@@ -60,8 +62,9 @@ def _and_the_kernels_gradient(y, x, kernel, spec, dtype):
 
 def _kernels_gradient(spec, dtype, x, dy):
     of_x, of_kernel, of_y = spec.replace("->", ",").split(",")
-    dkernel = jnp.einsum(f"{of_x},{of_y}->{of_kernel}", x, dy.astype(x.dtype), preferred_element_type=dtype)
-    return dy, None, dkernel
+    summed = common_dtype(x.dtype, dtype)  # bfloat16 and float16 hold each other's numbers in float32 alone
+    dkernel = jnp.einsum(f"{of_x},{of_y}->{of_kernel}", x, dy.astype(x.dtype), preferred_element_type=summed)
+    return dy, None, dkernel.astype(dtype)
 
 
 @custom_vjp
@@ -71,7 +74,8 @@ def _scale(x, vector):
 
 def _scale_back(saved, dy):
     x, vector = saved
-    return dy * vector.astype(x.dtype), _sum(x.astype(vector.dtype) * dy.astype(vector.dtype), vector)
+    wide = wide_dtype(vector.dtype)
+    return dy * vector.astype(x.dtype), _sum(x.astype(wide) * dy.astype(wide), vector).astype(vector.dtype)
 
 
 @custom_vjp
@@ -80,7 +84,7 @@ def _shift(x, vector):
 
 
 def _shift_back(vector, dy):
-    return dy, _sum(dy.astype(vector.dtype), vector)
+    return dy, _sum(dy.astype(wide_dtype(vector.dtype)), vector).astype(vector.dtype)
 
 
 _and_the_kernels_gradient.defvjp(lambda y, x, kernel, spec, dtype: (y, x), _kernels_gradient)
@@ -90,7 +94,7 @@ _shift.defvjp(lambda x, vector: (_shift(x, vector), vector), _shift_back)
 
 def _as_wide(x, parameter):
     """Whether x has the parameter's digits: then nothing is lost, and all can be differentiated forward as well."""
-    return jnp.promote_types(x.dtype, parameter.dtype) == x.dtype
+    return common_dtype(x.dtype, parameter.dtype) == x.dtype
 
 
 def _leading(vector, x):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from recurrax import checks
 from recurrax.ops import linear
+from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import AXES, sharded
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
@@ -126,9 +127,9 @@ def chosen_experts(
     params: Params, tokens: Float[Array, "N D"], config: MixtureOfExperts
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
     """Weights and numbers of each token's experts; the scores in float32."""
-    logits = linear(tokens.astype(jnp.float32), params["router_kernel"])
+    logits = linear(upcast(tokens), params["router_kernel"])
     scores = jax.nn.softmax(logits, axis=-1) if config.scores == "softmax" else jax.nn.sigmoid(logits)
-    ranked = scores + params["choice_bias"][None] if config.choice_bias else scores
+    ranked = scores + upcast(params["choice_bias"])[None] if config.choice_bias else scores
     if config.num_groups > 1:
         groups = ranked.reshape(len(tokens), config.num_groups, -1)
         best = lax.top_k(groups, 2)[0].sum(-1)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Inexact
 
 from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.diagonal import parallel, reference, sequential
+from recurrax.ops.dtypes import common_dtype, wide_dtype
 from recurrax.ops.forward_mode import custom_vjp
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
@@ -30,7 +31,7 @@ def _enter(op, given):
     final = op(**{**given, "h0": None})[1]
     product = op(**{**given, "x": jnp.zeros_like(given["x"]), "h0": jnp.ones_like(final)})[1]
     h0 = jnp.zeros_like(final) if given["h0"] is None else given["h0"]
-    h0 = h0.astype(jnp.result_type(h0, final))
+    h0 = h0.astype(wide_dtype(h0, final))
     return time_sharding.fold((product, final), h0, reset=given["reset"], reverse=given["reverse"])
 
 
@@ -73,8 +74,8 @@ def diagonal_scan(
     name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, BEST)
 
     batch, length, *inner = x.shape
-    out_dtype = jnp.result_type(x, *(jnp.complex64 for v in (a, h0) if v is not None and jnp.iscomplexobj(v)))
-    dtype = jnp.result_type(a, x, jnp.float32, *(() if h0 is None else (h0,)))
+    out_dtype = common_dtype(x, *(jnp.complex64 for v in (a, h0) if v is not None and jnp.iscomplexobj(v)))
+    dtype = wide_dtype(a, x, h0)
     h0 = jnp.zeros((batch, *inner), dtype) if h0 is None else h0
     flat = (
         a.astype(dtype).reshape((-1,) if a.shape == tuple(inner) else (batch, length, -1)),

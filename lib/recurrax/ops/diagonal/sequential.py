@@ -39,7 +39,7 @@ def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
 
     def step(i, carry):
         h, out = carry
-        h = lax.add(decayed(h, time(i - shifted)), _double(at(x, time(i))))
+        h = lax.add(decayed(h, time(i - int(shifted))), _double(at(x, time(i))))
         return h, write(out, h, time(i))
 
     h, out = _double(h0), lax.empty(x.shape, x.dtype)

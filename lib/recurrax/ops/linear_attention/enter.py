@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from recurrax.ops import blocks, time_sharding
 from recurrax.ops.decay import FLOOR
+from recurrax.ops.dtypes import wide_dtype
 
 
 def enter(op, given):
     """Return (S before this shard, S after the last one), inside of `jax.shard_map`."""
     del op
     k, v, log_decay, state, reset = (given[name] for name in ("k", "v", "log_decay", "state", "reset"))
-    dtype = jnp.promote_types(k.dtype, jnp.float32)
+    dtype = wide_dtype(k.dtype)
     gates = jnp.zeros((*k.shape[:3], 1), dtype) if log_decay is None else jnp.asarray(log_decay).astype(dtype)
     gates = gates.reshape(*k.shape[:3], -1)
     gates = jnp.maximum(gates, FLOOR)

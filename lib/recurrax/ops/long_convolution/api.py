@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from recurrax.ops import containment, time_sharding
 from recurrax.ops.diagonal.api import diagonal_scan
+from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike
 
@@ -13,9 +14,9 @@ def _enter(op, given):
     """The inputs before a stretch of time."""
     del op
     x, kernel, state = given["x"], given["kernel"], given["state"]
-    dtype = jnp.result_type(x, kernel, jnp.float32, *(() if state is None else (state,)))
+    dtype = wide_dtype(x, kernel, state)
     if state is None:
-        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]))
+        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]), dtype)
     before, _, last, _ = time_sharding.past(x.astype(dtype), state.astype(dtype))
     return before, last
 
@@ -55,7 +56,7 @@ def long_convolution(
     state = None if state is None else jnp.asarray(state)
     _check(x, kernel, state)
     (batch, length, dim), width = x.shape, kernel.shape[-1]
-    dtype = jnp.result_type(x, kernel, jnp.float32, *(() if state is None else (state,)))
+    dtype = wide_dtype(x, kernel, state)
     kernel, inputs = kernel.astype(dtype), x.astype(dtype)
     if state is None:
         kernel = kernel[..., :length]

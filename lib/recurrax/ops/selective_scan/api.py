@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from recurrax.ops import dispatch, time_sharding
 from recurrax.ops.arguments import check_rank, check_shape
+from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.selective_scan import chunked, reference
 from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
@@ -78,7 +79,7 @@ def selective_scan(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
 
-    dtype = jnp.result_type(x, dt, a, jnp.float32)
+    dtype = wide_dtype(x, dt, a)
     wide = tuple(array.astype(dtype) for array in (x, dt, a, b, c))
     state = jnp.zeros((batch, width, states), dtype) if state is None else jnp.asarray(state, dtype)
     y, state = run(*wide, state, reset, chunk_size=chunk_size)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Inexact
 
 from recurrax.ops import containment, dispatch, time_sharding
 from recurrax.ops.diagonal.api import diagonal_scan
+from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.long_convolution.api import convolve
 from recurrax.ops.sharding import sharded, splits_time
 from recurrax.ops.state_space import chunked, powers
@@ -98,7 +99,7 @@ def _run(x, a, b, c, taps, state, reset, chunk_size, name):
     """Run the form of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
     (a, b, c, taps), everywhere = _admit(a, b, c, taps)
     system, inputs = _system(x, a, b, c), x.astype(_dtype(x, a, b, c))
-    state_dtype = jnp.result_type(inputs, jnp.complex64) if system.is_complex else inputs.dtype
+    state_dtype = wide_dtype(inputs, jnp.complex64) if system.is_complex else inputs.dtype
     h = jnp.zeros((x.shape[0], *b.shape), state_dtype) if state is None else state.astype(state_dtype)
     inputs, flags = containment.admit(inputs, 3)
     h, start = containment.admit(h, 2)
@@ -127,7 +128,7 @@ def _admit(*parameters):
 
 def _dtype(x, *system):
     """Of all arithmetic, real."""
-    return jnp.result_type(x, jnp.float32, *(value.real for value in system if not isinstance(value, np.ndarray)))
+    return wide_dtype(x, *(value.real for value in system if not isinstance(value, np.ndarray)))
 
 
 def _system(x, a, b, c):

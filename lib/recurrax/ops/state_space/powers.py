@@ -63,7 +63,7 @@ def system(a: ArrayLike, b: ArrayLike, c: ArrayLike, dtype: Dtype) -> System:
     constant = all(isinstance(value, np.ndarray) for value in (a, b, c))
     xp, dtype = (np, np.float64) if constant else (jnp, dtype)
     if any(jnp.iscomplexobj(value) for value in (a, b, c)):
-        dtype = xp.result_type(dtype, xp.complex64)
+        dtype = np.promote_types(dtype, np.complex64)
     a, b, c = (xp.asarray(value, dtype) for value in (a, b, c))
     return System(Powers(a), b, c, xp)
 
@@ -93,8 +93,8 @@ def rows(system: System, first: int, step: int, count: int) -> Inexact[ArrayLike
 
 def _table(system, step, count):
     """A^(k step) for k < count, (D, N, C) of a diagonal A."""
-    xp = system.numpy
-    return xp.exp(system.a.square(0)[..., None] * (step * xp.arange(count))[None, None])
+    xp, log_a = system.numpy, system.a.square(0)
+    return xp.exp(log_a[..., None] * (step * xp.arange(count)).astype(log_a.dtype)[None, None])
 
 
 def kernel(system: System, count: int, size: int) -> Float[ArrayLike, "D M T"]:
