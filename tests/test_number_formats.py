@@ -26,6 +26,7 @@ from recurrax.models import (
     prefill,
 )
 from recurrax.projections import GLU, MLP, ChannelMix, MixtureOfExperts
+from train.precision import PrecisionConfig
 
 BATCH, LENGTH, VOCABULARY = 2, 5, 7
 # Sums of some 10 float32 terms, in another order where a compiler fuses the upcast of a parameter.
@@ -209,3 +210,21 @@ def test_generation_draws_the_same_int32_tokens_with_x64():
         drawn.append(tokens)
     np.testing.assert_array_equal(*drawn)
     assert len(np.unique(drawn)) > 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.dtype(jnp.bfloat16)])
+def test_config_takes_a_dtype_for_its_name(dtype):
+    got, want = LanguageModelConfig(dtype=dtype), LanguageModelConfig(dtype="bfloat16")
+    assert (got, hash(got), repr(got), dataclasses.asdict(got)) == (
+        want,
+        hash(want),
+        repr(want),
+        dataclasses.asdict(want),
+    )
+    assert PrecisionConfig(dtype) == PrecisionConfig("bfloat16")
+
+
+def test_config_refuses_a_dtype_it_does_not_have():
+    for dtype in (jnp.float16, "float16", jnp.float64, "half"):
+        with pytest.raises(ValueError, match="unknown dtype .*; choose one of float32, bfloat16"):
+            LanguageModelConfig(dtype=dtype)

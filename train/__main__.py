@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from recurrax.types import Dtype
 from train import presets, processes
 from train.allocator import keep_freed_memory
 from train.cli import robust_output, user_errors
@@ -44,6 +45,24 @@ class Command:
     """Which one this is, from 0 on; with --coordinator."""
 
 
+SETTINGS = tyro.constructors.ConstructorRegistry()
+"""How settings are written on the command line that tyro has no form for."""
+
+
+@SETTINGS.primitive_rule
+def dtype_by_name(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """A dtype is written by its name, which the config that has it checks."""
+    if info.type != Dtype:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda written: written[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    )
+
+
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -60,6 +79,7 @@ def main(arguments: list[str]) -> int:
             prog=f"python -m train {arguments[0]}",
             description=inspect.getdoc(preset),
             config=(tyro.conf.AvoidSubcommands,),
+            registry=SETTINGS,
         )
         if command.plan:
             from train import plan

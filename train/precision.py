@@ -15,6 +15,7 @@ import re
 
 import jax
 
+from recurrax import checks
 from train.sharding import RULES
 
 REDUCTIONS = ("float32", "bfloat16")
@@ -29,6 +30,7 @@ class PrecisionConfig:
     """What matrices' gradients are summed in over rows and devices, where model.dtype is bfloat16."""
 
     def __post_init__(self):
+        object.__setattr__(self, "reduction", checks.dtype_name(self.reduction, REDUCTIONS))
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"precision.reduction={self.reduction!r}: choose one of {', '.join(REDUCTIONS)}")
 

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from recurrax.types import PyTree
@@ -45,6 +46,11 @@ def choice(name: str, value, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}{hint(value, choices)}; choose one of {', '.join(choices)}")
+
+
+def dtype_name(value, choices: Iterable[str]):
+    """The choice that names this dtype, of which `jnp.bfloat16` is another name; the value itself if none does."""
+    return next((name for name in choices if jnp.dtype(name) == value), value)
 
 
 def hint(value, choices: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from recurrax import checks
 from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
 from recurrax.models.block import NORMS, Block, BlockConfig, Norm
 from recurrax.projections import GLU, MLP, ProjectionConfig
-from recurrax.types import Reset, State
+from recurrax.types import Dtype, Reset, State
 
 DTYPES = ("float32", "bfloat16")
 # everything_saveable is None, and JAX cannot keep complex numbers in it.
@@ -48,8 +48,9 @@ class BackboneConfig:
     """rms: RMSNorm; simple_rms: without a scale; layer: LayerNorm with scale and bias."""
     norm_eps: float = 1e-6
     """Added to the mean square, or to the variance."""
-    dtype: str = "float32"
-    """What activations are computed in: float32 or bfloat16. Parameters are float32, states at least float32."""
+    dtype: Dtype = "float32"
+    """What activations are computed in, float32 or bfloat16: a name or a dtype such as jnp.bfloat16, kept as its name.
+    Parameters are float32, states at least float32."""
     remat: str | None = None
     """What the backward pass keeps instead of recomputing it: a jax.checkpoint_policies name, or None: everything."""
 
@@ -69,6 +70,8 @@ class BackboneConfig:
             raise ValueError(f"projection must be a projection config, got {self.projection!r}")
         checks.choice("norm", self.norm, NORMS)
         checks.positive(self, "norm_eps")
+        # A name, however it was given: configs are compared, hashed, printed and written to JSON.
+        object.__setattr__(self, "dtype", checks.dtype_name(self.dtype, DTYPES))
         checks.choice("dtype", self.dtype, DTYPES)
         if self.remat is not None:
             checks.choice("remat", self.remat, REMAT_POLICIES)
