@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax.types import PyTree
+from recurrax.types import ArrayLike, PyTree
 
 
 def positive(config, *names: str) -> None:
@@ -51,6 +51,12 @@ def choice(name: str, value, choices: Iterable[str]) -> None:
 def dtype_name(value, choices: Iterable[str]):
     """The choice that names this dtype, of which `jnp.bfloat16` is another name; the value itself if none does."""
     return next((name for name in choices if jnp.dtype(name) == value), value)
+
+
+def not_empty(name: str, array: ArrayLike) -> None:
+    """Raises ValueError if an axis of the array is empty: there is no sequence of no tokens and no batch of no rows."""
+    if 0 in array.shape:
+        raise ValueError(f"{name} must have no empty axis, got shape {array.shape}")
 
 
 def hint(value, choices: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax import checks
 from recurrax.mixers.marks import mark
 from recurrax.ops import causal_conv1d, time_sharding
 from recurrax.ops.dtypes import upcast, wide_dtype
@@ -100,6 +101,7 @@ def token_shift(
     x: Float[Array, "B T D"], last: Float[Array, "B D"] | None = None, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
     """x one step later, 0 where a document starts; and the last input, in float32, which is `last` of the next call."""
+    checks.not_empty("x", x)
     first = jnp.zeros_like(x[:, 0]) if last is None else last.astype(x.dtype)
     shifted = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
     if reset is not None:

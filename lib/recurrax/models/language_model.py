@@ -60,6 +60,7 @@ class LanguageModel(nn.Module):
           ValueError: outside of a trace, an id is not in the vocabulary.
         """
         config = self.config
+        checks.not_empty("tokens", tokens)
         # Rows of norm 1, scaled to entries of variance 1 where they enter the residual stream: as a tied head they
         # then give logits of order 1.
         initializer = nn.initializers.normal(config.dim**-0.5)

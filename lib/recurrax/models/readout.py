@@ -79,6 +79,7 @@ class _Readout(nn.Module):
           ValueError: outside of a trace, a token is not in the vocabulary; there is a mask, and no mean.
         """
         config = self.config
+        checks.not_empty("inputs", inputs)
         if mask is not None and config.pooling != "mean":
             raise ValueError(f"mask weighs the steps of a mean; with pooling {config.pooling!r} there is none")
         if config.vocab_size is None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from recurrax import checks
 from recurrax.models.language_model import LanguageModel
 from recurrax.types import ArrayLike, Params, State
 
@@ -14,7 +15,11 @@ from recurrax.types import ArrayLike, Params, State
 def prefill(
     model: LanguageModel, params: Params, prompt: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B vocab_size"], State]:
-    """The logits of the token after the prompt, and the state to go on from."""
+    """The logits of the token after the prompt, and the state to go on from.
+
+    Raises:
+      ValueError: a prompt of no tokens or no rows.
+    """
     logits, state = model.apply(params, prompt)
     return logits[:, -1], state
 
@@ -37,7 +42,11 @@ def generate(
       temperature: divides the logits; 0 takes the likeliest token.
       top_p: draws from the smallest set of tokens whose probability reaches this (Holtzman et al., arXiv 1904.09751).
       allowed: True for the tokens that may be drawn, which need not be the first ones; None allows all.
+
+    Raises:
+      ValueError: no row of logits, or an `allowed` of another shape or dtype.
     """
+    checks.not_empty("logits", logits)
 
     def step(carry, _):
         logits, state, key = carry

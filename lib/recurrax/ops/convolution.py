@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax import checks
 from recurrax.ops import time_sharding
 from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.linear import scale, shift
@@ -47,8 +48,10 @@ def causal_conv1d(
       y in x's dtype (sums are float32 at least), and the last W-1 inputs of the present document (float32 at least).
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, an empty axis.
     """
+    checks.not_empty("x", x)
+    checks.not_empty("kernel", kernel)
     width, dim = kernel.shape
     batch, length, _ = x.shape
     if x.shape[2] != dim or (bias is not None and bias.shape != (dim,)):

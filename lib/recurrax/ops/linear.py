@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax import checks
 from recurrax.ops import sharding
 from recurrax.ops.dtypes import common_dtype, wide_dtype
 from recurrax.ops.forward_mode import custom_vjp, is_forward_mode
@@ -26,6 +27,7 @@ def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Ar
     Batch and time are merged first: the kernel's gradient is then one matrix product. XLA's CPU back end takes three
     times as long for the same sum written over two axes. Where a mesh splits both they stay apart.
     """
+    checks.not_empty("x", x)
     if sharding.splits_time():
         rows = "abc"[: x.ndim - 1]
         return contract(f"{rows}d,de->{rows}e", x, kernel)
@@ -36,6 +38,7 @@ def contract(
     spec: str, x: Float[Array, "..."], kernel: Float[Array, "..."], dtype: Dtype | None = None
 ) -> Float[Array, "..."]:
     """einsum(spec, x, kernel) of factors in x's dtype; the result in x's, or in `dtype`."""
+    checks.not_empty("x", x)
     dtype = jnp.dtype(x.dtype if dtype is None else dtype)
     if is_forward_mode() or (dtype == x.dtype and _as_wide(x, kernel)):
         return jnp.einsum(spec, x, kernel.astype(x.dtype), preferred_element_type=dtype)
@@ -99,6 +102,7 @@ def _as_wide(x, parameter):
 
 def _leading(vector, x):
     """With axes of one in front, as many as x has."""
+    checks.not_empty("x", x)
     return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 

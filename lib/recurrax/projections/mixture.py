@@ -82,6 +82,7 @@ class MixtureOfExperts(ProjectionConfig):
 
 def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: MixtureOfExperts) -> Float[Array, "B T D"]:
     """scale * sum_i w_i GLU_i(x) over each token's experts, and the shared expert's output."""
+    checks.not_empty("x", x)
     act = ACTIVATIONS[config.activation]
     y = _of_experts(x, *(params.get(name) for name in EXPERTS), config)
     if config.shared_hidden is not None:

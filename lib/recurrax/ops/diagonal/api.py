@@ -66,7 +66,7 @@ def diagonal_scan(
     keeps a, h and h0 and nothing else, and is itself differentiable.
 
     Raises:
-      ValueError: shapes that do not fit, an empty time axis, a chunk size below 1, an unknown implementation.
+      ValueError: shapes that do not fit, an empty axis, a chunk size below 1, an unknown implementation.
     """
     a, x = jnp.asarray(a), jnp.asarray(x)
     h0 = None if h0 is None else jnp.asarray(h0)
@@ -87,8 +87,8 @@ def diagonal_scan(
 
 
 def _check(a, x, h0, reset, chunk_size):
-    if x.ndim < 2 or x.shape[1] == 0:
-        raise ValueError(f"x must be (B, T, *D) with T >= 1, got shape {x.shape}")
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"x must be (B, T, *D) with T >= 1, no axis empty, got shape {x.shape}")
     for name, value in (("a", a), ("x", x)):
         if not jnp.issubdtype(value.dtype, jnp.inexact):
             raise ValueError(f"{name} must be real or complex floating point, got {value.dtype}")
