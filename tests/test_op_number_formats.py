@@ -76,7 +76,7 @@ def matrix_op(case):
 
 CASES |= {
     case: (matrix_op(case), matrix_ops.IMPLEMENTATIONS, matrix_ops.draw(case, LENGTH, key=4, value=4, queries=2))
-    for case in matrix_ops.CASES
+    for case in matrix_ops.ONE_PER_OP
 }
 FORMS = [(name, form) for name, (_, forms, _) in CASES.items() for form in forms]
 every_form = pytest.mark.parametrize(("name", "implementation"), FORMS)
@@ -128,9 +128,9 @@ def test_op_keeps_dtypes_in_every_format(name, implementation):
                 assert dtypes(name, implementation, real, real) == expected(name, real, real)
 
 
-# Forms that no layer takes by default on a CPU are run here; the others in test_number_formats.py.
-EAGER = [(name, "xla") for name in matrix_ops.ONE_PER_OP]
-EAGER += [("diagonal scan, complex", "chunked"), ("diagonal scan", "associative"), ("state space, dense", "chunked")]
+# Both decays in chunks, a triangular system, and a form of the scan that no layer takes by default on a CPU. Layers run
+# the others op by op in test_number_formats.py.
+EAGER = [("linear attention, channel", "xla"), ("delta rule, scalar", "xla"), ("diagonal scan, complex", "chunked")]
 
 
 @pytest.mark.parametrize(("name", "implementation"), EAGER)
