@@ -10,6 +10,8 @@ import pytest
 import matrix_ops
 from mixer_cases import DIM, MIXERS
 from recurrax import ops
+from recurrax.mixers import RGLRU
+from recurrax.models import Classifier, ClassifierConfig
 from recurrax.projections import MixtureOfExperts
 
 BATCH, LENGTH = 2, 24
@@ -220,3 +222,14 @@ def test_loss_of_a_bad_output_has_a_bad_gradient():
     cotangents = matrix_ops.random_cotangents(inputs)
     _, gradients = matrix_results("delta rule, scalar", "xla")(inputs, cotangents)
     np.testing.assert_array_equal(finite(gradients["q"]), APART)
+
+
+def test_classifier_mask_leaves_out_bad_steps():
+    config = ClassifierConfig(num_classes=3, dim=DIM, num_layers=1, pattern=(RGLRU(num_heads=2),))
+    model, x = Classifier(config), normal(BATCH, LENGTH, DIM)
+    params = jax.jit(model.init)(jax.random.key(0), x)
+    mask = (np.arange(LENGTH) < BAD).astype(np.float32)[None].repeat(BATCH, 0)
+    bad = x.copy()
+    bad[0, BAD, 1] = np.inf
+    want, y = (model.apply(params, inputs, mask=mask)[0] for inputs in (x, bad))
+    np.testing.assert_array_equal(y, want)

@@ -17,10 +17,14 @@ Batch = dict[str, jax.Array]
 
 
 def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=None, rngs=None):
-    """Sum of -log p(target) in nats over the weighted targets, their number, and the model's state after the batch."""
+    """Return the sum of -log p(target) in nats over the weighted targets, their number, and the model's state.
+
+    A target of weight 0 is left out, whatever its loss is.
+    """
     logits, state = model.apply({"params": params}, batch["inputs"], state, reset=batch["reset"], rngs=rngs)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-    return (losses * batch["weights"]).sum(), batch["weights"].sum(), state
+    weights = batch["weights"]
+    return jnp.where(weights == 0, 0, losses * weights).sum(), weights.sum(), state
 
 
 def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:

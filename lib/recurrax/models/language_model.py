@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.block import Norm
-from recurrax.models.tokens import mark_unknown, split_unknown
+from recurrax.models.tokens import indices
 from recurrax.ops import contract
 from recurrax.ops.sharding import placed
 from recurrax.types import ArrayLike, Reset, State
@@ -53,8 +53,8 @@ class LanguageModel(nn.Module):
     ) -> tuple[Float[Array, "B T vocab_size"], State]:
         """Return float32 logits and the state after the last token; state=None starts a sequence.
 
-        Within a trace, an id that is not in the vocabulary makes the logits NaN from its position to the end of the
-        call; the logits before it stay right. The state after it is not marked.
+        Within a trace, an id that is not in the vocabulary makes the logits NaN from its position to the end of its
+        document, and the state as well; the logits before it stay right.
 
         Raises:
           ValueError: outside of a trace, an id is not in the vocabulary.
@@ -67,12 +67,11 @@ class LanguageModel(nn.Module):
         table = self.param("embedding", initializer, (config.vocab_size, config.dim), jnp.float32)
         scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
         # Each device looks up its own tokens in the whole table.
-        tokens, known = split_unknown(tokens, config.vocab_size)
-        x = placed(jnp.take(placed(table, ". ."), tokens, axis=0).astype(config.dtype) * scale, "B T")
+        x = jnp.take(placed(table, ". ."), indices(tokens, config.vocab_size), axis=0)
+        x = placed(x.astype(config.dtype) * scale, "B T")
         if config.embedding_norm:
             x = Norm(config.norm, config.norm_eps, config.dtype)("embedding_norm", x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
-        x = mark_unknown(x, known)
         if config.tied_head:
             head = table.T
         else:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
-from recurrax.models.tokens import mark_unknown, split_unknown
+from recurrax.models.tokens import indices
 from recurrax.types import ArrayLike, Reset, State
 
 POOLINGS = ("mean", "last", "none")
@@ -72,8 +72,8 @@ class _Readout(nn.Module):
     ) -> tuple[Float[Array, "..."], State]:
         """Return (B, outputs), or (B, T, outputs) with pooling "none", and the state after the last step.
 
-        `mask` weighs the steps of a mean; 0 leaves one out. Within a trace, a token that is not in the vocabulary makes
-        the outputs of its position and of later ones NaN, and so those of the row if they are pooled.
+        `mask` weighs the steps of a mean; 0 leaves one out, whatever it holds. Within a trace, a token that is not in
+        the vocabulary makes the outputs of its position and of later ones in its document NaN.
 
         Raises:
           ValueError: outside of a trace, a token is not in the vocabulary; there is a mask, and no mean.
@@ -85,17 +85,16 @@ class _Readout(nn.Module):
         if config.vocab_size is None:
             x = nn.Dense(config.dim, name="in_embedding", dtype=jnp.dtype(config.dtype))(inputs)
         else:
-            inputs, known = split_unknown(inputs, config.vocab_size)
-            x = nn.Embed(config.vocab_size, config.dim, name="embedding", dtype=jnp.dtype(config.dtype))(inputs)
+            embedding = nn.Embed(config.vocab_size, config.dim, name="embedding", dtype=jnp.dtype(config.dtype))
+            x = embedding(indices(inputs, config.vocab_size))
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
-        if config.vocab_size is not None:
-            x = mark_unknown(x, known)
         x = x.astype(jnp.float32)
         if config.pooling == "last":
             x = x[:, -1]
         elif config.pooling == "mean":
             weights = jnp.ones(x.shape[:2], x.dtype) if mask is None else jnp.asarray(mask, jnp.float32)
-            x = (x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
+            # A step of weight 0 is left out, whatever it holds.
+            x = jnp.where(weights[..., None] == 0, 0, x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
         return nn.Dense(config.num_outputs, name="out_head", dtype=jnp.float32)(x), state
 
     def init_state(self, batch_size: int) -> State:

@@ -40,20 +40,32 @@ def admit(x: Inexact[Array, "..."], lead: int, *, log: bool = False):
 
 @custom_vjp
 def _admit(x, flags):
-    return _replace(x, flags > 0, 0), flags
+    return _cleaned(x, flags > 0), flags
 
 
 def _admit_back(_, cotangents):
     dx, reached = cotangents
-    return _replace(dx, reached > 0, jnp.nan), jnp.zeros_like(reached)
+    return _spoilt(dx, reached > 0), jnp.zeros_like(reached)
 
 
 _admit.defvjp(lambda x, flags: (_admit(x, flags), None), _admit_back)
 
 
-def _replace(x, where, value):
-    """Return x with the value wherever `where`, which has the first axes of x, is true."""
-    return jnp.where(where.reshape(*where.shape, *(1,) * (x.ndim - where.ndim)), jnp.asarray(value, x.dtype), x)
+def _cleaned(x, bad):
+    """Return x, and 0 wherever `bad`, which has the first axes of x, is true."""
+    return jnp.where(_as_rows(bad, x), jnp.zeros((), x.dtype), x)
+
+
+def _spoilt(x, bad):
+    """Return x, and NaN wherever `bad`, which has the first axes of x, is true.
+
+    The NaN is the root of -1. As a constant of the program it would stop every run with `jax_debug_nans`.
+    """
+    return x + _as_rows(jnp.sqrt(-jax.lax.stop_gradient(bad.astype(FLAG))), x).astype(x.dtype)
+
+
+def _as_rows(flags, x):
+    return flags.reshape(*flags.shape, *(1,) * (x.ndim - flags.ndim))
 
 
 @custom_vjp
@@ -64,7 +76,7 @@ def release(y: Inexact[Array, "..."], seen: Float[Array, "*lead"], own: Float[Ar
     not zero arrives at an output that is NaN: such a loss is NaN, and a gradient has to show it.
     """
     bad = seen > 0 if own is None else seen + own > 0
-    return _replace(y, bad, jnp.nan)
+    return _spoilt(y, bad)
 
 
 def _release(y, seen, own):
@@ -74,7 +86,7 @@ def _release(y, seen, own):
 def _release_back(saved, dy):
     seen, own = saved
     bad = ~jnp.isfinite(dy).all(range(seen.ndim, dy.ndim))
-    clean = _replace(dy, bad, 0)
+    clean = _cleaned(dy, bad)
     if own is None:
         return clean, bad.astype(FLAG), None
     lost = (seen + own > 0) & (dy != 0).any(range(seen.ndim, dy.ndim))
