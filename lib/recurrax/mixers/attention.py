@@ -1,13 +1,13 @@
-"""Causal softmax attention with rotary positions and grouped key/value heads, under the same state law as the rest.
+"""Causal softmax attention with rotary positions and grouped key/value heads, with the state API of the other mixers.
 
     o_t = sum_s softmax_s( q_t . k_s / sqrt(K) ) v_s          over the last W positions of the document, t included
     y_t = W_out o_t
 
 Rotary positions: Su et al., 2021 (arXiv 2104.09864). Grouped heads: Ainslie et al., 2023 (arXiv 2305.13245). Local
-windows as in Griffin (arXiv 2402.19427). On request RMS norms of q and k (arXiv 2302.05442) and y_t = W_out (o_t *
-sigmoid(W_g x_t)), as in Qwen3-Next. The state is a cache of the last W keys and values, of fixed size. Keys are kept
-unrotated and turned by their place in the present call: only differences of positions matter, so angles stay small
-however long the stream is.
+windows as in Griffin (arXiv 2402.19427). Optional are RMS norms of q and k (arXiv 2302.05442) and y_t = W_out (o_t *
+sigmoid(W_g x_t)), as in Qwen3-Next. The state is a cache of the last W keys and values, of fixed size. Keys are cached
+unrotated and rotated by their position in the current call: only differences of positions matter, so angles stay small
+for streams of any length.
 """
 
 import dataclasses
@@ -29,26 +29,26 @@ QK_NORMS = ("head", "all")
 
 @dataclasses.dataclass(frozen=True)
 class Attention(MixerConfig):
-    """Causal softmax attention."""
+    """A causal softmax attention layer."""
 
     num_heads: int = 4
-    """Query heads."""
+    """Number of query heads."""
     num_kv_heads: int | None = None
-    """Key/value heads, each shared by num_heads / num_kv_heads query heads; None is num_heads."""
+    """Number of key/value heads, each shared by num_heads / num_kv_heads query heads; None is num_heads."""
     head_dim: int | None = None
-    """K; None is dim / num_heads."""
+    """Size of each head, K; None is dim / num_heads."""
     window: int | None = None
-    """W: each token sees itself and the window - 1 tokens before it; None is the whole document."""
+    """Window W: each token sees itself and the window - 1 tokens before it; None is the whole document."""
     max_length: int = 2048
-    """Size of the cache where there is no window: a longer call is refused, a longer stream keeps its last tokens."""
+    """Size of the cache without a window: a longer call is refused, a longer stream keeps its last tokens."""
     rotary_base: float = 10_000.0
-    """Longest wavelength of the rotary positions, over 2 pi."""
+    """Base of the rotary frequencies: the longest wavelength over 2 pi."""
     rotary_fraction: float = 1.0
-    """Part of each head's channels that is turned, the first ones; 0: there are no positions."""
+    """Fraction of each head's channels that is rotated, counted from the first; 0 disables positions."""
     qk_norm: str | None = None
-    """RMS norms of queries and keys: head, over each head; all, over all heads together; None: there are none."""
+    """RMS norm of queries and keys: "head" over each head, "all" over all heads together; None disables it."""
     norm_eps: float = 1e-6
-    """Added to the mean square in these norms."""
+    """Epsilon added to the mean square in these norms."""
     output_gate: bool = False
     """Whether the output is multiplied by sigmoid(W_g x)."""
     out_bias: bool = False
@@ -67,7 +67,11 @@ class Attention(MixerConfig):
             self.turned(self.head_dim)
 
     def turned(self, head_dim: int) -> int:
-        """Channels of a head that are turned. Raises ValueError where they are no pairs."""
+        """Return the number of rotated channels per head.
+
+        Raises:
+          ValueError: the number is odd.
+        """
         size = int(self.rotary_fraction * head_dim)
         if size % 2:
             part = "" if self.rotary_fraction == 1 else f" * rotary_fraction {self.rotary_fraction}"
@@ -87,7 +91,7 @@ class Attention(MixerConfig):
         return AttentionLayer(self, dim, dtype, name=name)
 
     def kv_heads(self, dim: int) -> tuple[int, int]:
-        """Number and size of the key/value heads."""
+        """Return the number and the size of the key/value heads."""
         return self.num_kv_heads or self.num_heads, self.head_dim or dim // self.num_heads
 
     def init_state(self, batch_size, dim, dtype=jnp.float32):
@@ -98,10 +102,10 @@ class Attention(MixerConfig):
 def attention(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: Attention, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Causal attention over the last W tokens; the state is {"k", "v": (B, W, Hkv, K), "seen": (B, W) bool}.
+    """Apply causal attention over the last W tokens; the state is {"k", "v": (B, W, Hkv, K), "seen": (B, W) bool}.
 
     Raises:
-      ValueError: no window and T > max_length: the cache could not hold what the call has seen.
+      ValueError: no window and T > max_length: the cache could not hold all tokens of the call.
     """
     batch, length, _ = x.shape
     cache.check_length(length, config.window, config.max_length)
@@ -124,14 +128,14 @@ def attention(
 
 
 def _split(given):
-    """One key/value head is every device's."""
+    """Return the axes to shard: heads are split, except that a single key/value head is replicated on every device."""
     heads = "H" if given["new"]["k"].shape[2] > 1 else "."
     return {"q": "B T H", "new": f"B T {heads}", "state": f"B . {heads}", "reset": "B T"}
 
 
 @sharded(_split, results=("B T H", "B . H"), enter=cache.enter)
 def _attend(q, new, state, reset, config):
-    """What queries read (B, T, H, K), and the next cache."""
+    """Return the attention outputs (B, T, H, K) and the next cache."""
     cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)
     keys, turned = cached["k"], config.turned(q.shape[-1])
     if turned:
@@ -143,7 +147,7 @@ def _attend(q, new, state, reset, config):
 class AttentionLayer(Mixer):
     """Parameters of `attention`: 2 D K (H + Hkv) of them.
 
-    Norms over heads have 2 K more, over all heads K (H + Hkv), a gate D H K, a bias D.
+    Norms over each head add 2 K, norms over all heads K (H + Hkv), a gate D H K, a bias D.
     """
 
     function = staticmethod(attention)

@@ -1,6 +1,6 @@
 """DeltaProduct (Siems et al., 2025, arXiv 2502.10297).
 
-    q_t = silu(conv(W_q x))_t                               q and all k then of length 1
+    q_t = silu(conv(W_q x))_t                               q and all k then normalised to length 1
     k_tj, v_tj = silu(conv(W_j x))_t                        j = 1 .. R
     b_tj = 2 sigmoid(W_bj x_t)                              one per head and j
     S <- S + b_tj k_tj (v_tj - S^T k_tj)^T                  from S = S_{t-1} for j = 1 .. R, to S_t
@@ -32,34 +32,34 @@ class DeltaProduct(MixerConfig):
     """A DeltaProduct layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is 3/4 dim / num_heads."""
+    """Query and key size per head, K; None is 3/4 dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is 3/2 dim / num_heads."""
+    """Value size per head, V; None is 3/2 dim / num_heads."""
     num_householder: int = 2
-    """R, steps of the delta rule per token."""
+    """Number of delta-rule steps per token, R."""
     negative_eigenvalues: bool = True
-    """b = 2 sigmoid(.): without, no transition reflects or rotates."""
+    """Whether b is 2 sigmoid(.), without which no transition reflects or rotates."""
     forget_gate: bool = False
-    """Whether the state decays before the steps: Gated DeltaProduct."""
+    """Whether the state decays before the steps, as in Gated DeltaProduct."""
     output_gate: bool = True
-    """Whether the normed output is multiplied by silu(W_g x)."""
+    """Whether the normalised output is multiplied by silu(W_g x)."""
     conv_width: int | None = 4
-    """Taps of the short convolutions on q and all k and v; None: there are none."""
+    """Number of taps of the short convolutions on q and every k and v; None disables them."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each head."""
+    """Epsilon added to each head's mean square in the norm."""
 
     def __post_init__(self):
         names = ("num_heads", "head_dim", "value_head_dim", "num_householder", "conv_width", "norm_eps")
         checks.positive(self, *names)
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=3 * dim // 4, values=3 * dim // 2)
 
     def widths(self, dim: int) -> dict[str, int]:
-        """Of queries, keys and values, over all heads and steps."""
+        """Return the widths of queries, keys and values, over all heads and steps."""
         h, r, (k, v) = self.num_heads, self.num_householder, self.sizes(dim)
         return {"q": h * k, "k": r * h * k, "v": r * h * v}
 
@@ -77,7 +77,7 @@ class DeltaProduct(MixerConfig):
 def delta_product(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: DeltaProduct, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """DeltaProduct; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    """Apply DeltaProduct; the state is {"s": (B, H, K, V) float32}, and "conv" if there are convolutions."""
     state, steps = state or {"s": None, "conv": None}, (config.num_householder, config.num_heads)
     (q, k, v), after = activated(params, x, state, config.conv_width, reset=reset)
     q = parts.heads(q, config.num_heads)
@@ -99,7 +99,7 @@ def delta_product(
 class DeltaProductLayer(Mixer):
     """Parameters of `delta_product`: D H (K + V + R (K + V + 1)) + W H (K + R (K + V)) + V of them.
 
-    An output gate has D HV, a forget gate D H + 2 H.
+    An output gate adds D HV, a forget gate D H + 2 H.
     """
 
     function = staticmethod(delta_product)

@@ -1,13 +1,13 @@
 """DeltaNet (Schlag et al., 2021, arXiv 2102.11174; Yang et al., 2024, arXiv 2406.06484).
 
-    q_t, k_t, v_t = silu(conv(W x))_t               q and k then of length 1
+    q_t, k_t, v_t = silu(conv(W x))_t               q and k then normalised to length 1
     b_t = sigmoid(W_b x_t)                          one per head
     S_t = S_{t-1} + b_t k_t (v_t - S_{t-1}^T k_t)^T
     o_t = S_t^T q_t / sqrt(K)
     y_t = W_out RMSNorm(o_t)                        the norm over each head
 
-The state is corrected where it answers k_t wrongly. With b_t in (0, 2) what it holds of a key can also turn its sign
-(arXiv 2411.12537).
+The update corrects the value that the state stores for k_t. With b_t in (0, 2) the stored value can also change its
+sign (arXiv 2411.12537).
 """
 
 import dataclasses
@@ -30,25 +30,25 @@ class DeltaNet(MixerConfig):
     """A DeltaNet layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / num_heads."""
+    """Query and key size per head, K; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     negative_eigenvalues: bool = False
-    """b_t = 2 sigmoid(.): the transition's eigenvalue along a key is in (-1, 1) instead of (0, 1)."""
+    """Whether b_t is 2 sigmoid(.): the transition's eigenvalue along a key is then in (-1, 1) instead of (0, 1)."""
     output_gate: bool = False
-    """Whether the normed output is multiplied by silu(W_g x)."""
+    """Whether the normalised output is multiplied by silu(W_g x)."""
     conv_width: int | None = 4
-    """Taps of the short convolutions on q, k and v; None: there are none."""
+    """Number of taps of the short convolutions on q, k and v; None disables them."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each head."""
+    """Epsilon added to each head's mean square in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "value_head_dim", "conv_width", "norm_eps")
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -66,7 +66,7 @@ class DeltaNet(MixerConfig):
 def deltanet(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: DeltaNet, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """DeltaNet; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    """Apply DeltaNet; the state is {"s": (B, H, K, V) float32}, and "conv" if there are convolutions."""
     state = state or {"s": None, "conv": None}
     (q, k, v), after = activated(params, x, state, config.conv_width, reset=reset)
     q, k, v = (parts.heads(array, config.num_heads) for array in (q, k, v))
@@ -82,7 +82,7 @@ def deltanet(
 def activated(
     params: Params, x: Float[Array, "B T D"], state: State, conv_width: int | None, *, reset: Reset | None
 ) -> tuple[tuple[Float[Array, "B T _"], ...], State]:
-    """silu(conv(W x)) of q, k and v, and the state {"conv": ...}; silu(W x) and {} where there is no convolution."""
+    """Return silu(conv(W x)) for q, k and v and the state {"conv": ...}; silu(W x) and {} without a convolution."""
     qkv = {name: linear(x, params[f"in_{name}"]) for name in "qkv"}
     qkv["v"] = mark("values", qkv["v"])
     if conv_width is None:
@@ -92,13 +92,13 @@ def activated(
 
 
 def step_size(logits: Float[Array, "..."], negative_eigenvalues: bool) -> Float[Array, "..."]:
-    """b = sigmoid(.), of the delta rule, in float32; twice that where eigenvalues 1 - b may be negative."""
+    """Return the delta rule's b = sigmoid(logits) in float32; twice that if eigenvalues 1 - b may be negative."""
     beta = jax.nn.sigmoid(upcast(logits))
     return mark("beta", 2 * beta if negative_eigenvalues else beta)
 
 
 def projections(dim: int, conv_width: int | None, widths: dict[str, int]) -> dict[str, tuple]:
-    """Parameters of `activated`: D E of each width E, and W E of its convolution."""
+    """Declare the parameters of `activated`: D E for each width E, and W E for its convolution."""
     kernels = {f"in_{name}": (fan_in, (dim, e)) for name, e in widths.items()}
     if conv_width is None:
         return kernels

@@ -1,13 +1,13 @@
 """Gated DeltaNet (Yang et al., 2024, arXiv 2412.06464).
 
-    q_t, k_t, v_t = silu(conv(W x))_t                       q and k then of length 1
+    q_t, k_t, v_t = silu(conv(W x))_t                       q and k then normalised to length 1
     b_t = sigmoid(W_b x_t)                                  one per head
     log a_t = -exp(A_log) softplus(W_a x_t + dt_bias)       one per head
     S_t = a_t S_{t-1} + b_t k_t (v_t - a_t S_{t-1}^T k_t)^T
     o_t = S_t^T q_t / sqrt(K)
     y_t = W_out ( RMSNorm(o_t) * silu(W_g x_t) )            the norm over each head
 
-DeltaNet that forgets as Mamba-2 does. Queries and keys are 3/4 as wide as the model, values 3/2.
+DeltaNet with the decay of Mamba-2. Queries and keys are 3/4 as wide as the model, values 3/2.
 """
 
 import dataclasses
@@ -30,19 +30,20 @@ class GatedDeltaNet(MixerConfig):
     """A Gated DeltaNet layer."""
 
     num_heads: int = 4
-    """H, of queries and keys."""
+    """Number of query and key heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is 3/4 dim / num_heads."""
+    """Query and key size per head, K; None is 3/4 dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is 3/2 dim / num_value_heads."""
+    """Value size per head, V; None is 3/2 dim / num_value_heads."""
     num_value_heads: int | None = None
-    """Heads of values and states, a multiple of num_heads; head h reads query and key h // (their ratio). None is H."""
+    """Number of value and state heads, a multiple of num_heads; value head h uses query and key h // (their ratio).
+    None is H."""
     negative_eigenvalues: bool = False
-    """b_t = 2 sigmoid(.): the transition's eigenvalue along a key is in (-1, 1) instead of (0, 1)."""
+    """Whether b_t is 2 sigmoid(.): the transition's eigenvalue along a key is then in (-1, 1) instead of (0, 1)."""
     conv_width: int | None = 4
-    """Taps of the short convolutions on q, k and v; None: there are none."""
+    """Number of taps of the short convolutions on q, k and v; None disables them."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each head."""
+    """Epsilon added to each head's mean square in the norm."""
 
     def __post_init__(self):
         names = ("num_heads", "head_dim", "value_head_dim", "num_value_heads", "conv_width", "norm_eps")
@@ -52,18 +53,18 @@ class GatedDeltaNet(MixerConfig):
 
     @property
     def value_heads(self) -> int:
-        """num_value_heads, or as many as keys have."""
+        """Number of value heads: num_value_heads, or num_heads if it is None."""
         return self.num_value_heads or self.num_heads
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return (
             self.head_dim or checks.per_head("head_dim", 3 * dim // 4, self.num_heads),
             self.value_head_dim or checks.per_head("value_head_dim", 3 * dim // 2, self.value_heads),
         )
 
     def widths(self, dim: int) -> dict[str, int]:
-        """Of queries, keys and values, over all heads."""
+        """Return the widths of queries, keys and values, over all heads."""
         k, v = self.sizes(dim)
         return {"q": self.num_heads * k, "k": self.num_heads * k, "v": self.value_heads * v}
 
@@ -81,7 +82,7 @@ class GatedDeltaNet(MixerConfig):
 def gated_deltanet(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: GatedDeltaNet, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Gated DeltaNet; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    """Apply Gated DeltaNet; the state is {"s": (B, H, K, V) float32}, and "conv" if there are convolutions."""
     state = state or {"s": None, "conv": None}
     (q, k, v), after = activated(params, x, state, config.conv_width, reset=reset)
     q, k = (parts.unit_norm(parts.heads(array, config.num_heads)) for array in (q, k))

@@ -4,7 +4,7 @@
     o_t = S_t^T q_t / sqrt(K)
     y_t = W_out ( RMSNorm(o_t) * silu(W_g x_t) )    the norm over each head
 
-Keys are half as wide as values, the gate's matrix has rank 16.
+Keys are half as wide as values; the gate's matrix has rank 16.
 """
 
 import dataclasses
@@ -27,21 +27,22 @@ class GLA(MixerConfig):
     """A gated linear attention layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     num_kv_heads: int | None = None
-    """Heads of keys, values and decays, each shared by num_heads / num_kv_heads neighbours; None is num_heads."""
+    """Number of key, value and decay heads, each shared by num_heads / num_kv_heads adjacent query heads; None is
+    num_heads."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / 2 / num_heads."""
+    """Query and key size per head, K; None is dim / 2 / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     gate_rank: int = 16
-    """Rank of the decay's matrix."""
+    """Rank of the decay gate's matrix."""
     gate_normalizer: float = 16.0
-    """Root taken of the gate's sigmoid: how slowly an undecided gate forgets."""
+    """Degree of the root taken of the gate's sigmoid; a higher degree forgets more slowly."""
     conv_width: int | None = None
-    """Taps of short convolutions on q, k and v, each followed by silu; None: there are none, as in the paper."""
+    """Number of taps of short convolutions on q, k and v, followed by silu; None disables them, as in the paper."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each head."""
+    """Epsilon added to each head's mean square in the norm."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
@@ -50,16 +51,16 @@ class GLA(MixerConfig):
 
     @property
     def kv_heads(self) -> int:
-        """num_kv_heads, or as many as queries have."""
+        """Number of key/value heads: num_kv_heads, or num_heads if it is None."""
         return self.num_kv_heads or self.num_heads
 
     def widths(self, dim: int) -> dict[str, int]:
-        """Of queries, keys and values, over all heads."""
+        """Return the widths of queries, keys and values, over all heads."""
         k, v = self.sizes(dim)
         return {"q": self.num_heads * k, "k": self.kv_heads * k, "v": self.kv_heads * v}
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim // 2, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -76,7 +77,7 @@ class GLA(MixerConfig):
 def gla(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: GLA, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Gated linear attention; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    """Apply gated linear attention; the state is {"s": (B, H, K, V) float32}, and "conv" if there are convolutions."""
     state, after = state or {"s": None, "conv": None}, {}
     qkv = {name: linear(x, params[f"in_{name}"]) for name in "qkv"}
     qkv["v"] = mark("values", qkv["v"])
@@ -97,7 +98,7 @@ def gla(
 class GLALayer(Mixer):
     """Parameters of `gla`: D (HK + H'K + 2 HV + H'V + R) + H'K (R + 1) + V of them, H' key/value heads.
 
-    Convolutions have W (HK + H'K + H'V) more.
+    Convolutions add W (HK + H'K + H'V).
     """
 
     function = staticmethod(gla)

@@ -4,8 +4,8 @@
     c_t = silu(W_r x_t + b_r) + i silu(W_i x_t + b_i)
     y_t = W_out LayerNorm( sigmoid(W_g x_t + b_g) * [Re h_t, Im h_t] ) + b_out
 
-b is learned, and rises with depth: upper layers remember for longer. theta is learned too; it starts like the angles of
-rotary positions.
+b is learned and rises with depth: upper layers have longer memory. theta is learned too; it starts from the angles
+of rotary positions.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ class HGRN(MixerConfig):
     """An HGRN layer."""
 
     width: int | None = None
-    """E, complex states; None is the model's dimension."""
+    """Number of complex states, E; None is the model's dimension."""
     rotary_base: float = 10_000.0
-    """Longest period of theta at initialisation, over 2 pi."""
+    """Base of the initial theta: the longest period over 2 pi."""
     norm_eps: float = 1e-5
-    """Added to the variance."""
+    """Epsilon added to the variance in the norm."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
@@ -52,7 +52,7 @@ def hgrn(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B E"]]:
-    """Gated recurrence with turning states; the state is h, complex64."""
+    """Apply the gated recurrence with rotating states; the state is h, complex64."""
 
     def project(name):
         return shift(linear(x, params[f"in_{name}"]), params[f"{name}_bias"])
@@ -91,6 +91,6 @@ class HGRNLayer(Mixer):
 
 
 def _angles(key: jax.Array, shape: tuple[int], base: float, dtype: Dtype = jnp.float32) -> Float[Array, " E"]:
-    """base^(-j / E)."""
+    """Initialise theta_j = base^(-j / E)."""
     del key
     return rotary.frequencies(shape[0], base).astype(dtype)

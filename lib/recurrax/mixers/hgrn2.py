@@ -4,7 +4,8 @@
     o_t = S_t^T q_t / sqrt(K)                       q = silu(W_q x)
     y_t = W_out RMSNorm(o_t)                        the norm over all heads
 
-The key is what the forget gate lets go. b is learned, and rises with depth: upper layers remember for longer.
+The key is 1 - f_t, the complement of the forget gate. b is learned and rises with depth: upper layers have longer
+memory.
 """
 
 import dataclasses
@@ -26,19 +27,19 @@ class HGRN2(MixerConfig):
     """An HGRN2 layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, how far each value is expanded; None is dim / num_heads."""
+    """Key size per head, K, the expansion of each value; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     norm_eps: float = 1e-5
-    """Added to the mean square of the output."""
+    """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -52,7 +53,7 @@ class HGRN2(MixerConfig):
 def hgrn2(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: HGRN2, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Gated linear recurrence with expanded state; the state is {"s": (B, H, K, V) float32}."""
+    """Apply the gated linear recurrence with expanded state; the state is {"s": (B, H, K, V) float32}."""
     log_f, released = gates.bounded_forget(linear(x, params["in_forget"]), params["lower_bound"])
     q, k, v, log_f = (
         parts.heads(array, config.num_heads)

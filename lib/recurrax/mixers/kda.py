@@ -1,13 +1,13 @@
 """KDA, Kimi Delta Attention (Kimi Linear; Kimi Team, 2025, arXiv 2510.26692).
 
-    q_t, k_t, v_t = silu(conv(W x))_t                       q and k then of length 1
+    q_t, k_t, v_t = silu(conv(W x))_t                       q and k then normalised to length 1
     b_t = sigmoid(W_b x_t)                                  one per head
     log a_t = -exp(A_log) softplus(W_2 W_1 x_t + dt_bias)   one per key channel, A_log one per head
     S_t = diag(a_t) S_{t-1} + b_t k_t (v_t - (diag(a_t) S_{t-1})^T k_t)^T
     o_t = S_t^T q_t / sqrt(K)
     y_t = W_out ( RMSNorm(o_t) * sigmoid(W_4 W_3 x_t) )     the norm over each head
 
-Gated DeltaNet whose every key channel forgets at its own rate.
+Gated DeltaNet with one decay rate per key channel.
 """
 
 import dataclasses
@@ -31,25 +31,26 @@ class KDA(MixerConfig):
     """A Kimi Delta Attention layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / num_heads."""
+    """Query and key size per head, K; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     gate_rank: int | None = None
-    """Rank of the matrices of decay and output gate; None is V."""
+    """Rank of the matrices of the decay and the output gate; None is V."""
     full_rank_gate: bool = False
-    """Whether the output gate has one full matrix instead of the low-rank one."""
+    """Whether the output gate has a full matrix instead of a low-rank one."""
     gate_bias: bool = False
     """Whether the output gate has a bias."""
     lower_bound: float | None = None
-    """log a_t = lower_bound sigmoid(exp(A_log) (W_2 W_1 x_t + dt_bias)) instead, lower_bound < 0; None: as above."""
+    """Lower bound of log a_t = lower_bound sigmoid(exp(A_log) (W_2 W_1 x_t + dt_bias)), negative; None is the form
+    without a bound, -exp(A_log) softplus(W_2 W_1 x_t + dt_bias)."""
     negative_eigenvalues: bool = False
-    """b_t = 2 sigmoid(.): the transition's eigenvalue along a key is in (-1, 1) instead of (0, 1)."""
+    """Whether b_t is 2 sigmoid(.): the transition's eigenvalue along a key is then in (-1, 1) instead of (0, 1)."""
     conv_width: int | None = 4
-    """Taps of the short convolutions on q, k and v; None: there are none."""
+    """Number of taps of the short convolutions on q, k and v; None disables them."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each head."""
+    """Epsilon added to each head's mean square in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "value_head_dim", "gate_rank", "conv_width", "norm_eps")
@@ -57,7 +58,7 @@ class KDA(MixerConfig):
             raise ValueError(f"lower_bound is the smallest log-decay and must be negative, got {self.lower_bound}")
 
     def sizes(self, dim: int) -> tuple[int, int, int]:
-        """K, V and the gates' rank."""
+        """Return K, V and the rank of the gates."""
         k, v = checks.head_sizes(self, keys=dim, values=dim)
         return k, v, self.gate_rank or v
 
@@ -76,7 +77,7 @@ class KDA(MixerConfig):
 def kda(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: KDA, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Kimi Delta Attention; the state is {"s": (B, H, K, V) float32}, and "conv" where there are convolutions."""
+    """Apply Kimi Delta Attention; the state is {"s": (B, H, K, V) float32}, and "conv" if there are convolutions."""
     state = state or {"s": None, "conv": None}
     (q, k, v), after = activated(params, x, state, config.conv_width, reset=reset)
     logits = linear(linear(x, params["in_decay"]), params["decay_kernel"])
@@ -102,7 +103,7 @@ def kda(
 class KDALayer(Mixer):
     """Parameters of `kda`: D (2 HK + 2 HV + H + 2 R) + R (HK + HV) + W (2 HK + HV) + HK + H + V of them.
 
-    A full-rank gate has D HV instead of D R + R HV, a gate's bias HV more.
+    A full-rank gate has D HV instead of D R + R HV; a gate bias adds HV.
     """
 
     function = staticmethod(kda)
@@ -116,7 +117,7 @@ class KDALayer(Mixer):
             gate = {"in_gate": (fan_in, (d, r)), "gate_kernel": (fan_in, (r, h * v))}
         if config.gate_bias:
             gate["gate_bias"] = (zeros, (h * v,))
-        # exp(A_log) is a rate of forgetting, or the slope of the bounded form's sigmoid.
+        # exp(A_log) is the decay rate, or the slope of the sigmoid in the bounded form.
         a_log = (gates.log_uniform_a, (h,), 1.0, 16.0) if config.lower_bound is None else (zeros, (h,))
         return {
             **projections(d, config.conv_width, {"q": h * k, "k": h * k, "v": h * v}),

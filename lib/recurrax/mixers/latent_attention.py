@@ -1,12 +1,13 @@
 """MLA, multi-head latent attention (DeepSeek-V2, 2024, arXiv 2405.04434), as Kimi Linear has it (arXiv 2510.26692).
 
-    c_t = RMSNorm(W_c x_t)                          the latent vector, all that is cached but for r_t
-    r_t = W_r x_t                                   a part of the keys that all heads share
+    c_t = RMSNorm(W_c x_t)                          the latent vector; the cache holds c_t and r_t
+    r_t = W_r x_t                                   the part of the keys that all heads share
     k_s = [W_k c_s, r_s]    v_s = W_v c_s           per head
     o_t = sum_s softmax_s( q_t . k_s / sqrt(K + R) ) v_s,    y_t = W_out o_t
 
-q and r are turned by their positions where there is a `rotary_base`; Kimi Linear has no positions. For a single token
-W_k and W_v are applied to the query and to the result: q . W_k c = (W_k^T q) . c, and no key is made of the cache.
+q and r are rotated by their positions if there is a `rotary_base`; Kimi Linear has no positions. For a single token
+W_k and W_v are applied to the query and to the result: q . W_k c = (W_k^T q) . c, so that no keys are computed from
+the cache.
 """
 
 import dataclasses
@@ -25,26 +26,26 @@ from recurrax.types import Params, Reset, State
 
 @dataclasses.dataclass(frozen=True)
 class LatentAttention(MixerConfig):
-    """Multi-head latent attention."""
+    """A multi-head latent attention layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     latent_dim: int | None = None
     """Size of the latent vector; None is dim / 2."""
     head_dim: int | None = None
-    """K, of queries and keys without the shared part; None is dim / num_heads."""
+    """Query and key size per head without the shared part, K; None is dim / num_heads."""
     shared_dim: int | None = None
-    """R, of the part of queries and keys whose keys are shared; None is K / 2."""
+    """Size of the part of queries and keys whose keys all heads share, R; None is K / 2."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     rotary_base: float | None = None
-    """Longest wavelength of the rotary positions of the shared part, over 2 pi; None: there are no positions."""
+    """Base of the rotary frequencies of the shared part: the longest wavelength over 2 pi. None disables positions."""
     window: int | None = None
-    """W: each token sees itself and the window - 1 tokens before it; None is the whole document."""
+    """Window W: each token sees itself and the window - 1 tokens before it; None is the whole document."""
     max_length: int = 2048
-    """Size of the cache where there is no window: a longer call is refused, a longer stream keeps its last tokens."""
+    """Size of the cache without a window: a longer call is refused, a longer stream keeps its last tokens."""
     norm_eps: float = 1e-6
-    """Added to the mean square of the latent vector."""
+    """Epsilon added to the mean square of the latent vector in the norm."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
@@ -54,7 +55,7 @@ class LatentAttention(MixerConfig):
         return self.window or self.max_length
 
     def sizes(self, dim: int) -> tuple[int, int, int, int]:
-        """K, R, V and the latent vector's."""
+        """Return K, R, V and the size of the latent vector."""
         k, v = checks.head_sizes(self, keys=dim, values=dim)
         r = self.shared_dim or max(k // 2, 1)
         if self.rotary_base is not None and r % 2:
@@ -78,10 +79,10 @@ def latent_attention(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Latent attention; the state is {"latent": (B, W, C), "shared": (B, W, R), "seen": (B, W) bool}.
+    """Apply latent attention; the state is {"latent": (B, W, C), "shared": (B, W, R), "seen": (B, W) bool}.
 
     Raises:
-      ValueError: no window and T > max_length: the cache could not hold what the call has seen.
+      ValueError: no window and T > max_length: the cache could not hold all tokens of the call.
     """
     cache.check_length(x.shape[1], config.window, config.max_length)
     k, _, _, c = config.sizes(x.shape[-1])
@@ -104,7 +105,7 @@ def latent_attention(
     enter=cache.enter,
 )
 def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
-    """What queries read (B, T, H, V), and the next cache."""
+    """Return the attention outputs (B, T, H, V) and the next cache."""
     length, k, r = q.shape[1], q.shape[-1], q_shared.shape[-1]
     cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)
     latent, shared = cached["latent"][:, :, None], cached["shared"][:, :, None]

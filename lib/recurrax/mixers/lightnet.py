@@ -4,8 +4,8 @@
     o_t = S_t^T q_t / sqrt(K)                                       q = silu(W_q x)
     y_t = W_out ( RMSNorm(o_t) * silu(W_2 W_1 x_t) )                the norm over all heads
 
-Each key channel holds a running average of values with weights e^c: what the decay lets go is what the input adds. With
-u_t = c_t - z_{t-1} the two weights are sigmoid(-u_t) and sigmoid(u_t); their sum is 1 to the last digit.
+Each key channel holds a running average of values with weights e^c: the weights of decay and input add up to 1. With
+u_t = c_t - z_{t-1} they are sigmoid(-u_t) and sigmoid(u_t), whose sum is 1 to rounding.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ class LightNet(MixerConfig):
     """A LightNet layer for sequences."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / num_heads."""
+    """Query and key size per head, K; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     gate_rank: int | None = None
-    """Rank of the output gate's matrix; None is the size of a head, V."""
+    """Rank of the output gate's matrix; None is V."""
     norm_eps: float = 1e-5
-    """Added to the mean square of the output."""
+    """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -52,7 +52,7 @@ class LightNet(MixerConfig):
 
     def init_state(self, batch_size, dim, dtype=jnp.float32):
         h, (k, v) = self.num_heads, self.sizes(dim)
-        # The logarithm of an empty sum.
+        # -inf is the logarithm of an empty sum.
         z = jnp.full((batch_size, h, k), -jnp.inf, jnp.float32)
         return {"s": jnp.zeros((batch_size, h, k, v), jnp.float32), "z": z}
 
@@ -60,7 +60,7 @@ class LightNet(MixerConfig):
 def lightnet(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: LightNet, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Running averages of values; the state is {"s": (B, H, K, V), "z": (B, H, K)}, float32."""
+    """Compute running averages of values; the state is {"s": (B, H, K, V), "z": (B, H, K)}, float32."""
     q, c, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     c, v = upcast(c), mark("values", v)
     z = jnp.full_like(c[:, 0], -jnp.inf) if state is None else state["z"]
@@ -75,7 +75,7 @@ def lightnet(
 
 
 def _enter(op, given):
-    """The z that enters a stretch of time, which adds its own sum to it."""
+    """Return z before this time shard and after the last; each shard adds its own sum to it."""
     z, reset = given["z"], given["reset"]
     own = op(**{**given, "z": jnp.full_like(z, -jnp.inf)})[1]
     cut = jnp.zeros((z.shape[0],), bool) if reset is None else reset.any(1)
@@ -89,17 +89,17 @@ def _enter(op, given):
 
 @sharded({"c": "B T H", "z": "B H", "reset": "B T"}, results=("B T H", "B H"), state="z", enter=_enter)
 def _log_sums(c, z, reset):
-    """log(e^z + sum_{s < t} e^{c_s}) before each step of the document, and after the last."""
+    """Return log(e^z + sum_{s < t} e^{c_s}) within the document, before each step and after the last."""
     starts = jnp.zeros(c.shape[:2], bool) if reset is None else reset
     starts = jnp.pad(starts, ((0, 0), (1, 0)))[..., None, None]
     terms = jnp.concatenate([z[:, None].astype(c.dtype), c], axis=1)
 
     def add(left, right):
-        # Forgotten before the sum: the gradient of one that is not chosen would still be NaN where left is.
+        # Mask before the sum: if left is NaN, the gradient of a branch that is not selected would be NaN too.
         return left[0] | right[0], jnp.logaddexp(jnp.where(right[0], -jnp.inf, left[1]), right[1])
 
     _, sums = jax.lax.associative_scan(add, (jnp.broadcast_to(starts, terms.shape), terms), axis=1)
-    # Before its first token a document has no sum.
+    # Before a document's first token the sum is empty.
     return jnp.where(starts[:, 1:], -jnp.inf, sums[:, :-1]), sums[:, -1]
 
 

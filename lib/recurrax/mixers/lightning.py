@@ -5,8 +5,8 @@
     o_t = S_t^T q_t
     y_t = W_out ( RMSNorm(o_t) * sigmoid(W_g x_t) )         the norm over all heads
 
-The decays are not trained. The lower the layer, the faster it forgets. (The published model has l / (L - 1) in place of
-l / L, and adds 1e-5: its last layer forgets nearly nothing.)
+The decays are not trained. Lower layers decay faster. (The published model has l / (L - 1) in place of l / L, and adds
+1e-5: its last layer hardly decays.)
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ class Lightning(MixerConfig):
     """A lightning attention layer of MiniMax-01."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K = V; None is dim / num_heads."""
+    """Size of each head, K = V; None is dim / num_heads."""
     norm_eps: float = 1e-6
-    """Added to the mean square of the output."""
+    """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "norm_eps")
 
     def size(self, dim: int) -> int:
-        """K = V."""
+        """Return the head size, K = V."""
         return self.head_dim or checks.per_head("head_dim", dim, self.num_heads)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -55,7 +55,7 @@ class Lightning(MixerConfig):
 def lightning(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: Lightning, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Linear attention with fixed decays; the state is {"s": (B, H, K, K) float32}."""
+    """Apply linear attention with fixed decays; the state is {"s": (B, H, K, K) float32}."""
     s = None if state is None else state["s"]
     q, k, v = (linear(x, params[f"in_{name}"]) for name in "qkv")
     q, k, v = (parts.heads(jax.nn.silu(array), config.num_heads) for array in (q, k, mark("values", v)))

@@ -4,8 +4,8 @@
     o_t = S_t^T phi(q_t) / (z_t . phi(q_t) + eps)
     y_t = W_out o_t
 
-Softmax attention with the kernel phi(q) . phi(k) for exp(q . k): the sums over the past are a state. z is kept as one
-more column of S, that of a value which is always 1.
+Softmax attention with the kernel phi(q) . phi(k) for exp(q . k): the sums over the past become a state. z is stored as
+an additional column of S, for a value that is always 1.
 """
 
 import dataclasses
@@ -35,17 +35,17 @@ class LinearAttention(MixerConfig):
     """A linear attention layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / num_heads."""
+    """Query and key size per head, K; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     feature_map: str = "elu"
-    """phi: elu (which is elu + 1), relu, silu or identity."""
+    """Feature map phi: "elu" (elu + 1), "relu", "silu" or "identity"."""
     normalize: bool = True
-    """Divide by z . phi(q); off, o_t is S_t^T phi(q_t) / sqrt(K)."""
+    """Whether to divide by z . phi(q); if not, o_t is S_t^T phi(q_t) / sqrt(K)."""
     eps: float = 1e-6
-    """Added to the divisor."""
+    """Epsilon added to the divisor."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "value_head_dim", "eps")
@@ -57,7 +57,7 @@ class LinearAttention(MixerConfig):
             )
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -77,13 +77,13 @@ def linear_attention(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Linear attention; the state is {"s": (B, H, K, V [+ 1 for z]) float32}."""
+    """Apply linear attention; the state is {"s": (B, H, K, V [+ 1 for z]) float32}."""
     s = None if state is None else state["s"]
     q, k, v = (parts.heads(ops.linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k = (FEATURE_MAPS[config.feature_map](array) for array in (q, k))
     v = mark("values", v)
     if config.normalize:
-        # In float32: the divisor grows with t, and must not lose the terms that it is divided into.
+        # In float32: the divisor grows with t, and its sum must not round small terms away.
         v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
         q, k, v = (upcast(array) for array in (q, k, v))
         o, s = ops.linear_attention(q, k, v, None, s, scale=1.0, reset=reset)

@@ -4,8 +4,8 @@
     m_t = A_bar m_{t-1} + B_bar u_t            N Legendre coefficients of the last theta steps of each, not trained
     y_t = g(W_m m_t + W_x x_t + b)
 
-A_bar and B_bar discretise the delay system exactly, with u held constant over each step. The nonlinear recurrence of
-the first paper is gone: the memory no longer hears what was made of it.
+A_bar and B_bar discretise the delay system exactly, with u held constant over each step. The parallel form drops the
+nonlinear recurrence of the first paper: the outputs are not fed back into the memory.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ class LMU(MixerConfig):
     """An LMU layer."""
 
     order: int = 16
-    """N, Legendre coefficients per channel."""
+    """Number of Legendre coefficients per channel, N."""
     theta: float = 128.0
-    """Length of the window, in tokens."""
+    """Length of the window theta, in tokens."""
     memory_channels: int | None = None
-    """E, channels that are remembered; None is dim / order, at least 1: as many coefficients as dim."""
+    """Number of memory channels, E; None is dim / order, at least 1, for about dim coefficients in all."""
     memory_activation: str = "identity"
-    """f: "identity", "relu", "gelu" or "tanh"."""
+    """Activation f: "identity", "relu", "gelu" or "tanh"."""
     activation: str = "relu"
-    """g, one of the same."""
+    """Activation g, with the same choices as f."""
 
     def __post_init__(self):
         checks.positive(self, "order", "theta", "memory_channels")
@@ -46,7 +46,7 @@ class LMU(MixerConfig):
         checks.choice("activation", self.activation, ACTIVATIONS)
 
     def channels(self, dim: int) -> int:
-        """E."""
+        """Return the number of memory channels, E."""
         return self.memory_channels or max(1, dim // self.order)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -64,11 +64,11 @@ def lmu(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B E N"]]:
-    """Legendre memory units; the state is m, float32."""
+    """Apply Legendre memory units; the state is m, float32."""
     batch, length, _ = x.shape
     u = shift(linear(x, params["in_memory"]), params["memory_bias"])
     u = mark("values", ACTIVATIONS[config.memory_activation](u))
-    # All channels have one system: as rows of the batch they share its powers, which are constants of the program.
+    # All channels share one system: folded into the batch they share its powers, which are compile-time constants.
     rows = u.swapaxes(1, 2).reshape(-1, length, 1)
     channels = u.shape[2]
     system = (value[None] for value in (*hippo.hold(*hippo.delay(config.order, config.theta)), np.eye(config.order)))

@@ -3,8 +3,8 @@
     h_t = lambda * h_{t-1} + gamma * (B x_t)          lambda = exp(-exp(nu_log) + i exp(theta_log))
     y_t = Re(C h_t) + D * x_t                         gamma  = sqrt(1 - |lambda|^2) at initialisation
 
-A complex diagonal state of size N whose eigenvalues start on a ring r_min <= |lambda| <= r_max and, by their
-parametrisation, never leave the unit disk. The nonlinearity is the projection that follows it.
+A complex diagonal state of size N. The eigenvalues start on a ring r_min <= |lambda| <= r_max, and their
+parametrisation keeps them inside the unit disk. The nonlinearity is in the projection that follows the layer.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class LRU(MixerConfig):
     """An LRU layer."""
 
     state_dim: int = 256
-    """N, the number of complex states."""
+    """Number of complex states, N."""
     r_min: float = 0.9
     """Smallest modulus of an eigenvalue at initialisation."""
     r_max: float = 0.999
@@ -51,7 +51,7 @@ class LRU(MixerConfig):
 
 
 def eigenvalues(params: Params) -> Complex[Array, " N"]:
-    """lambda = exp(-exp(nu_log) + i exp(theta_log))."""
+    """Return lambda = exp(-exp(nu_log) + i exp(theta_log))."""
     nu, theta = (jnp.exp(upcast(params[name])) for name in ("nu_log", "theta_log"))
     log = jax.lax.complex(-nu, theta)
     return jnp.exp(mark("log_eigenvalues", log))
@@ -65,7 +65,7 @@ def lru(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B N"]]:
-    """y_t = Re(C h_t) + D x_t with h_t = lambda h_{t-1} + gamma B x_t; the state is h, complex64."""
+    """Return y_t = Re(C h_t) + D x_t with h_t = lambda h_{t-1} + gamma B x_t; the state is h, complex64."""
     del config
     dtype = x.dtype
     gamma = jnp.exp(upcast(params["gamma_log"]))[None, None]
@@ -100,17 +100,17 @@ class LRULayer(Mixer):
 
 
 def _log_gain(nu_log):
-    """log sqrt(1 - |lambda|^2), |lambda|^2 = exp(-2 exp(nu_log)); expm1 keeps its digits near the unit circle."""
+    """Return log sqrt(1 - |lambda|^2), |lambda|^2 = exp(-2 exp(nu_log)); expm1 keeps precision near the unit circle."""
     return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log)))
 
 
 def _ring(key, shape, r_min, r_max, dtype):
-    """nu_log such that |lambda|^2 is uniform in [r_min^2, r_max^2]: eigenvalues uniform on the ring's area."""
-    # uniform() is in [0, 1): taken from the outer edge, |lambda| is never 0, whose logarithm has no gradient.
+    """Initialise nu_log such that |lambda|^2 is uniform in [r_min^2, r_max^2], uniform on the area of the ring."""
+    # uniform() is in [0, 1): subtracted from the outer edge, so that |lambda| is never 0, where log has no gradient.
     squared = r_max**2 - jax.random.uniform(key, shape, dtype) * (r_max**2 - r_min**2)
     return jnp.log(-0.5 * jnp.log(squared))
 
 
 def _log_phases(key, shape, max_phase, dtype):
-    """theta_log such that the phase is uniform in (0, max_phase]."""
+    """Initialise theta_log such that the phase is uniform in (0, max_phase]."""
     return jnp.log(max_phase * (1 - jax.random.uniform(key, shape, dtype)))

@@ -1,11 +1,12 @@
 """LSSL, linear state-space layers (Gu et al., 2021, arXiv 2110.13985).
 
-    d/dt h = A h + B x       per channel; A = -(diag(exp(log_a)) + tril(p q^T, -1)), shared as is B; HiPPO-LegS at first
+    d/dt h = A h + B x                           per channel; A = -(diag(exp(log_a)) + tril(p q^T, -1))
     h_t = (I - alpha dt A)^-1 ((I + (1 - alpha) dt A) h_{t-1} + dt B x_t)
     y_t = C h_t + skip x_t                       M rows per channel
     out = W_out GELU(y_t) + b
 
-Every A of this form is a quasi-separable matrix that the paper trains. alpha = 1/2 is the bilinear transform.
+All channels share A and B, which start as HiPPO-LegS. Every A of this form is a quasi-separable matrix, which the paper
+trains. alpha = 1/2 is the bilinear transform.
 """
 
 import dataclasses
@@ -32,17 +33,17 @@ class LSSL(MixerConfig):
     """An LSSL layer."""
 
     state_dim: int = 64
-    """N, states per channel."""
+    """Number of states per channel, N."""
     num_outputs: int = 1
-    """M, rows of C per channel."""
+    """Number of rows of C per channel, M."""
     alpha: float = 0.5
-    """Of the generalised bilinear transform: 0 Euler forwards, 1/2 bilinear, 1 Euler backwards."""
+    """Parameter of the generalised bilinear transform: 0 is forward Euler, 1/2 bilinear, 1 backward Euler."""
     dt_min: float = 0.001
-    """Smallest step at the start."""
+    """Smallest step size dt at initialisation."""
     dt_max: float = 0.1
-    """Largest step at the start; log-uniform between them, one per channel."""
+    """Largest step size dt at initialisation; each channel draws log-uniformly between dt_min and dt_max."""
     rate: float = 1.0
-    """Time between tokens, relative to training: 2 for data sampled half as often."""
+    """Time between tokens relative to training, for example 2 for data sampled half as often."""
 
     def __post_init__(self):
         time_invariant.check(self, pairs=False)
@@ -65,7 +66,7 @@ def lssl(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D N"]]:
-    """State spaces with a trained HiPPO matrix; the state is h, float32."""
+    """Apply state spaces with a trained HiPPO matrix; the state is h, float32."""
     x, dt = mark("values", x), config.rate * jnp.exp(upcast(params["log_dt"]))[:, None, None]
     b, c = upcast(params["b"]), upcast(params["c"])
     solve = functools.partial(_solve, params, config.alpha * dt)
@@ -87,7 +88,7 @@ def lssl(
 
 
 def _solve(params, dt, r):
-    """(I - dt A)^-1 r for every channel: dt (D, 1, 1), r (D, N, M).
+    """Return (I - dt A)^-1 r for every channel: dt (D, 1, 1), r (D, N, M).
 
     Forward substitution, y_i = (r_i - dt p_i s_i) / d_i with d = 1 + dt exp(log_a), in which s_i = sum_{j<i} q_j y_j is
     itself a linear recurrence: s_{i+1} = (1 - dt p_i q_i / d_i) s_i + q_i r_i / d_i.

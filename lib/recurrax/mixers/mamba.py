@@ -6,7 +6,7 @@
     o_t = h_t c_t + D u_t
     y_t = W_out ( o_t * silu(W_z x_t) )
 
-Step size, input and output matrix look at the input: that is the selection.
+The selection is that step size, input matrix and output matrix depend on the input.
 """
 
 import dataclasses
@@ -30,26 +30,26 @@ class Mamba(MixerConfig):
     """A Mamba layer."""
 
     width: int | None = None
-    """E, the channels inside; None is 2 dim."""
+    """Number of inner channels, E; None is 2 dim."""
     state_dim: int = 16
-    """N, states per channel."""
+    """Number of states per channel, N."""
     dt_rank: int | None = None
-    """R, the rank of the step size's matrix; None is dim / 16, rounded up."""
+    """Rank of the step size's matrix, R; None is dim / 16, rounded up."""
     conv_width: int = 4
-    """Taps of the short convolution."""
+    """Number of taps of the short convolution."""
     dt_min: float = 1e-3
-    """Smallest step at initialisation."""
+    """Smallest step size dt at initialisation."""
     dt_max: float = 0.1
-    """Largest step at initialisation."""
+    """Largest step size dt at initialisation."""
     inner_norm_eps: float | None = None
-    """Norms without a scale on r, b and c, as in Falcon Mamba, with this epsilon; None: there are none."""
+    """Epsilon of RMS norms without a scale on r, b and c, as in Falcon Mamba; None disables these norms."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
         checks.ordered(self, "dt_min", "dt_max")
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """E and R."""
+        """Return E and R."""
         return self.width or 2 * dim, self.dt_rank or math.ceil(dim / 16)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -64,7 +64,7 @@ class Mamba(MixerConfig):
 def mamba(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: Mamba, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Selective state space; the state is {"h": (B, E, N) float32, "conv": the last inputs of the convolution}."""
+    """Apply the selective state space; the state is {"h": (B, E, N) float32, "conv": the convolution's last inputs}."""
     state = state or {"h": None, "conv": None}
     inputs = {"u": mark("values", linear(x, params["in_u"]))}
     inputs, conv = parts.short_convolutions(params, inputs, state["conv"], reset=reset)
@@ -104,12 +104,12 @@ class MambaLayer(Mixer):
 
 
 def _uniform(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "R E"]:
-    """Uniform in (-R^-1/2, R^-1/2): steps stay near their bias."""
+    """Draw uniformly from (-R^-1/2, R^-1/2), which keeps step sizes near those of dt_bias."""
     bound = shape[0] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _integers(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "E N"]:
-    """A_log with A = -1, -2, ..., -N in every channel (S4D-Real)."""
+    """Initialise A_log such that A = -1, -2, ..., -N in every channel (S4D-Real)."""
     del key
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[1] + 1, dtype=dtype)), shape)

@@ -5,7 +5,7 @@
     o_t = S_t^T c_t + D u_t
     y_t = W_out RMSNorm(o_t * silu(W_z x_t))        the norm over each group of heads
 
-Linear attention with queries c, keys b and values dt u. Heads of a group share b and c.
+Linear attention with queries c, keys b and values dt u. The heads of a group share b and c.
 """
 
 import dataclasses
@@ -28,23 +28,23 @@ class Mamba2(MixerConfig):
     """A Mamba-2 layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """P, of values; None is 2 dim / num_heads."""
+    """Value size per head, P; None is 2 dim / num_heads."""
     state_dim: int = 128
-    """N, of keys and queries."""
+    """Query and key size, N."""
     num_groups: int = 1
-    """Groups of heads that share keys and queries."""
+    """Number of groups of heads that share keys and queries, G."""
     conv_width: int = 4
-    """Taps of the short convolutions."""
+    """Number of taps of the short convolutions."""
     dt_min: float = 1e-3
-    """Smallest step at initialisation."""
+    """Smallest step size dt at initialisation."""
     dt_max: float = 0.1
-    """Largest step at initialisation."""
+    """Largest step size dt at initialisation."""
     dt_limit: tuple[float, float] = (0.0, float("inf"))
-    """Steps are cut to this range."""
+    """Range to which step sizes dt are clipped."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each group."""
+    """Epsilon added to each group's mean square in the norm."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -57,11 +57,11 @@ class Mamba2(MixerConfig):
             raise ValueError(f"dt_limit must be a range of steps 0 <= low < high, got {self.dt_limit}")
 
     def size(self, dim: int) -> int:
-        """P."""
+        """Return the value size per head, P."""
         return self.head_dim or checks.per_head("head_dim", 2 * dim, self.num_heads)
 
     def widths(self, dim: int) -> dict[str, int]:
-        """Of what passes through the convolutions."""
+        """Return the widths of the inputs of the convolutions."""
         keys = self.num_groups * self.state_dim
         return {"u": self.num_heads * self.size(dim), "b": keys, "c": keys}
 
@@ -78,13 +78,13 @@ class Mamba2(MixerConfig):
 def mamba2(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: Mamba2, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """The SSD layer; the state is {"s": (B, H, N, P) float32, "conv": the last inputs of the convolutions}."""
+    """Apply the SSD layer; the state is {"s": (B, H, N, P) float32, "conv": the last inputs of the convolutions}."""
     state = state or {"s": None, "conv": None}
     inputs = {name: linear(x, params[f"in_{name}"]) for name in "ubc"}
     inputs["u"] = mark("values", inputs["u"])
     inputs, conv = parts.short_convolutions(params, inputs, state["conv"], reset=reset)
     u = parts.heads(inputs["u"], config.num_heads)
-    # Heads of a group one after the other.
+    # The heads of a group are adjacent.
     b, c = (
         jnp.repeat(parts.heads(inputs[name], config.num_groups), config.num_heads // config.num_groups, axis=2)
         for name in "bc"

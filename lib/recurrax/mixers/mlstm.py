@@ -5,10 +5,10 @@
     h_t = C_t^T q_t / max(|n_t . q_t|, 1)           q scaled by 1 / sqrt(K)
     y_t = W_out ( sigmoid(W_o x_t) * LayerNorm(h_t) )       the norm over each head
 
-i_t may be of any size, so C and n are kept in units of e^{m_t}, m_t = max(log f_t + m_{t-1}, log i_t), m_0 = 0. What
-the layer computes does not depend on the units: no gradient passes through m. n is one more column of C. Gates, norm
-and the soft cap c tanh(. / c) of the gates are those of xLSTM 7B (arXiv 2503.13427). With a sigmoid input gate there
-is no n and no m (arXiv 2503.14376): h_t = C_t^T q_t.
+i_t is unbounded, so C and n are stored in units of e^{m_t}, m_t = max(log f_t + m_{t-1}, log i_t), m_0 = 0. The result
+does not depend on the units: no gradient passes through m. n is an additional column of C. Gates, norm and the soft
+cap c tanh(. / c) of the gates are those of xLSTM 7B (arXiv 2503.13427). With a sigmoid input gate there is no n and no
+m (arXiv 2503.14376): h_t = C_t^T q_t.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ class MLSTM(MixerConfig):
     """An mLSTM layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / 2 / num_heads."""
+    """Query and key size per head, K; None is dim / 2 / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     input_gate: str = "exponential"
-    """exponential, with normalizer and stabilizer, or sigmoid, with neither."""
+    """Input gate: "exponential", with normalizer n and stabilizer m, or "sigmoid", with neither."""
     gate_soft_cap: float | None = 15.0
-    """c of the gates' soft cap; None: there is none, as in the first paper."""
+    """Soft cap c of the gates; None disables it, as in the first paper."""
     input_gate_bias: float = 0.0
-    """b_i at initialisation; xLSTM 7B starts from -10, with gates almost shut."""
+    """Initial b_i; xLSTM 7B uses -10, which almost closes the gates."""
     eps: float = 1e-6
-    """Added to the divisor, in units of e^m."""
+    """Epsilon added to the divisor, in units of e^m."""
     norm_eps: float = 1e-6
-    """Added to the variance of each head."""
+    """Epsilon added to each head's variance in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "value_head_dim", "gate_soft_cap", "eps", "norm_eps")
@@ -60,7 +60,7 @@ class MLSTM(MixerConfig):
         return self.input_gate == "exponential"
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim // 2, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -78,7 +78,7 @@ class MLSTM(MixerConfig):
 def mlstm(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: MLSTM, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Matrix memory; the state is {"c": (B, H, K, V [+ 1 for n]), and "m": (B, H) with exponential gates}, float32."""
+    """Apply the matrix memory; the state is {"c": (B, H, K, V [+ 1 for n]), "m": (B, H) if exponential}, float32."""
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     v, log_f = mark("values", v), mark("log_decay", jax.nn.log_sigmoid(_gate(params, x, "forget", config)))
     log_i = _gate(params, x, "input", config)
@@ -94,17 +94,17 @@ def mlstm(
 
 
 def _gate(params, x, name, config):
-    """(B, T, H) in float32, capped."""
+    """Return the logits of a gate (B, T, H) in float32, soft-capped."""
     logits = upcast(linear(x, params[f"in_{name}_gate"])) + upcast(params[f"{name}_gate_bias"])[None, None]
     cap = config.gate_soft_cap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
-    """h and the state, all sums in units of e^m."""
+    """Return h and the state, with all sums in units of e^m."""
     before = jnp.zeros_like(log_f[:, 0]) if state is None else state["m"]
     (before, m), last = _stabilizer(*jax.lax.stop_gradient((log_f, log_i, before)), reset)
-    # log f + m_{t-1} - m_t, which rounding must not bring above 0; its gradient by log f is 1, also where it is 0.
+    # log f + m_{t-1} - m_t, which rounding must not bring above 0; its derivative in log f is 1, also where it is 0.
     log_decay = log_f + jax.lax.stop_gradient(jnp.minimum(before - m, -log_f))
     k = upcast(k) * jnp.exp(log_i - m)[..., None]
     v = upcast(jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1))
@@ -115,7 +115,7 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
 
 
 def _enter(op, given):
-    """The m that enters a stretch of time, which makes max(F + m, U) of it: F is the sum of its log f."""
+    """Return m before this time shard and after the last. A shard maps m to max(F + m, U); F is the sum of log f."""
     log_f, before, reset = given["log_f"], given["before"], given["reset"]
     cut = jnp.zeros(before.shape[:1], bool) if reset is None else reset.any(1)
     final = op(**{**given, "before": jnp.full_like(before, -jnp.inf)})[1]
@@ -134,16 +134,16 @@ def _enter(op, given):
     enter=_enter,
 )
 def _stabilizer(log_f, log_i, before, reset):
-    """m_{t-1} and m_t = max(log f_t + m_{t-1}, log i_t), a product in the max-plus algebra: (B, T, H); the last m."""
+    """Return m_{t-1} and m_t = max(log f_t + m_{t-1}, log i_t), a max-plus product, both (B, T, H), and the last m."""
     first = log_f[:, 0] + before
     starts = jnp.zeros(log_f.shape[:2], bool) if reset is None else reset
     starts = starts[..., None]
-    # A document starts from m = 0, whatever came before it.
+    # Each document starts from m = 0.
     log_i = jnp.where(starts, jnp.maximum(log_f, log_i), log_i)
     log_i = log_i.at[:, 0].max(jnp.where(starts[:, 0], -jnp.inf, first))
 
     def compose(left, right):
-        # Chosen, not added to -inf: what came before a document may be NaN.
+        # Selected, not added to -inf: values before the document may be NaN.
         m = jnp.where(right[0], right[2], jnp.maximum(left[2] + right[1], right[2]))
         return left[0] | right[0], left[1] + right[1], m
 
@@ -177,6 +177,6 @@ class MLSTMLayer(Mixer):
 
 
 def _forget_bias(key: jax.Array, shape: tuple[int], dtype: Dtype = jnp.float32) -> Float[Array, " H"]:
-    """3 for the first head to 6 for the last: half-lives of 14 to 280 tokens."""
+    """Initialise the biases from 3 for the first head to 6 for the last: half-lives of 14 to 280 tokens."""
     del key
     return jnp.linspace(3.0, 6.0, shape[0], dtype=dtype)

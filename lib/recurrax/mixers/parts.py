@@ -1,4 +1,4 @@
-"""What the layers of several papers share around their recurrence: heads, norms, short convolutions."""
+"""Provide heads, norms and short convolutions, which layers of several papers use around their recurrence."""
 
 from collections.abc import Callable
 
@@ -15,19 +15,22 @@ from recurrax.types import Dtype, Params, Reset, State
 
 
 def heads(x: Float[Array, "B T E"], num_heads: int) -> Float[Array, "B T H K"]:
-    """E = H K channels as H heads."""
+    """Split E = H K channels into H heads."""
     return x.reshape(*x.shape[:-1], num_heads, -1)
 
 
 def merge(x: Float[Array, "B T H V"]) -> Float[Array, "B T E"]:
-    """The heads side by side again."""
+    """Concatenate the heads."""
     return x.reshape(*x.shape[:-2], -1)
 
 
 def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, " D"] | None = None, eps: float = 1e-5
 ) -> Float[Array, "*batch D"]:
-    """scale * x / sqrt(mean x^2 + eps) over the last axis, in float32 (arXiv 1910.07467); no scale: SimpleRMSNorm."""
+    """Return scale * x / sqrt(mean x^2 + eps) over the last axis, in float32 (RMSNorm, arXiv 1910.07467).
+
+    Without a scale this is SimpleRMSNorm.
+    """
     wide = upcast(x)
     wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
     return (wide if scale is None else wide * _last(scale, wide)).astype(x.dtype)
@@ -39,20 +42,20 @@ def layer_norm(
     bias: Float[Array, " D"] | None = None,
     eps: float = 1e-5,
 ) -> Float[Array, "*batch D"]:
-    """scale * (x - mean x) / sqrt(var x + eps) + bias over the last axis, in float32 (arXiv 1607.06450)."""
+    """Return scale * (x - mean x) / sqrt(var x + eps) + bias over the last axis, in float32 (arXiv 1607.06450)."""
     wide = upcast(x)
     y = rms_norm(wide - mark("coefficients", wide.mean(-1, keepdims=True)), scale, eps)
     return (y if bias is None else y + _last(bias, y)).astype(x.dtype)
 
 
 def unit_norm(x: Float[Array, "*batch D"], eps: float = 1e-6) -> Float[Array, "*batch D"]:
-    """x / sqrt(sum x^2 + eps) over the last axis, in float32."""
+    """Return x / sqrt(sum x^2 + eps) over the last axis, in float32."""
     wide = upcast(x)
     return (wide * jax.lax.rsqrt(jnp.square(wide).sum(-1, keepdims=True) + eps)).astype(x.dtype)
 
 
 def _last(vector, x):
-    """A vector along the last axis of x, upcast as x is."""
+    """Return the upcast vector, broadcast along the last axis of x."""
     return jnp.expand_dims(upcast(vector), tuple(range(x.ndim - 1)))
 
 
@@ -64,9 +67,9 @@ def short_convolutions(
     reset: Reset | None,
     activation: Callable = jax.nn.silu,
 ) -> tuple[dict[str, Float[Array, "B T E"]], State]:
-    """activation(conv(x)) of every input by its name; the state has their names.
+    """Return activation(conv(x)) of every input by name, and the state by the same names.
 
-    The kernel is params["conv_" + name]; the bias, if there is one, params["conv_" + name + "_bias"].
+    The kernel is params["conv_" + name]; the optional bias is params["conv_" + name + "_bias"].
     """
     outputs, after = {}, {}
     for name, x in inputs.items():
@@ -77,17 +80,17 @@ def short_convolutions(
 
 
 def short_convolution_state(batch_size: int, conv_width: int, **widths: int) -> State:
-    """The state of `short_convolutions` before the first token: zeros (B, W - 1, E) by name."""
+    """Return the state of `short_convolutions` before the first token: zeros (B, W - 1, E) by name."""
     return {name: jnp.zeros((batch_size, conv_width - 1, width), jnp.float32) for name, width in widths.items()}
 
 
 def conv_kernel(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "W E"]:
-    """Taps of variance 1 / W: a convolution of white noise keeps its size."""
+    """Draw taps of variance 1 / W: the convolution preserves the variance of white noise."""
     return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
 
 
 def _last_before(op, given):
-    """The input before a stretch of time."""
+    """Return the last input before this time shard and the last of the sequence."""
     del op
     x, last = given["x"], given["last"]
     dtype = wide_dtype(x.dtype)
@@ -100,7 +103,7 @@ def _last_before(op, given):
 def token_shift(
     x: Float[Array, "B T D"], last: Float[Array, "B D"] | None = None, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
-    """x one step later, 0 where a document starts; and the last input, in float32, which is `last` of the next call."""
+    """Return x delayed by one step, 0 where a document starts, and the last input in float32, for the next call."""
     checks.not_empty("x", x)
     first = jnp.zeros_like(x[:, 0]) if last is None else last.astype(x.dtype)
     shifted = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)

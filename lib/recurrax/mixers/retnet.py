@@ -1,7 +1,7 @@
 """RetNet's multi-scale retention (Sun et al., 2023, arXiv 2307.08621).
 
     S_t = gamma_h S_{t-1} + k_t v_t^T               gamma_h = 1 - 2^(-5 - h), the same at every step
-    o_t = S_t^T q_t / sqrt(K)                       q and k turned by rotary positions
+    o_t = S_t^T q_t / sqrt(K)                       q and k rotated by their positions
     y_t = W_out ( RMSNorm(o_t) * silu(W_g x_t) )    the norm over each head
 
 Values are twice as wide as keys.
@@ -27,21 +27,21 @@ class RetNet(MixerConfig):
     """A multi-scale retention layer."""
 
     num_heads: int = 4
-    """H; each forgets half as fast as the one before."""
+    """Number of heads, H; each has half the decay rate of the one before."""
     head_dim: int | None = None
-    """K, of queries and keys, even; None is dim / num_heads."""
+    """Query and key size per head, K, even; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is 2 dim / num_heads."""
+    """Value size per head, V; None is 2 dim / num_heads."""
     rotary_base: float = 10_000.0
-    """Longest wavelength of the rotary positions, over 2 pi."""
+    """Base of the rotary frequencies: the longest wavelength over 2 pi."""
     norm_eps: float = 1e-5
-    """Added to the mean square of each head."""
+    """Epsilon added to each head's mean square in the norm."""
 
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         k, v = checks.head_sizes(self, keys=dim, values=2 * dim)
         if k % 2:
             raise ValueError(f"rotary positions turn pairs of channels: head_dim must be even, got {k}")
@@ -56,14 +56,14 @@ class RetNet(MixerConfig):
 
     @property
     def log_decay(self) -> list[float]:
-        """log gamma of each head."""
+        """Logarithms of gamma, one per head."""
         return [math.log1p(-(2.0 ** (-5 - h))) for h in range(self.num_heads)]
 
 
 def retnet(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: RetNet, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Retention; the state is {"s": (B, H, K, V) float32}, keys turned as seen from the next token."""
+    """Apply retention; the state is {"s": (B, H, K, V) float32}, its keys rotated relative to the next token."""
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     frequency = rotary.frequencies(k.shape[-1] // 2, config.rotary_base)
     q, k, v = rotary.turn(q, frequency), rotary.turn(k, frequency), mark("values", v)

@@ -7,9 +7,9 @@
              log a_t = -c softplus(Lambda) r_t         c = 8
              h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i_t * u_t)
 
-A real diagonal state whose decay looks at the input. conv is a causal depthwise convolution of width 4; W_a and W_i
-are block-diagonal with one block per head. The authors' own models have biases in the block's matrices, and start a
-document with h_1 = i_1 * u_1 (`bias`, `unit_start`).
+A real diagonal state with input-dependent decay. conv is a causal depthwise convolution of width 4; W_a and W_i are
+block-diagonal with one block per head. The authors' models have biases in the block's matrices and start a document
+with h_1 = i_1 * u_1 (`bias`, `unit_start`).
 """
 
 import dataclasses
@@ -33,21 +33,21 @@ class RGLRU(MixerConfig):
     """Griffin's recurrent block."""
 
     width: int | None = None
-    """E, the width of the recurrence; None is the model's dimension."""
+    """Width of the recurrence, E; None is the model's dimension."""
     num_heads: int = 4
-    """Blocks of the block-diagonal gates."""
+    """Number of blocks of the block-diagonal gates, H."""
     conv_width: int = 4
-    """Taps of the causal convolution."""
+    """Number of taps of the causal convolution, W."""
     c: float = 8.0
-    """Scale of log a: how fast an open gate forgets."""
+    """Scale c of log a, which sets the decay rate of an open gate."""
     bias: bool = False
     """Whether the three matrices of the block have biases."""
     unit_start: bool = False
-    """Whether a document's first input enters the state whole, without the factor sqrt(1 - a^2)."""
+    """Whether a document's first input enters the state without the factor sqrt(1 - a^2)."""
     a_min: float = 0.9
-    """Smallest a at initialisation where the recurrence gate is fully open (a^c in the paper's words)."""
+    """Smallest a at initialisation, for a fully open recurrence gate (a^c in the paper's notation)."""
     a_max: float = 0.999
-    """Largest such a."""
+    """Largest a at initialisation, for a fully open recurrence gate."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "conv_width", "c")
@@ -71,7 +71,7 @@ class RGLRU(MixerConfig):
 def rglru(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: RGLRU, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Griffin's recurrent block; the state is {"conv": the last inputs of the convolution, "h": (B, E) float32}.
+    """Apply Griffin's block; the state is {"conv": the last inputs of the convolution, "h": (B, E) float32}.
 
     With `unit_start` it also has "started": (B,) bool, whether the document has begun.
     """
@@ -85,7 +85,7 @@ def rglru(
     gate = jax.nn.gelu(affine(x, "in_gate", "bias_gate"))
     u = mark("values", affine(x, "in_kernel", "bias_in"))
     u, conv = causal_conv1d(u, params["conv_kernel"], params["conv_bias"], state["conv"], reset=reset)
-    # From here to the state in float32: 1 - a^2 has no digits left in bfloat16 where a is near 1.
+    # From here to the state in float32: 1 - a^2 loses all precision in bfloat16 where a is near 1.
     recurrence_gate, input_gate = (
         mark(name, jax.nn.sigmoid(_heads(u, params[f"{name}_kernel"], params[f"{name}_bias"])))
         for name in ("recurrence_gate", "input_gate")
@@ -102,25 +102,25 @@ def rglru(
 
 
 def _starts(x, started, reset):
-    """(B, T) bool: where documents start."""
+    """Return where documents start, (B, T) bool."""
     first = jnp.ones((x.shape[0],), bool) if started is None else ~started
     starts = first[:, None] & (jnp.arange(x.shape[1]) == 0)[None]
     return starts if reset is None else starts | reset
 
 
 def _heads(u, kernel, bias):
-    """u @ block-diagonal kernel (H, E/H, E/H) + bias, in float32."""
-    # Upcast first: XLA's CPU backend has no batched product of bfloat16 blocks that adds up in float32.
+    """Return u @ block-diagonal kernel (H, E/H, E/H) + bias, in float32."""
+    # Upcast first: XLA's CPU backend has no batched matmul of bfloat16 blocks that accumulates in float32.
     blocks = upcast(u).reshape(*u.shape[:-1], kernel.shape[0], kernel.shape[1])
     out = jnp.einsum("bthi,hij->bthj", blocks, upcast(kernel))
     return out.reshape(u.shape) + upcast(bias)[None, None]
 
 
 def _sqrt(v):
-    """sqrt with the derivative 0 at 0.
+    """Return sqrt(v), with the derivative 0 at 0.
 
-    v = 1 - a^2 is 0 only where the gate has underflowed, and there the gate's own derivative, which comes next in the
-    chain, goes to 0 faster than 1 / sqrt(v) grows.
+    v = 1 - a^2 is 0 only where the gate has underflowed. There the gate's own derivative, the next factor of the chain
+    rule, goes to 0 faster than 1 / sqrt(v) grows.
     """
     positive = v > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)
@@ -153,7 +153,7 @@ class RGLRULayer(Mixer):
 
 
 def _decays(key, shape, config, dtype):
-    """Lambda such that a = exp(-c softplus(Lambda)) has a^2 uniform in [a_min^2, a_max^2]."""
+    """Initialise Lambda such that a = exp(-c softplus(Lambda)) has a^2 uniform in [a_min^2, a_max^2]."""
     squared = jax.random.uniform(key, shape, dtype, minval=config.a_min**2, maxval=config.a_max**2)
     softplus = -0.5 * jnp.log(squared) / config.c
     return jnp.log(jnp.expm1(softplus))

@@ -5,13 +5,13 @@
     log w = -e^(-1/2) sigmoid(d + W_2 tanh(W_1 x^w))        decay, one per key channel
     a = sigmoid(c + A_2 A_1 x^a)                            in-context learning rate, one per key channel
     g = G_2 sigmoid(G_1 x^g)                                output gate
-    kappa = k * xi / |k * xi|                               removal key, of length 1 in each head
+    kappa = k * xi / |k * xi|                               removal key, normalised to length 1 in each head
     k~ = k * (1 + (a - 1) * alpha)                          replacement key
     S_t = (diag(w_t) - (a_t * kappa_t) kappa_t^T) S_{t-1} + k~_t v_t^T
     o_t = S_t^T r_t
     y_t = W_out ( g_t * (GroupNorm(o_t) + (r_t . (rho * k~_t)) v_t) )       groups are heads
 
-The layers of a model after the first may blend their values with those of the first:
+The layers after the first of a model may blend their values with those of the first, the value residual:
 v + (v_first - v) * sigmoid(e + V_2 V_1 x^v).
 """
 
@@ -34,28 +34,28 @@ from recurrax.types import Params, Reset, State
 
 @dataclasses.dataclass(frozen=True)
 class RWKV7(MixerConfig):
-    """RWKV-7's time mix."""
+    """A time-mix layer of RWKV-7."""
 
     num_heads: int = 4
-    """H; the authors' heads are of size 64."""
+    """Number of heads, H; the authors' heads have size 64."""
     head_dim: int | None = None
-    """K, of receptances and keys; None is dim / num_heads."""
+    """Receptance and key size per head, K; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     decay_rank: int | None = None
-    """Rank of the decay's matrix; None is 2.5 sqrt(dim), to the nearest multiple of 32 above 0."""
+    """Rank of the decay's matrix; None is 2.5 sqrt(dim), rounded to the nearest multiple of 32, at least 32."""
     rate_rank: int | None = None
-    """Rank of the in-context learning rate's matrix; None is as for the decay."""
+    """Rank of the in-context learning rate's matrix; None is 2.5 sqrt(dim), rounded likewise."""
     gate_rank: int | None = None
     """Rank of the output gate's matrix; None is 5 sqrt(dim), rounded likewise."""
     value_residual: bool = False
-    """Whether there are parameters to blend values with those of the model's first layer."""
+    """Whether the layer blends its values with those of the model's first layer, and has parameters for this."""
     value_rank: int | None = None
     """Rank of the blend's matrix; None is 1.7 sqrt(dim), rounded likewise."""
     key_norm_eps: float = 1e-12
-    """Added to the square of a removal key's length."""
+    """Epsilon added to the squared length of a removal key."""
     norm_eps: float = 64e-5
-    """Added to the variance of each head."""
+    """Epsilon added to each head's variance in the norm."""
 
     def __post_init__(self):
         names = [field.name for field in dataclasses.fields(self) if field.name != "value_residual"]
@@ -70,11 +70,11 @@ class RWKV7(MixerConfig):
         return self.value_residual
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
 
     def ranks(self, dim: int) -> dict[str, int]:
-        """Of the low-rank matrices."""
+        """Return the ranks of the low-rank matrices by name."""
 
         def rank(factor):
             return max(32, 32 * round(factor * math.sqrt(dim) / 32))
@@ -106,9 +106,9 @@ def rwkv7(
     reset: Reset | None = None,
     first_value: Float[Array, "B T E"] | None = None,
 ) -> tuple[Float[Array, "B T D"], State]:
-    """RWKV-7's time mix; the state is {"last": (B, D), the last input, "s": (B, H, K, V)}, float32.
+    """Apply RWKV-7's time mix; the state is {"last": (B, D), the last input, "s": (B, H, K, V)}, float32.
 
-    `first_value` is v of the model's first layer (`rwkv7_value`); None in that layer itself: there is nothing to blend.
+    `first_value` is v of the model's first layer (`rwkv7_value`); it is None in that layer, which does not blend.
 
     Raises:
       ValueError: `first_value` is given and the config has no value_residual.
@@ -119,7 +119,7 @@ def rwkv7(
     shifted, last = parts.token_shift(x, state["last"], reset=reset)
     mixed = {i: mix(params[f"mix_{i}"], x, shifted) for i in "rwkvag"}
     r, k, v = (linear(mixed[i], params[f"in_{i}"]) for i in "rkv")
-    # Gates and the keys that they turn, in float32.
+    # Gates and the keys that they scale are computed in float32.
     log_decay = -math.exp(-0.5) * jax.nn.sigmoid(_low_rank(params, "decay", mixed["w"], jnp.tanh))
     rate = mark("rate_gate", jax.nn.sigmoid(_low_rank(params, "rate", mixed["a"])))
     if first_value is not None:
@@ -146,18 +146,18 @@ def rwkv7(
 def rwkv7_value(
     params: Params, x: Float[Array, "B T D"], state: State | None, *, reset: Reset | None = None
 ) -> Float[Array, "B T E"]:
-    """v of a layer on the same inputs as `rwkv7`: `first_value` of the layers above where the layer is the first."""
+    """Return v of a layer for the inputs of `rwkv7`; the first layer's v is `first_value` of the layers above."""
     shifted, _ = parts.token_shift(x, None if state is None else state["last"], reset=reset)
     return linear(mix(params["mix_v"], x, shifted), params["in_v"])
 
 
 def mix(mu: Float[Array, " D"], x: Float[Array, "B T D"], shifted: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """x + mu * (x of the token before - x)."""
+    """Return x + mu * (shifted - x), where `shifted` is x of the token before."""
     return x + scale(shifted - x, mu)
 
 
 def _low_rank(params, name, x, activation=jax.nn.identity):
-    """bias + W_2 activation(W_1 x), in float32."""
+    """Return bias + W_2 activation(W_1 x), in float32."""
     hidden = linear(activation(linear(x, params[f"in_{name}"])), params[f"{name}_kernel"])
     return upcast(hidden) + upcast(params[f"{name}_bias"])[None, None]
 
@@ -165,7 +165,7 @@ def _low_rank(params, name, x, activation=jax.nn.identity):
 class RWKV7Layer(Mixer):
     """Parameters of `rwkv7`: D (6 + 2 HK + 2 HV) + (R_w + R_a) (D + HK) + R_g (D + HV) + 5 HK + 2 HV of them.
 
-    A value residual has R_v (D + HV) + HV more.
+    A value residual adds R_v (D + HV) + HV.
     """
 
     function = staticmethod(rwkv7)
@@ -176,7 +176,7 @@ class RWKV7Layer(Mixer):
         return rwkv7(params, x, state, self.config, reset=reset, first_value=first_value)
 
     def shared(self, x, state, reset, below):
-        """The values of the model's first layer: of this one, where it is the first."""
+        """Return the values of the model's first layer: `below`, or the values of this layer if it is the first."""
         if below is not None:
             return below
         return rwkv7_value(self.variables["params"], x, state, reset=reset)
@@ -197,7 +197,7 @@ class RWKV7Layer(Mixer):
             "in_v": (_uniform, (d, h * v), 0.5),
             **{f"in_{name}": (zeros, (d, rank)) for name, rank in ranks.items()},
             **{f"{name}_kernel": (_orthogonal, (rank, widths[name]), 0.1) for name, rank in ranks.items()},
-            # The authors' 0.1 here goes with an output matrix that starts at 0; this one does not.
+            # The authors use a gain of 0.1 with an output matrix that starts at 0; here that matrix starts random.
             "gate_kernel": (_orthogonal, (ranks["gate"], h * v), 1.0),
             **{f"{name}_bias": biases[name] for name in ranks if name in biases},
             "removal_scale": (_ramp, (h * k,), 0.71, -0.1),
@@ -210,40 +210,40 @@ class RWKV7Layer(Mixer):
 
 
 def mix_start(key, shape, power, dtype):
-    """mu = 1 - (i / D)^power for channel i: low channels look at the token before, high ones less, less with depth."""
+    """Initialise mu_i = 1 - (i / D)^power: low channels use the token before more than high ones, less with depth."""
     del key
     return 1 - (jnp.arange(shape[0], dtype=dtype) / shape[0]) ** power
 
 
 def _ramp(key, shape, start, slope, curl=0.0, size=1, *, dtype):
-    """start + slope * (-1/2 .. 1/2 over all channels) + curl * `_curl`."""
+    """Initialise with start + slope * (-1/2 .. 1/2 over all channels) + curl * `_curl`."""
     del key
     return start + slope * (_line(shape[0], dtype) - 0.5) + curl * _curl(shape[0], size, dtype)
 
 
 def _decay_bias(key, shape, size, depth, dtype):
-    """From slow channels to fast ones over the width, more slow ones the deeper, and again within each head."""
+    """Initialise from slow to fast channels over the width, with more slow ones in deeper layers, and in each head."""
     del key
     return -5.5 + 6 * _line(shape[0], dtype) ** (1 + depth**0.3) + 2.5 * _curl(shape[0], size, dtype)
 
 
 def _line(width, dtype):
-    """0 .. 1 over the channels."""
+    """Return a ramp from 0 to 1 over the channels."""
     return jnp.arange(width, dtype=dtype) / max(width - 1, 1)
 
 
 def _curl(width, size, dtype):
-    """z |z| with z = -1 .. 1 over each head of this size."""
+    """Return z |z| with z = -1 .. 1 over each head of this size."""
     z = 2 * _line(size, dtype) - 1
     return jnp.tile(z * jnp.abs(z), width // size)
 
 
 def _uniform(key, shape, bound, dtype):
-    """Uniform in +-bound / sqrt(D)."""
+    """Draw uniformly from +-bound / sqrt(D)."""
     bound = bound / math.sqrt(shape[0])
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _orthogonal(key, shape, gain, dtype):
-    """`gain` times an orthogonal matrix; enlarged where it leads to a smaller space."""
+    """Draw `gain` times an orthogonal matrix, times sqrt(rows / columns) if that is above 1."""
     return nn.initializers.orthogonal(gain * math.sqrt(max(shape[0] / shape[1], 1)))(key, shape, dtype)

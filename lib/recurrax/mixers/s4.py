@@ -1,14 +1,14 @@
 """S4, structured state spaces (Gu et al., 2021, arXiv 2111.00396).
 
-    d/dt h = A h + B x                 per channel; A = Lambda - p p^H, HiPPO-LegS at the start
+    d/dt h = A h + B x                 per channel; A = Lambda - p p^H, initialised as HiPPO-LegS
     h_t = (I - dt/2 A)^-1 ((I + dt/2 A) h_{t-1} + dt B x_t)
     y_t = 2 Re(C h_t) + skip x_t
     out = W_out GELU(y_t) + b          or a GLU, as in the published code
 
-Lambda = -exp(log_a_real) + i a_imag and p, B, C are complex, one of each conjugate pair. One token costs O(N), by
+Lambda = -exp(log_a_real) + i a_imag and p, B, C are complex, one of each conjugate pair. A single token costs O(N), by
 Woodbury's identity. The kernel of a long sequence is the inverse Fourier transform of its generating function at the
-roots of unity w = e^{-i theta}, which Cauchy sums give (appendix C.3). With C~ = C (I - A_bar^T), everything over the
-common factor so that nothing is divided by 1 + w:
+roots of unity w = e^{-i theta}, computed by Cauchy sums (appendix C.3). With C~ = C (I - A_bar^T), and the common
+factor cancelled so that nothing is divided by 1 + w:
 
     K(w) = e^{i theta/2} ( <C~, B> - cos(theta/2) <C~, p> <p^H, B> / (1 + cos(theta/2) <p^H, p>) )
     <u, v> = sum over pairs and conjugates of u_n v_n / (2i/dt sin(theta/2) - cos(theta/2) Lambda_n)
@@ -35,7 +35,7 @@ from recurrax.ops.state_space import powers
 from recurrax.types import Params, Reset
 
 CHANNELS = 16
-"""Whose Cauchy matrices are held at once."""
+"""Number of channels whose Cauchy matrices are in memory at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +43,15 @@ class S4(MixerConfig):
     """An S4 layer."""
 
     state_dim: int = 64
-    """N, real states per channel: N / 2 conjugate pairs."""
+    """Number of real states per channel, N: N / 2 conjugate pairs."""
     dt_min: float = 0.001
-    """Smallest step at the start."""
+    """Smallest step size dt at initialisation."""
     dt_max: float = 0.1
-    """Largest step at the start; log-uniform between them, one per channel."""
+    """Largest step size dt at initialisation; each channel draws log-uniformly between dt_min and dt_max."""
     rate: float = 1.0
-    """Time between tokens, relative to training: 2 for data sampled half as often."""
+    """Time between tokens relative to training, for example 2 for data sampled half as often."""
     gate: bool = False
-    """Whether the output is a GLU, as in the later published code; otherwise one matrix."""
+    """Whether the output is a GLU as in the later published code, instead of one matrix."""
 
     def __post_init__(self):
         time_invariant.check(self)
@@ -71,7 +71,7 @@ def s4(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
-    """Structured state spaces; the state is h, complex64, M = N / 2."""
+    """Apply structured state spaces; the state is h, complex64, M = N / 2."""
     x, dt = mark("values", x), config.rate * jnp.exp(upcast(params["log_dt"]))[:, None]
     p, b, c = (jax.lax.complex(*(upcast(params[f"{name}_{part}"]) for part in ("real", "imag"))) for name in "pbc")
     dplr = DPLR(time_invariant.eigenvalues(params)[None], p[None], dt[None])
@@ -81,7 +81,7 @@ def s4(
         state = h + dplr.change(h) + b_bar[None] * complexify(x[:, 0, :, None])
         y = 2 * (c[None] * state).real.sum(-1)[:, None].astype(x.dtype)
     else:
-        # A pair's two states as real numbers: p^H h takes real parts, so A_bar is a matrix only of those.
+        # Represent a pair's two states as real numbers: p^H h takes real parts, so A_bar is linear only over the reals.
         basis = jnp.eye(b.shape[1], dtype=b.dtype)
         units = jnp.concatenate([basis, 1j * basis])[:, None]
         less_identity = mark("less_identity", powers.real_state(dplr.change(units)).transpose(1, 2, 0))
@@ -96,14 +96,14 @@ def s4(
 
 
 class DPLR(NamedTuple):
-    """A = a - p p^H by its action on (..., D, M), one of each conjugate pair, and a step."""
+    """The matrix A = a - p p^H and a step dt, applied to arrays (..., D, M) of one state per conjugate pair."""
 
     a: Complex[Array, "1 D M"]
     p: Complex[Array, "1 D M"]
     dt: Float[Array, "1 D 1"]
 
     def solve(self, v: Complex[Array, "#B #D M"]) -> Complex[Array, "#B D M"]:
-        """(I - dt/2 A)^-1 v, by Woodbury's identity."""
+        """Return (I - dt/2 A)^-1 v, by Woodbury's identity."""
         half = self.dt / 2
         inverse = 1 / (1 - complexify(half) * self.a)
         v = inverse * v
@@ -111,16 +111,16 @@ class DPLR(NamedTuple):
         return v - complexify(scale * self.inner(v)) * inverse * self.p
 
     def change(self, v: Complex[Array, "#B #D M"]) -> Complex[Array, "#B D M"]:
-        """(A_bar - I) v = (I - dt/2 A)^-1 dt A v."""
+        """Return (A_bar - I) v = (I - dt/2 A)^-1 dt A v."""
         return complexify(self.dt) * self.solve(self.a * v - self.p * complexify(self.inner(v)))
 
     def inner(self, v: Complex[Array, "#B #D M"]) -> Float[Array, "#B D 1"]:
-        """p^H v, summed over pairs and their conjugates."""
+        """Return p^H v, summed over pairs and their conjugates."""
         return 2 * (self.p.conj() * v).real.sum(-1, keepdims=True)
 
 
 def _kernel(dplr, b, rows, less_identity, length):
-    """2 Re(C A_bar^t B_bar) (D, 1, T); `rows` and `less_identity` are C and A_bar - I as real matrices."""
+    """Return 2 Re(C A_bar^t B_bar) (D, 1, T); `rows` and `less_identity` are C and A_bar - I as real matrices."""
     size = fft_length(length)
     truncated = -powers.product(rows, powers.Powers(less_identity).power(size))[:, 0] / 2
     c = powers.complex_state(truncated).conj()

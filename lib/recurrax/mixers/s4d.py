@@ -5,7 +5,7 @@
     y_t    = 2 Re(c h_t) + skip x_t
     out    = (W_out g_t + b) sigmoid(W_gate g_t + b_gate)     g_t = GELU(y_t)
 
-What the paper calls B is 1 here: only its product with C can be seen from outside.
+The paper's B is 1 here: the outputs depend only on its product with C.
 """
 
 import dataclasses
@@ -33,20 +33,20 @@ class S4D(MixerConfig):
     """An S4D layer."""
 
     state_dim: int = 64
-    """N, real states per channel: N / 2 conjugate pairs."""
+    """Number of real states per channel, N: N / 2 conjugate pairs."""
     init: str = "lin"
-    """Eigenvalues at the start: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "legs" those of HiPPO-LegS,
-    "random" -exp(u) + i v with u and v normal, what the paper compares them with."""
+    """Initial eigenvalues: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "legs" those of HiPPO-LegS,
+    "random" -exp(u) + i v with u and v normal, the paper's baseline."""
     discretization: str = "zoh"
-    """"zoh" or "bilinear"."""
+    """Discretisation method, "zoh" or "bilinear"."""
     dt_min: float = 0.001
-    """Smallest step at the start."""
+    """Smallest step size dt at initialisation."""
     dt_max: float = 0.1
-    """Largest step at the start; log-uniform between them, one per channel."""
+    """Largest step size dt at initialisation; each channel draws log-uniformly between dt_min and dt_max."""
     rate: float = 1.0
-    """Time between tokens, relative to training: 2 for data sampled half as often."""
+    """Time between tokens relative to training, for example 2 for data sampled half as often."""
     gate: bool = True
-    """Whether the output is a GLU, as in the published code; otherwise one matrix."""
+    """Whether the output is a GLU as in the published code, instead of one matrix."""
 
     def __post_init__(self):
         time_invariant.check(self)
@@ -68,7 +68,7 @@ def s4d(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B D M"]]:
-    """Diagonal state spaces; the state is h, complex64, M = N / 2."""
+    """Apply diagonal state spaces; the state is h, complex64, M = N / 2."""
     x, dt = mark("values", x), config.rate * jnp.exp(upcast(params["log_dt"]))[:, None]
     log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
     c, log_a = 2 * jax.lax.complex(upcast(params["c_real"]), upcast(params["c_imag"])), mark("log_eigenvalues", log_a)
@@ -103,7 +103,7 @@ class S4DLayer(Mixer):
 
 
 def _start(init, n):
-    """a and B of each conjugate pair."""
+    """Return the initial a and B, one per conjugate pair."""
     index = np.arange(n // 2)
     if init == "legs":
         start = hippo.diagonalised_legs(n)
@@ -113,5 +113,5 @@ def _start(init, n):
 
 
 def _read_out(key, shape, scale, dtype):
-    """One part of C B with C complex normal of variance 1: its phase is uniform, so that only |B| counts."""
+    """Initialise one part of C B, with C complex normal of variance 1: its phase is uniform, so only |B| matters."""
     return math.sqrt(0.5) * jnp.asarray(scale, dtype)[None] * jax.random.normal(key, shape, dtype)

@@ -4,9 +4,9 @@
     y_t = 2 Re(C h_t) + skip x_t
     out = g_t sigmoid(W g_t + b)                               g_t = GELU(y_t)
 
-P states in P / 2 conjugate pairs, each with a step dt of its own. They start as J blocks of the normal part of
-HiPPO-LegS, diagonalised, with B and C taken into that basis. The published code lets a's real part go where it wants,
-or cuts it off; here it stays negative, as in S4D.
+P states in P / 2 conjugate pairs, each with its own step dt. They start as J blocks of the normal part of HiPPO-LegS,
+diagonalised, with B and C transformed into that basis. The published code leaves the real part of a unconstrained or
+clips it; here it stays negative, as in S4D.
 """
 
 import dataclasses
@@ -34,19 +34,19 @@ class S5(MixerConfig):
     """An S5 layer."""
 
     state_dim: int = 256
-    """P, real states of the layer: P / 2 conjugate pairs."""
+    """Number of real states of the layer, P: P / 2 conjugate pairs."""
     num_blocks: int = 8
-    """J, HiPPO matrices of size P / J that the state starts from."""
+    """Number of HiPPO blocks of size P / J at initialisation, J."""
     discretization: str = "zoh"
-    """"zoh" or "bilinear"."""
+    """Discretisation method, "zoh" or "bilinear"."""
     dt_min: float = 0.001
-    """Smallest step at the start."""
+    """Smallest step size dt at initialisation."""
     dt_max: float = 0.1
-    """Largest step at the start; log-uniform between them, one per pair."""
+    """Largest step size dt at initialisation; each pair draws log-uniformly between dt_min and dt_max."""
     rate: float = 1.0
-    """Time between tokens, relative to training: 2 for data sampled half as often."""
+    """Time between tokens relative to training, for example 2 for data sampled half as often."""
     activation: str = "half_glu1"
-    """Of g = GELU(y): "gelu" g, "half_glu1" g sigm(W g), "half_glu2" y sigm(W g), "full_glu" (V g) sigm(W g)."""
+    """Output with g = GELU(y): "gelu" g, "half_glu1" g sigm(W g), "half_glu2" y sigm(W g), "full_glu" V g sigm(W g)."""
 
     def __post_init__(self):
         time_invariant.check(self)
@@ -71,7 +71,7 @@ def s5(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Complex[Array, "B M"]]:
-    """One diagonal state space for all channels; the state is h, complex64, M = P / 2."""
+    """Apply one diagonal state space to all channels; the state is h, complex64, M = P / 2."""
     dtype = x.dtype
     dt = config.rate * jnp.exp(upcast(params["log_dt"]))
     log_a, b = time_invariant.discretize(time_invariant.eigenvalues(params), dt, config.discretization)
@@ -108,7 +108,7 @@ class S5Layer(Mixer):
             "a_imag": (time_invariant.constant, (p // 2,), np.tile(block.a.imag, j)),
             "log_dt": (time_invariant.log_steps, (p // 2,), self.config),
             "skip": (nn.initializers.normal(1.0), (d,)),
-            # V^H B and C V of real normal B and complex normal C, variances 1 / P: V turns them, no more.
+            # V^H B and C V with real normal B and complex normal C of variance 1 / P: V, unitary, only rotates them.
             **{name: (nn.initializers.normal(math.sqrt(0.5 / p)), (d, p // 2)) for name in ("in_real", "in_imag")},
             **{name: (nn.initializers.normal(math.sqrt(1 / p)), (p // 2, d)) for name in ("out_real", "out_imag")},
             **{f"{name}_kernel": (fan_in, (d, d)) for name in dense},

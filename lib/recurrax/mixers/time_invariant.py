@@ -1,4 +1,4 @@
-"""What the time-invariant state-space layers share: step sizes, discretisation, the mixing of channels."""
+"""Provide step sizes, discretisation and channel mixing for the time-invariant state-space layers."""
 
 import math
 
@@ -18,7 +18,7 @@ DISCRETIZATIONS = ("zoh", "bilinear")
 
 
 def check(config: MixerConfig, *, pairs: bool = True) -> None:
-    """Raises ValueError if the state's size (even, where it is conjugate pairs), step sizes or rate make no sense."""
+    """Raise ValueError if state_dim (even for conjugate pairs), dt_min, dt_max or rate is out of range."""
     checks.positive(config, "state_dim", "dt_min", "dt_max", "rate")
     if pairs and config.state_dim % 2:
         raise ValueError(f"state_dim must be even, it counts conjugate pairs twice, got {config.state_dim}")
@@ -28,25 +28,25 @@ def check(config: MixerConfig, *, pairs: bool = True) -> None:
 def log_steps(
     key: jax.Array, shape: tuple[int, ...], config: MixerConfig, dtype: Dtype = jnp.float32
 ) -> Float[Array, "..."]:
-    """log dt, uniform between log dt_min and log dt_max."""
+    """Draw log dt uniformly between log dt_min and log dt_max."""
     low, high = math.log(config.dt_min), math.log(config.dt_max)
     return low + (high - low) * jax.random.uniform(key, shape, dtype)
 
 
 def constant(key: jax.Array, shape: tuple[int, ...], value: np.ndarray, dtype: Dtype = jnp.float32) -> Array:
-    """This value, for every leading index of the shape: an initializer."""
+    """Initialise with this value, broadcast over the leading axes of the shape."""
     return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
 def eigenvalues(params: Params) -> Complex[Array, "..."]:
-    """a = -exp(log_a_real) + i a_imag: in the left half plane, wherever training takes the parameters."""
+    """Return a = -exp(log_a_real) + i a_imag, which is in the left half plane for all parameter values."""
     return jax.lax.complex(-jnp.exp(upcast(params["log_a_real"])), upcast(params["a_imag"]))
 
 
 def discretize(
     a: Complex[Array, "..."], dt: Float[Array, "..."], method: str
 ) -> tuple[Complex[Array, "..."], Complex[Array, "..."]]:
-    """log A and the factor of B for steps of dt.
+    """Return log A and the factor of B for steps of dt.
 
     "zoh": A = exp(a dt) and (exp(a dt) - 1) / a. "bilinear": A = (1 + a dt/2) / (1 - a dt/2), which has no logarithm
     at the one point a dt = -2, and dt / (1 - a dt/2).
@@ -59,7 +59,7 @@ def discretize(
 
 
 def _mean_exponential(z):
-    """(exp(z) - 1) / z with all its digits, and those of its gradient, which cancel in the quotient near 0."""
+    """Return (exp(z) - 1) / z, exact to rounding with its gradient; near 0 the plain quotient cancels."""
     series = jnp.ones_like(z)
     for i in range(10, 1, -1):
         series = 1 + z / i * series
@@ -70,13 +70,13 @@ def _mean_exponential(z):
 def before(
     state: Inexact[Array, "B D N"] | None, reset: Bool[ArrayLike, "B 1"] | None, initial: Inexact[Array, "B D N"]
 ) -> Inexact[Array, "B D N"]:
-    """The state that a single token starts from."""
+    """Return the state before a single token: the initial state if it is None or reset."""
     state = initial if state is None else state
     return state if reset is None else jnp.where(jnp.asarray(reset)[..., None], initial, state)
 
 
 def mix_channels(params: Params, y: Float[Array, "B T E"]) -> Float[Array, "B T D"]:
-    """W_out GELU(y) + b, and times sigmoid(W_gate GELU(y) + b_gate) where there is a gate."""
+    """Return W_out GELU(y) + b, times sigmoid(W_gate GELU(y) + b_gate) if there is a gate."""
     y = mark("mixed", jax.nn.gelu(y, approximate=False))
     out = shift(linear(y, params["out_kernel"]), params["output_bias"])
     if "out_gate" not in params:
@@ -86,7 +86,7 @@ def mix_channels(params: Params, y: Float[Array, "B T E"]) -> Float[Array, "B T 
 
 
 def channel_parameters(width: int, dim: int, gate: bool) -> dict[str, tuple]:
-    """The parameters of `mix_channels`: D (E + 1) of them, twice as many with a gate."""
+    """Declare the parameters of `mix_channels`: D (E + 1) of them, twice as many with a gate."""
     parameters = {"out_kernel": (fan_in, (width, dim)), "output_bias": (zeros, (dim,))}
     if gate:
         parameters |= {"out_gate": (fan_in, (width, dim)), "gate_bias": (zeros, (dim,))}

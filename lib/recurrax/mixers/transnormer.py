@@ -3,8 +3,8 @@
     S_t = S_{t-1} + phi(k_t) v_t^T        phi(x) = elu(x) + 1
     y_t = W_out RMSNorm(S_t^T phi(q_t))   the norm over all heads
 
-Linear attention whose divisor is replaced by a norm: the divisor's gradient is unbounded, the norm's is not. The paper
-puts attention inside of blocks of tokens before it, in the lower layers: `Attention(window=...)` in the pattern.
+Linear attention whose divisor is replaced by a norm: the divisor's gradient is unbounded, the norm's is not. In the
+paper, the lower layers use attention within blocks of tokens instead: `Attention(window=...)` in the pattern.
 """
 
 import dataclasses
@@ -26,22 +26,22 @@ class TransNormer(MixerConfig):
     """A NormAttention layer."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K, of queries and keys; None is dim / num_heads."""
+    """Query and key size per head, K; None is dim / num_heads."""
     value_head_dim: int | None = None
-    """V; None is dim / num_heads."""
+    """Value size per head, V; None is dim / num_heads."""
     feature_map: str = "elu"
-    """phi: elu (which is elu + 1), relu, silu or identity."""
+    """Feature map phi: "elu" (elu + 1), "relu", "silu" or "identity"."""
     norm_eps: float = 1e-5
-    """Added to the mean square of the output."""
+    """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "value_head_dim", "norm_eps")
         checks.choice("feature_map", self.feature_map, FEATURE_MAPS)
 
     def sizes(self, dim: int) -> tuple[int, int]:
-        """K and V."""
+        """Return the head sizes K and V."""
         return checks.head_sizes(self, keys=dim, values=dim)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -55,7 +55,7 @@ class TransNormer(MixerConfig):
 def transnormer(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: TransNormer, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Normed linear attention; the state is {"s": (B, H, K, V) float32}."""
+    """Apply normalised linear attention; the state is {"s": (B, H, K, V) float32}."""
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k = (FEATURE_MAPS[config.feature_map](array) for array in (q, k))
     v = mark("values", v)

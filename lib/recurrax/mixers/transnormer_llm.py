@@ -1,11 +1,11 @@
-"""TransNormerLLM's gated linear attention (Qin et al., 2023, arXiv 2307.14995), computed as Lightning attention is.
+"""TransNormerLLM's gated linear attention (Qin et al., 2023, arXiv 2307.14995), computed like Lightning attention.
 
     S_t = e^{-s_h} S_{t-1} + k_t v_t^T              s_h = 2^(-8 h / H) (1 - l / L), for head h = 1 .. H of layer l of L
     o_t = S_t^T q_t                                 q = silu(W_q x), k = silu(W_k x)
     y_t = W_out ( SimpleRMSNorm(o_t) * W_u x_t )    the norm over all heads, without a scale
 
-LRPE-d: each channel of q and k becomes a pair (c, 0) that is turned by its place times a learned theta, so that q_t and
-k_s meet as sum_i q_i k_i cos(theta_i (t - s)). The decays are not trained. The lower the layer, the faster it forgets.
+LRPE-d: each channel of q and k becomes a pair (c, 0), rotated by its position times a learned theta, so that q_t . k_s
+is sum_i q_i k_i cos(theta_i (t - s)). The decays are not trained. Lower layers decay faster.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ class TransNormerLLM(MixerConfig):
     """A gated linear attention layer of TransNormerLLM."""
 
     num_heads: int = 4
-    """H."""
+    """Number of heads, H."""
     head_dim: int | None = None
-    """K of queries and keys, before LRPE doubles it, and V; None is dim / num_heads."""
+    """Size of each head, V and, before LRPE doubles it, K; None is dim / num_heads."""
     lrpe: bool = True
-    """Relative positions. The paper has them in the first layer only."""
+    """Whether queries and keys have relative positions. The paper has them in the first layer only."""
     norm_eps: float = 1e-6
-    """Added to the mean square of the output."""
+    """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "norm_eps")
 
     def size(self, dim: int) -> int:
-        """K = V."""
+        """Return the head size, K = V."""
         return self.head_dim or checks.per_head("head_dim", dim, self.num_heads)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
@@ -56,7 +56,7 @@ class TransNormerLLM(MixerConfig):
 def transnormer_llm(
     params: Params, x: Float[Array, "B T D"], state: State | None, config: TransNormerLLM, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], State]:
-    """Gated linear attention with fixed decays; the state is {"s": (B, H, K or 2 K, V) float32}."""
+    """Apply gated linear attention with fixed decays; the state is {"s": (B, H, K or 2 K, V) float32}."""
     s = None if state is None else state["s"]
     q, k, v = (parts.heads(linear(x, params[f"in_{name}"]), config.num_heads) for name in "qkv")
     q, k, v = jax.nn.silu(q), jax.nn.silu(k), mark("values", v)
@@ -71,10 +71,10 @@ def transnormer_llm(
     return linear(mark("mixed", o * linear(x, params["in_gate"])), params["out_kernel"]), {"s": s}
 
 
-# Run split, so that devices add up gradients of theta: XLA would add up those of all tokens' angles.
+# Run per shard, so that devices sum the gradients of theta; XLA alone would sum those of every token's angles.
 @sharded({"x": "B T H", "place": "T", "theta": "H"}, results="B T H")
 def _turned(x, place, theta):
-    """(x, 0) turned by place * theta: (B, T, H, 2 K)."""
+    """Return (x, 0) rotated by place * theta: (B, T, H, 2 K)."""
     return rotary.turn_to(jnp.concatenate([x, jnp.zeros_like(x)], axis=-1), place, theta)
 
 
@@ -98,13 +98,13 @@ class TransNormerLLMLayer(Mixer):
 
 
 def slopes(key: jax.Array | None, shape: tuple[int], depth: Scalar, dtype: Dtype = jnp.float32) -> Float[Array, " H"]:
-    """2^(-8 h / H) (1 - depth)."""
+    """Initialise the slopes s_h = 2^(-8 h / H) (1 - depth)."""
     del key
     return 2.0 ** (-8 * jnp.arange(1, shape[0] + 1, dtype=dtype) / shape[0]) * (1 - depth)
 
 
 def _angles(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "H K"]:
-    """10000^(-2 j / HK) over the channels j of all heads."""
+    """Initialise theta_j = 10000^(-2 j / HK) over the channels j of all heads."""
     del key
     size = shape[0] * shape[1]
     return (10_000.0 ** (-2 * jnp.arange(size, dtype=dtype) / size)).reshape(shape)
