@@ -1,8 +1,8 @@
-"""The stack that every model shares: blocks of mixer and projection, in a pattern repeated over depth.
+"""Provide the stack that all models share: blocks of mixer and projection, in a pattern repeated over depth.
 
-    backbone:  blocks before the pattern, the pattern's blocks repeated under one `nn.scan`, the rest, a norm
+    backbone:  the first blocks, the pattern's blocks repeated under one `nn.scan`, the rest, a norm
 
-so the program, and the time to compile it, do not grow with depth.
+so that the size of the program and its compile time do not grow with depth.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from recurrax.projections import GLU, MLP, ProjectionConfig
 from recurrax.types import Dtype, Reset, State
 
 DTYPES = ("float32", "bfloat16")
-# everything_saveable is None, and JAX cannot keep complex numbers in it.
+# everything_saveable is left out: remat=None does the same, and JAX's policy cannot save complex numbers.
 REMAT_POLICIES = (
     "nothing_saveable",
     "dots_saveable",
@@ -29,30 +29,31 @@ REMAT_POLICIES = (
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """Depth, width and pattern of a stack of blocks."""
+    """Depth, width and block pattern of a stack of blocks."""
 
     dim: int = 256
-    """D, the width of the residual stream."""
+    """Width of the residual stream, D."""
     num_layers: int = 6
-    """Blocks in all."""
+    """Total number of blocks."""
     pattern: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = (RGLRU(),)
-    """Mixers of consecutive blocks, repeated over depth: (RGLRU(), RGLRU(), Attention(window=256)) is Griffin. A
-    BlockConfig stands for a block that has another projection than the others, or none, or another order."""
+    """Mixers of consecutive blocks, repeated over depth: (RGLRU(), RGLRU(), Attention(window=256)) is Griffin. Use a
+    BlockConfig for a block with a different projection, without one, or with a different order."""
     first: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = ()
-    """Blocks before the pattern."""
+    """Blocks before the pattern, with entries as in pattern."""
     last: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = ()
-    """Blocks after it. What first and last leave of num_layers is the pattern's, the last repetition cut short."""
+    """Blocks after the pattern. The pattern fills the rest of num_layers; its last repetition may be incomplete."""
     projection: GLU | MLP | ProjectionConfig | MixerConfig | None = GLU()
-    """The position-wise network of every block, or a layer with a state such as RWKV's channel mix; None: none."""
+    """Position-wise network of every block, or a layer with a state such as RWKV's channel mix; None disables it."""
     norm: str = "rms"
-    """rms: RMSNorm; simple_rms: without a scale; layer: LayerNorm with scale and bias."""
+    """Kind of norm: "rms" is RMSNorm, "simple_rms" RMSNorm without a scale, "layer" LayerNorm with scale and bias."""
     norm_eps: float = 1e-6
-    """Added to the mean square, or to the variance."""
+    """Epsilon added to the mean square or variance in the norms."""
     dtype: Dtype = "float32"
-    """What activations are computed in, float32 or bfloat16: a name or a dtype such as jnp.bfloat16, kept as its name.
+    """Dtype of activations, float32 or bfloat16: a name, or a dtype such as jnp.bfloat16, which is stored by name.
     Parameters are float32, states at least float32."""
     remat: str | None = None
-    """What the backward pass keeps instead of recomputing it: a jax.checkpoint_policies name, or None: everything."""
+    """Rematerialisation policy, a name in jax.checkpoint_policies: which intermediates the backward pass stores instead
+    of recomputing them. None stores everything."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -70,14 +71,14 @@ class BackboneConfig:
             raise ValueError(f"projection must be a projection config, got {self.projection!r}")
         checks.choice("norm", self.norm, NORMS)
         checks.positive(self, "norm_eps")
-        # A name, however it was given: configs are compared, hashed, printed and written to JSON.
+        # Stored by name, because configs are compared, hashed, printed and written to JSON.
         object.__setattr__(self, "dtype", checks.dtype_name(self.dtype, DTYPES))
         checks.choice("dtype", self.dtype, DTYPES)
         if self.remat is not None:
             checks.choice("remat", self.remat, REMAT_POLICIES)
         handed = False
         for i, block in enumerate(self.layout.blocks):
-            block.mixer.layer(self.dim)  # raises where the mixer cannot have this dim
+            block.mixer.layer(self.dim)  # raises if the mixer cannot have this dim
             if block.mixer.reads_shared and not handed:
                 raise ValueError(
                     f"{block.mixer} reads what one of the first blocks hands on, and none does: start with one, as in "
@@ -86,12 +87,12 @@ class BackboneConfig:
             handed = handed or (block.mixer.hands_on and i < len(self.first))
 
     def block(self, of: MixerConfig | BlockConfig) -> BlockConfig:
-        """The block that an entry of `pattern`, `first` or `last` stands for."""
+        """Return the block config for an entry of `pattern`, `first` or `last`."""
         return of if isinstance(of, BlockConfig) else BlockConfig(of, self.projection)
 
     @property
     def layout(self) -> "Layout":
-        """The blocks as they are run."""
+        """The arrangement of the blocks in the program."""
         first, pattern, last = (tuple(map(self.block, part)) for part in (self.first, self.pattern, self.last))
         repeats, cut = divmod(self.num_layers - len(first) - len(last), len(pattern))
         return Layout(first, pattern, repeats, pattern[:cut] + last)
@@ -99,27 +100,27 @@ class BackboneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which blocks are run one by one, and which under the scan."""
+    """The blocks that run one by one and those that run under the scan."""
 
     first: tuple[BlockConfig, ...]
     pattern: tuple[BlockConfig, ...]
     repeats: int
     rest: tuple[BlockConfig, ...]
-    """The last, incomplete repetition and the blocks after it."""
+    """The incomplete last repetition of the pattern, followed by the blocks after it."""
 
     @property
     def blocks(self) -> tuple[BlockConfig, ...]:
-        """All kinds of them, in order: the pattern once."""
+        """All distinct positions in order, with the pattern once."""
         return self.first + (self.pattern if self.repeats else ()) + self.rest
 
     @property
     def shares(self) -> bool:
-        """Whether a layer reads what a layer below hands on."""
+        """Whether a layer uses the value residual of a layer below."""
         return any(block.mixer.reads_shared for block in self.blocks)
 
 
 class Group(nn.Module):
-    """One block after the other; `first` is the number of the first among all. States: one per block."""
+    """Run consecutive blocks, with one state per block; `first` is the index of the first one in the model."""
 
     config: BackboneConfig
     blocks: tuple[BlockConfig, ...]
@@ -137,12 +138,12 @@ class Group(nn.Module):
 
 
 def block_name(i: int, block: BlockConfig) -> str:
-    """Of the i-th block of a group, among the parameters."""
+    """Return the parameter-tree key of block i of a group, for example "0_rglru"."""
     return f"{i}_{type(block.mixer).__name__.lower()}"
 
 
 class Backbone(nn.Module):
-    """All blocks and the final norm.
+    """Run all blocks and the final norm.
 
     The state is {"first": one per block, "groups": leaves with a leading axis of groups, "rest": one per block}.
     """
@@ -161,7 +162,7 @@ class Backbone(nn.Module):
         group, single = Group, Group
         if config.remat is not None:
             policy = getattr(jax.checkpoint_policies, config.remat)
-            # Inside of the scan the loops keep forward and recomputation apart; outside XLA would merge the two again.
+            # Inside the scan, loops separate the forward pass from the recomputation; outside, XLA would merge the two.
             group = nn.remat(Group, policy=policy, prevent_cse=False)
             single = nn.remat(Group, policy=policy)
         carry, after = (x.astype(config.dtype), None), {"first": (), "groups": (), "rest": ()}
@@ -186,7 +187,7 @@ class Backbone(nn.Module):
         return Norm(config.norm, config.norm_eps, config.dtype)("norm", carry[0]), after
 
     def init_state(self, batch_size: int) -> State:
-        """The state before the first token."""
+        """Return the state before the first token."""
         config, layout = self.config, self.config.layout
 
         def states(blocks):

@@ -1,10 +1,10 @@
-"""A block of the stack: a mixer, then a projection, each added to the residual stream.
+"""Provide the block of the stack: a mixer, then a projection, each added to the residual stream.
 
-    pre_norm          x = x + f(norm(x))                    of most models
+    pre_norm          x = x + f(norm(x))                    most models
     post_norm         x = x + norm(f(x))                    OLMo 2 (arXiv 2501.00656)
     normed_residual   n = norm(x), x = r n + s f(n)         MiniMax-01 (arXiv 2501.08313)
 
-with f the mixer and then the projection. r and s are 1 unless the block says otherwise.
+where f is the mixer and then the projection. r and s are 1 by default.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ NORMS = ("rms", "simple_rms", "layer")
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """A block that is not the model's usual one."""
+    """A block that differs from the model's default block."""
 
     mixer: RGLRU | LRU | Attention | MixerConfig = RGLRU()
-    """The layer that looks along the sequence."""
+    """Layer that mixes along the sequence."""
     projection: GLU | MLP | ProjectionConfig | MixerConfig | None = None
-    """The position-wise network after it, or a layer with a state such as RWKV's channel mix; None: there is none."""
+    """Position-wise network after the mixer, or a layer with a state such as RWKV's channel mix; None disables it."""
     order: str = "pre_norm"
-    """Where norms and sums are: pre_norm, post_norm or normed_residual."""
+    """Order of norms and sums: "pre_norm", "post_norm" or "normed_residual"."""
     mixer_weights: tuple[float, float] = (1.0, 1.0)
-    """r and s, of the stream and of the mixer's output."""
+    """Weights r of the stream and s of the mixer's output."""
     projection_weights: tuple[float, float] = (1.0, 1.0)
-    """r and s, of the stream and of the projection's output."""
+    """Weights r of the stream and s of the projection's output."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -48,7 +48,7 @@ class BlockConfig:
         checks.choice("order", self.order, ORDERS)
 
     def init_state(self, batch_size: int, dim: int, dtype: Dtype) -> State:
-        """{"mixer": the mixer's}, and "projection" where that is a layer with a state of its own."""
+        """Return {"mixer": the mixer's state}, with "projection" if that layer has a state."""
         state = {"mixer": self.mixer.init_state(batch_size, dim, dtype)}
         if isinstance(self.projection, MixerConfig):
             state["projection"] = self.projection.init_state(batch_size, dim, dtype)
@@ -64,7 +64,7 @@ class Norm:
     dtype: str
 
     def __call__(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """The norm of x, whose parameters have this name in the calling layer."""
+        """Return the norm of x; its parameters have this name in the calling layer."""
         dtype = jnp.dtype(self.dtype)
         if self.kind == "layer":
             # Two passes: E x^2 - (E x)^2 loses precision where the mean is large.
@@ -77,10 +77,10 @@ class Norm:
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + projection(norm(x)), in the block's own order.
+    """Compute x + mixer(norm(x)), then x + projection(norm(x)), in the block's order of norms and sums.
 
-    The state is that of `BlockConfig.init_state`. `shared` is what a layer below hands to layers above within one call
-    (`Mixer.shared`), in a model that `shares`; else None.
+    The state has the structure of `BlockConfig.init_state`. `shared` is the value residual of a layer below within one
+    call (`Mixer.shared`) if the model `shares`, else None.
     """
 
     config: BlockConfig
@@ -122,7 +122,7 @@ class Block(nn.Module):
         return placed(x, "B T"), shared, after
 
     def _add(self, x, f, name, weights):
-        """The sum of the stream and f of it."""
+        """Return the weighted sum of the stream and f of the stream."""
         if self.config.order == "post_norm":
             y = self.norm(name, f(x))
         elif self.config.order == "normed_residual":

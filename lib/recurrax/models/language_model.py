@@ -1,4 +1,4 @@
-"""A language model: token embedding, backbone, and a head that may share the embedding's table."""
+"""Provide the language model: token embedding, backbone, and a head that may share the embedding table."""
 
 import dataclasses
 import math
@@ -18,18 +18,18 @@ from recurrax.types import ArrayLike, Reset, State
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelConfig(BackboneConfig):
-    """A language model's shape."""
+    """Hyperparameters of a language model."""
 
     vocab_size: int = 288
-    """Tokens that can be read and predicted."""
+    """Number of distinct tokens."""
     tied_head: bool = True
-    """Predict with the embedding's own table."""
+    """Whether the head uses the embedding table."""
     embedding_scale: float | None = None
-    """Times the embedding; None is sqrt(dim), which brings rows of norm 1 to entries of variance 1."""
+    """Factor of the embedding; None is sqrt(dim), which scales rows of norm 1 to entries of variance 1."""
     embedding_norm: bool = False
     """Whether a norm follows the embedding, as in RWKV."""
     logit_soft_cap: float | None = None
-    """c of the logits' soft cap c tanh(. / c); None: there is none."""
+    """Soft cap c of the logits, c tanh(. / c); None disables it."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -39,10 +39,10 @@ class LanguageModelConfig(BackboneConfig):
 
 
 class LanguageModel(nn.Module):
-    """logits_t = head(backbone(embedding(tokens))_t), the prediction of token t + 1.
+    """Compute logits_t = head(backbone(embedding(tokens))_t), the prediction of token t + 1.
 
-    `LanguageModel(config).apply(params, tokens, state, reset=reset) -> (logits, state)`: whole sequences, chunks and
-    single tokens alike.
+    `LanguageModel(config).apply(params, tokens, state, reset=reset) -> (logits, state)` serves whole sequences, chunks
+    and single tokens.
     """
 
     config: LanguageModelConfig
@@ -54,19 +54,19 @@ class LanguageModel(nn.Module):
         """Return float32 logits and the state after the last token; state=None starts a sequence.
 
         Within a trace, an id that is not in the vocabulary makes the logits NaN from its position to the end of its
-        document, and the state as well; the logits before it stay right.
+        document, and the state as well; earlier logits stay correct.
 
         Raises:
           ValueError: outside of a trace, an id is not in the vocabulary.
         """
         config = self.config
         checks.not_empty("tokens", tokens)
-        # Rows of norm 1, scaled to entries of variance 1 where they enter the residual stream: as a tied head they
-        # then give logits of order 1.
+        # Rows have norm 1 and are scaled to entries of variance 1 when they enter the residual stream: as a tied head
+        # they then give logits of order 1.
         initializer = nn.initializers.normal(config.dim**-0.5)
         table = self.param("embedding", initializer, (config.vocab_size, config.dim), jnp.float32)
         scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
-        # Each device looks up its own tokens in the whole table.
+        # Each device looks up its tokens in the whole table.
         x = jnp.take(placed(table, ". ."), indices(tokens, config.vocab_size), axis=0)
         x = placed(x.astype(config.dtype) * scale, "B T")
         if config.embedding_norm:
@@ -84,5 +84,5 @@ class LanguageModel(nn.Module):
         return placed(logits, "B T H"), state
 
     def init_state(self, batch_size: int) -> State:
-        """The state before the first token of `batch_size` sequences."""
+        """Return the state before the first token of `batch_size` sequences."""
         return Backbone(self.config, parent=None).init_state(batch_size)

@@ -1,4 +1,4 @@
-"""Classifier and regressor: one vector (or one per step) read out of the backbone."""
+"""Provide the classifier and the regressor, which compute one vector, or one per step, from the backbone's outputs."""
 
 import dataclasses
 
@@ -16,12 +16,12 @@ POOLINGS = ("mean", "last", "none")
 
 @dataclasses.dataclass(frozen=True)
 class ReadoutConfig(BackboneConfig):
-    """What the heads share."""
+    """Hyperparameters that classifiers and regressors share."""
 
     vocab_size: int | None = None
-    """Inputs are tokens below this; None: inputs are vectors (B, T, F)."""
+    """Number of distinct input tokens; None if inputs are vectors (B, T, F)."""
     pooling: str = "mean"
-    """mean: average over time; last: the last step; none: one output per step."""
+    """Pooling over time: "mean" is the average, "last" the last step, "none" one output per step."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -38,26 +38,26 @@ class ReadoutConfig(BackboneConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig(ReadoutConfig):
-    """A classifier's shape."""
+    """Hyperparameters of a classifier."""
 
     num_classes: int = 10
-    """Classes to tell apart."""
+    """Number of classes."""
 
     _outputs_name = "num_classes"
 
 
 @dataclasses.dataclass(frozen=True)
 class RegressorConfig(ReadoutConfig):
-    """A regressor's shape."""
+    """Hyperparameters of a regressor."""
 
     num_targets: int = 1
-    """Numbers to predict."""
+    """Number of predicted values."""
 
     _outputs_name = "num_targets"
 
 
 class _Readout(nn.Module):
-    """out = head(pool(backbone(embed(inputs)))); returns (out, state) like every model."""
+    """Compute out = head(pool(backbone(embed(inputs)))) and return (out, state) like every model."""
 
     config: ReadoutConfig
 
@@ -72,11 +72,11 @@ class _Readout(nn.Module):
     ) -> tuple[Float[Array, "..."], State]:
         """Return (B, outputs), or (B, T, outputs) with pooling "none", and the state after the last step.
 
-        `mask` weighs the steps of a mean; 0 leaves one out, whatever it holds. Within a trace, a token that is not in
-        the vocabulary makes the outputs of its position and of later ones in its document NaN.
+        `mask` weights the steps of a mean; a step of weight 0 is left out, even if it is NaN. Within a trace, a token
+        that is not in the vocabulary makes the outputs NaN from its position to the end of its document.
 
         Raises:
-          ValueError: outside of a trace, a token is not in the vocabulary; there is a mask, and no mean.
+          ValueError: outside of a trace, a token is not in the vocabulary; a mask is given without mean pooling.
         """
         config = self.config
         checks.not_empty("inputs", inputs)
@@ -93,22 +93,22 @@ class _Readout(nn.Module):
             x = x[:, -1]
         elif config.pooling == "mean":
             weights = jnp.ones(x.shape[:2], x.dtype) if mask is None else jnp.asarray(mask, jnp.float32)
-            # A step of weight 0 is left out, whatever it holds.
+            # A step of weight 0 is left out, even if it is NaN.
             x = jnp.where(weights[..., None] == 0, 0, x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
         return nn.Dense(config.num_outputs, name="out_head", dtype=jnp.float32)(x), state
 
     def init_state(self, batch_size: int) -> State:
-        """The state before the first step of `batch_size` sequences."""
+        """Return the state before the first step of `batch_size` sequences."""
         return Backbone(self.config, parent=None).init_state(batch_size)
 
 
 class Classifier(_Readout):
-    """Logits of `num_classes` classes from a sequence of tokens or vectors."""
+    """Compute logits of `num_classes` classes from a sequence of tokens or vectors."""
 
     config: ClassifierConfig
 
 
 class Regressor(_Readout):
-    """`num_targets` real numbers from a sequence of tokens or vectors."""
+    """Compute `num_targets` real numbers from a sequence of tokens or vectors."""
 
     config: RegressorConfig

@@ -1,4 +1,4 @@
-"""Generation: the prompt as one chunk, then `lax.scan` over single tokens with a state of constant size."""
+"""Generate tokens: the prompt runs as one chunk, then `lax.scan` runs single tokens with a state of constant size."""
 
 import functools
 
@@ -15,10 +15,10 @@ from recurrax.types import ArrayLike, Params, State
 def prefill(
     model: LanguageModel, params: Params, prompt: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B vocab_size"], State]:
-    """The logits of the token after the prompt, and the state to go on from.
+    """Return the logits of the token after the prompt and the state to continue from.
 
     Raises:
-      ValueError: a prompt of no tokens or no rows.
+      ValueError: the prompt has no tokens or no rows.
     """
     logits, state = model.apply(params, prompt)
     return logits[:, -1], state
@@ -36,15 +36,15 @@ def generate(
     top_p: Float[Array, ""] | float = 1.0,
     allowed: Bool[ArrayLike, " vocab_size"] | None = None,
 ) -> tuple[Int[Array, "B num_tokens"], Float[Array, "B vocab_size"], State, PRNGKeyArray]:
-    """Draws tokens one after the other from `logits` on; returns them and the (logits, state, key) to go on from.
+    """Draw tokens one by one, starting from `logits`; return them and the (logits, state, key) to continue from.
 
     Args:
-      temperature: divides the logits; 0 takes the likeliest token.
-      top_p: draws from the smallest set of tokens whose probability reaches this (Holtzman et al., arXiv 1904.09751).
-      allowed: True for the tokens that may be drawn, which need not be the first ones; None allows all.
+      temperature: divisor of the logits; 0 selects the likeliest token.
+      top_p: draw from the smallest set of tokens whose probability reaches this (Holtzman et al., arXiv 1904.09751).
+      allowed: True for the tokens that may be drawn, in any positions; None allows all.
 
     Raises:
-      ValueError: no row of logits, or an `allowed` of another shape or dtype.
+      ValueError: `logits` is empty, or `allowed` has a wrong shape or dtype.
     """
     checks.not_empty("logits", logits)
 
@@ -60,7 +60,7 @@ def generate(
 
 
 def sample(key, logits, temperature=1.0, top_p=1.0, allowed=None) -> Int[Array, " B"]:
-    """Return one token per row of logits (B, vocab_size), of those that `allowed` (vocab_size,) is True for."""
+    """Return one token per row of logits (B, vocab_size), among those for which `allowed` (vocab_size,) is True."""
     if allowed is not None:
         allowed = jnp.asarray(allowed)
         if allowed.dtype != jnp.bool_ or allowed.shape != logits.shape[-1:]:
@@ -71,7 +71,7 @@ def sample(key, logits, temperature=1.0, top_p=1.0, allowed=None) -> Int[Array, 
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     descending = jnp.sort(scaled, axis=-1, descending=True)
     before = jnp.cumsum(jax.nn.softmax(descending, axis=-1), axis=-1) - jax.nn.softmax(descending, axis=-1)
-    # The least likely token of the set: the last one with less than top_p of probability before it.
+    # The set's least likely token is the last one with less than top_p of probability before it.
     # However small top_p is, the likeliest token stays.
     threshold = jnp.min(jnp.where(before < top_p, descending, descending[..., :1]), axis=-1, keepdims=True)
     drawn = jax.random.categorical(key, jnp.where(scaled >= threshold, scaled, -jnp.inf), axis=-1)
