@@ -1,4 +1,4 @@
-"""Recurrences as pure functions of arrays. Time is axis 1; every op returns (outputs, final state)."""
+"""Provide recurrences as pure functions of arrays. Time is axis 1; every op returns (outputs, final state)."""
 
 from recurrax.ops.convolution import causal_conv1d
 from recurrax.ops.delta_rule.api import delta_product, delta_rule

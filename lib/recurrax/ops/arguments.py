@@ -1,6 +1,6 @@
-"""What the ops of matrix states do with their arguments first: check them, and bring them to one form.
+"""Check and normalise the arguments of the ops with matrix states.
 
-What is wrong is named before any tracing goes deep, by argument, with what it was and what it may be.
+Errors are raised early in the trace and name the argument, its value and the allowed values.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,10 @@ from recurrax.ops.dtypes import wide_dtype
 
 
 def arrays(*values, log_decay):
-    """Each as a JAX array, `log_decay` last; None stays.
+    """Return each value as a JAX array, with `log_decay` last; None stays None.
 
-    Log-decays above 0 are refused as far as their values are known: those of NumPy and JAX arrays, and of NumPy
-    constants in a traced function, which are not known any more once they are JAX's.
+    Known log-decays above 0 are refused: those of NumPy and JAX arrays, and of NumPy constants in a traced function,
+    which must be checked before their conversion, as JAX constants are traced.
     """
     if log_decay is not None and checks.is_known(log_decay):
         known = np.asarray(log_decay)
@@ -28,21 +28,21 @@ def arrays(*values, log_decay):
 
 
 def check_rank(name, array, letters):
-    """The array has one axis per letter, none of them empty; its sizes."""
+    """Return the array's shape, or raise ValueError unless it has one axis per letter and no empty axis."""
     if array.ndim != len(letters.split()) or 0 in array.shape:
         raise ValueError(f"{name} must be ({letters.replace(' ', ', ')}), no axis empty, got shape {array.shape}")
     return array.shape
 
 
 def check_shape(name, array, *choices):
-    """The array is None or has one of the shapes, which are pairs (letters, sizes)."""
+    """Raise ValueError unless the array is None or has one of the shapes, which are pairs (letters, sizes)."""
     if array is not None and array.shape not in [sizes for _, sizes in choices]:
         expected = " or ".join(f"({letters.replace(' ', ', ')}) = {sizes}" for letters, sizes in choices)
         raise ValueError(f"{name} must be {expected}, got shape {array.shape}")
 
 
 def check_queries(q, times, heads, key):
-    """q reads the states of the keys' heads: a multiple of them, of the same size."""
+    """Raise ValueError unless q has the keys' batch, length and head size, and a multiple of their heads."""
     batch, length, all_heads, dim = check_rank("q", q, "B T Hq K")
     if (batch, length) != times or dim != key or all_heads % heads:
         expected = (*times, f"a multiple of {heads}", key)
@@ -50,7 +50,7 @@ def check_queries(q, times, heads, key):
 
 
 def check_dtypes(**given):
-    """All are real floating point of one dtype."""
+    """Raise ValueError unless all arrays have the same real floating-point dtype."""
     for name, array in given.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} must be bfloat16, float16, float32 or float64, got {array.dtype}")
@@ -60,7 +60,7 @@ def check_dtypes(**given):
 
 
 def check_log_decay(log_decay, heads, key):
-    """None, one per head or one per channel; of any floating dtype."""
+    """Raise ValueError unless log_decay is None, one per head or one per channel, of any floating-point dtype."""
     if log_decay is None:
         return
     check_shape("log_decay", log_decay, ("B T H", heads), ("B T H K", (*heads, key)))
@@ -68,7 +68,7 @@ def check_log_decay(log_decay, heads, key):
 
 
 class Sizes(NamedTuple):
-    """B, T, H, K, V of an op's arguments; H of the states, of which the queries may have a multiple."""
+    """Sizes B, T, H, K, V of an op's arguments. H counts the states' heads; the queries may have a multiple of them."""
 
     batch: int
     length: int
@@ -78,7 +78,7 @@ class Sizes(NamedTuple):
 
 
 def check_common(q, log_decay, state, reset, chunk_size, sizes):
-    """What means the same in every op: queries, log-decays, initial state, resets and the chunk size."""
+    """Check the arguments common to all ops: queries, log-decays, initial state, resets and the chunk size."""
     batch, length, heads, key, value = sizes
     check_queries(q, (batch, length), heads, key)
     check_log_decay(log_decay, (batch, length, heads), key)
@@ -94,8 +94,8 @@ def check_common(q, log_decay, state, reset, chunk_size, sizes):
 def call(implementation, q, others, log_decay, state, reset, scale, chunk_size, sizes):
     """Run an implementation on checked arguments.
 
-    It takes q and the other inputs as they are, log-decays (B, T, H, 1 | K) or None, a state in the dtype of all
-    arithmetic (float32, or float64 for float64 inputs), and resets (B, T) or None.
+    It receives q and the other inputs unchanged, log-decays (B, T, H, 1 | K) or None, a state in the dtype in which the
+    op computes (float32, or float64 for float64 inputs), and resets (B, T) or None.
     """
     batch, length, heads, key, value = sizes
     if log_decay is not None and log_decay.ndim == 3:

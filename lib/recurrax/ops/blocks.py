@@ -5,13 +5,14 @@
 
 A family of ops provides one function, from the state and a block's slice of the inputs to the state and the output.
 `sweep` runs it along the sequence. The backward pass is a second sweep in reverse: it saves the inputs and the state
-before each block, and differentiates one block at a time, recomputing what that needs. With blocks of L tokens, chunks
-of C tokens and R rows per token (L R = 256 on a CPU), forward and backward together hold, beside arguments and results,
-at most
+before each block, and differentiates one block at a time, with recomputation. With blocks of L tokens, chunks of C
+tokens and R rows per token (L R = 256 on a CPU), forward and backward together store, besides arguments and results, at
+most
 
     B H [ T (3 R (K + V) + K V / L)  +  16 (L R (K + V + R C) + K V L / C) ]    numbers:
 
-a copy or two of inputs and outputs, one state per block, and one block's workspace. Nothing of size T K V or T T.
+one or two copies of inputs and outputs, one state per block, and one block's workspace, but nothing of size T K V or
+T T.
 """
 
 import functools
@@ -26,17 +27,17 @@ from jaxtyping import Array, Bool, Float
 from recurrax.ops import containment
 from recurrax.ops.forward_mode import custom_vjp
 
-# Rows per block: tokens, times the steps of each. On a CPU a block's arrays are to stay in the cache; a GPU or TPU
-# wants few, large launches.
+# Rows per block: tokens times steps per token. On a CPU a block's arrays should fit in the cache; a GPU or TPU needs
+# few, large launches.
 BLOCK = {"cpu": 256, "default": 2048}
 
 
 class Tokens(NamedTuple):
-    """What an op reads of each token."""
+    """The inputs of an op, by token."""
 
     q: Float[Array, "B T Hq K"]
     written: tuple[Float[Array, "B T *RH K"], ...]
-    """Keys, values and their like, which change the state; an axis of R steps may stand before the heads."""
+    """Inputs that update the state, such as keys and values; an axis of R steps may precede the heads."""
     strength: Float[Array, "B T *RH"] | None
     """One number for each head and step, such as beta."""
     log_decay: Float[Array, "B T H 1"] | Float[Array, "B T H K"] | None
@@ -53,10 +54,11 @@ def sweep(
     """Run `block(chunks, state, tokens, reset) -> (state, output)` along time; return the output and the last state.
 
     Args:
-      block: is given finite numbers alone: those that are not are kept to their document and from earlier tokens.
-      chunk_size: tokens per chunk, rounded up to a power of two; fewer where the sequence is shorter. Zeros fill the
-        last chunks, and must leave the state as it is.
-      state: before the first token.
+      block: the form of one block. It receives finite numbers only: `containment` confines the effect of the others to
+        their document and to later tokens.
+      chunk_size: tokens per chunk, rounded up to a power of two; fewer if the sequence is shorter. The last chunks are
+        padded with zeros, which must not change the state.
+      state: the state before the first token.
       tokens: the inputs.
       reset: True where a document starts.
       rows: matrix rows per token; more of them make blocks of fewer tokens.
@@ -66,7 +68,7 @@ def sweep(
     chunks = -(-length // chunk_size)
     most = max(1, BLOCK.get(jax.default_backend(), BLOCK["default"]) // (chunk_size * rows))
     blocks = -(-chunks // most)
-    chunks = -(-chunks // blocks)  # as many in the last block as in the others
+    chunks = -(-chunks // blocks)  # the last block has as many chunks as the others
     missing = blocks * chunks * chunk_size - length
     if missing:
         tokens, reset = jax.tree.map(
@@ -77,7 +79,7 @@ def sweep(
 
 
 def _contained(block, chunks, state, tokens, reset):
-    """The block on finite numbers, and NaN in what depends on others."""
+    """Run the block on finite numbers, and return NaN in everything that depends on other numbers."""
     q, own = containment.admit(tokens.q, 3)
     state, start = containment.admit(state, 2)
     lead = tokens.written[0].ndim - 1  # a flag for each step of a token, then their sum
@@ -114,7 +116,7 @@ def to_chunks(x, chunks):
 
 
 def queries_to_chunks(q, heads, chunks):
-    """Reshape queries (B, chunks C, Hq, K) to (chunks, B H, C Hq / H, K), grouped by the state that they read."""
+    """Reshape queries (B, chunks C, Hq, K) to (chunks, B H, C Hq / H, K), grouped by their state."""
     return to_chunks(q.reshape(*q.shape[:2], heads, -1, q.shape[3]), chunks)
 
 
@@ -185,8 +187,8 @@ def _backward(block, blocks, residuals, cotangents):
         state_cotangent, piece = differentiate(state, *pieces, state_cotangent)
         return (state_cotangent, jax.tree.map(lambda whole, part: _put(whole, part, n), gradients, piece)), None
 
-    # All entries are overwritten. XLA merges arrays of equal constants into one and then copies it for each use, which
-    # took a quarter of the time of linear_attention on a CPU. So no two arrays start equal.
+    # All entries are overwritten. No two arrays start equal, because XLA merges arrays of equal constants into one and
+    # then copies it for each use, which took a quarter of the time of linear_attention on a CPU.
     leaves, tree = jax.tree.flatten(tokens)
     start = (state_cotangent, tree.unflatten([jnp.full_like(x, i + 1) for i, x in enumerate(leaves)]))
     (state_cotangent, gradients), _ = lax.scan(step, start, (states, jnp.arange(blocks)), reverse=True)

@@ -1,4 +1,4 @@
-"""Keep a number that is not finite inside its document, and from the tokens before it.
+"""Confine the effect of a number that is not finite to its document and to later tokens.
 
 The step-by-step definitions of the ops are causal for every input: a NaN or an infinity at step s changes the outputs
 at s and after it, up to the next reset. A matrix product over time is not: it multiplies what a mask excludes by zero,
@@ -9,8 +9,8 @@ and 0 * inf is NaN. So before such a product each array is cleaned and its bad e
     y            = release(f(clean), seen)    NaN where something is seen
 
 and the product f runs on finite numbers alone. Nothing is repaired: an output that depends on such a number is NaN.
-Cotangents take the same way back. `release` cleans those that are not finite and sends their flags through the
-transpose of the linear function, and `admit` makes the gradients NaN that they reach.
+Cotangents are treated alike in the backward pass. `release` cleans those that are not finite and passes their flags
+through the transpose of the linear function, and `admit` sets the gradients that they reach to NaN.
 
 A flag stands for a token and a head: one bad entry of a key or a value makes all value channels of its head NaN.
 """
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from recurrax.ops.forward_mode import custom_vjp
 
 FLAG = jnp.float32
-"""The dtype of flags: they are added up, and transposed, as numbers."""
+"""The dtype of flags: linear functions of them are computed and transposed."""
 
 
 def admit(x: Inexact[Array, "..."], lead: int, *, log: bool = False):
@@ -30,8 +30,8 @@ def admit(x: Inexact[Array, "..."], lead: int, *, log: bool = False):
 
     Args:
       x: an array of at least `lead` axes.
-      lead: how many first axes have a flag for each index; one bad entry along the others makes all of them zero.
-      log: x is a logarithm, of which -inf is a proper value.
+      lead: number of leading axes that have one flag per index; one bad entry along the other axes zeroes all of them.
+      log: whether x is a logarithm, for which -inf is a valid value.
     """
     bad = ~(x < jnp.inf) if log else ~jnp.isfinite(x)
     bad = bad.any(range(lead, x.ndim)) if x.ndim > lead else bad
@@ -72,8 +72,8 @@ def _as_rows(flags, x):
 def release(y: Inexact[Array, "..."], seen: Float[Array, "*lead"], own: Float[Array, "*lead"] | None = None):
     """Return y, and NaN where `seen` or `own` is above 0.
 
-    `own` counts the flags of what is read at this place alone, a query. It is told as well where a cotangent that is
-    not zero arrives at an output that is NaN: such a loss is NaN, and a gradient has to show it.
+    `own` counts the flags of an input that affects only this position, a query. Its cotangent also flags outputs that
+    are NaN and have a cotangent that is not zero: such a loss is NaN, and a gradient has to show it.
     """
     bad = seen > 0 if own is None else seen + own > 0
     return _spoilt(y, bad)
@@ -102,17 +102,17 @@ def since_reset(
     """Return the number of flags since the document's start, this token's included; linear in flags and start.
 
     Args:
-      flags: of each token.
-      start: of the state before the first token.
+      flags: flags of each token.
+      start: flags of the state before the first token.
       reset: True where a document starts.
-      chunks: into which T is cut: sums are taken within chunks, then over them.
+      chunks: number of chunks that T is divided into; sums run within chunks, then over chunks.
     """
     batch, length, heads = flags.shape
     size = length // chunks
     x = flags.reshape(batch, chunks, size, heads)
     here = jnp.zeros((1, length), bool) if reset is None else reset
     until, before = jnp.tri(size, dtype=FLAG), jnp.tri(chunks, k=-1, dtype=FLAG)
-    # Number of the document, counted from the chunk's start, and of each chunk's last one, counted from the first.
+    # Index of each token's document within its chunk, and of each chunk's last document, counted from the first chunk.
     document = jnp.matmul(here.reshape(-1, chunks, size).astype(FLAG), until.T)
     last = jnp.matmul(document[..., -1], jnp.tri(chunks, dtype=FLAG).T)
     same = jnp.where(document[..., :, None] == document[..., None, :], until[None, None], 0)

@@ -1,4 +1,4 @@
-"""The short causal convolution that most published blocks put before their recurrence."""
+"""Provide the short causal convolution that most published blocks apply before their recurrence."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,7 +12,7 @@ from recurrax.types import ArrayLike, Reset
 
 
 def _enter(op, given):
-    """The inputs before a stretch of time."""
+    """Return the last W-1 inputs before this time shard, and those at the end of the sequence."""
     del op
     x, kernel, state, reset = (given[name] for name in ("x", "kernel", "state", "reset"))
     dtype = wide_dtype(x, kernel)
@@ -35,20 +35,20 @@ def causal_conv1d(
     *,
     reset: Reset | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B W-1 D"]]:
-    """y_t = bias + sum_i kernel_i * x_{t-(W-1)+i}, depthwise; kernel's last row meets the present input.
+    """Return y_t = bias + sum_i kernel_i * x_{t-(W-1)+i}, depthwise; kernel's last row applies to the current input.
 
     Args:
       x: inputs.
       kernel: one filter of width W per channel.
       bias: added to every output; None is zero.
       state: the last W-1 inputs before x; None is zeros.
-      reset: True where a document starts: no filter reaches over that border, into the state neither.
+      reset: True where a document starts; no filter crosses that border, in the state either.
 
     Returns:
-      y in x's dtype (sums are float32 at least), and the last W-1 inputs of the present document (float32 at least).
+      y in x's dtype (sums are float32 at least), and the last W-1 inputs of the current document (float32 at least).
 
     Raises:
-      ValueError: shapes that do not fit, an empty axis.
+      ValueError: shapes do not fit, or an axis is empty.
     """
     checks.not_empty("x", x)
     checks.not_empty("kernel", kernel)
@@ -63,13 +63,13 @@ def causal_conv1d(
     past = jnp.zeros((batch, width - 1, dim), dtype) if state is None else jnp.asarray(state, dtype)
     inputs = jnp.concatenate([past, jnp.asarray(x, dtype)], axis=1)
 
-    # inside: no document starts in the last `back` steps, so that the tap reaching so far back stays inside one.
+    # inside: no document starts in the last `back` steps, so that the tap `back` steps ago is in the same document.
     inside, borders = None, []
     if reset is not None:
         padded_reset = jnp.pad(reset, ((0, 0), (width - 1, 0)))
         inside = jnp.ones_like(reset)
 
-    # Widths are single digits: one fused multiply-add per tap beats a convolution call, on every backend.
+    # Widths are below 10: one fused multiply-add per tap is faster than a convolution call, on every backend.
     y = jnp.zeros((batch, length, dim), dtype)
     for back in range(width):
         tap = scale(inputs[:, width - 1 - back : width - 1 - back + length], kernel[width - 1 - back])

@@ -1,4 +1,4 @@
-"""Compute the decay between the token that writes a contribution and the token that reads it, inside one chunk.
+"""Compute the decay between the token that writes to the state and the token that reads from it, inside one chunk.
 
 With G_i = g_1 + ... + g_i, the cumulative log-decay of a chunk, a chunked form needs four quantities:
 
@@ -10,7 +10,7 @@ With G_i = g_1 + ... + g_i, the cumulative log-decay of a chunk, a chunked form 
 Three classes compute them: `NoDecay`, `ScalarDecay` (one g per token and head), `ChannelDecay` (one per key channel).
 No exponent is positive, and none is the difference of two large rounded sums: any mixture of gates, such as 0 next to
 -300, is exact to rounding. The gradient of g_t is a sum over exactly the pairs j < t <= i that it lies between: nothing
-cancels, whatever T and the decays are.
+cancels, for any T and any decays.
 
 Arrays are (X, M, C R, K): X chunks, M sequences, and R rows for each of C tokens. Grouped heads read with R queries per
 token, DeltaProduct writes R keys per token. Rows of one token do not decay against each other, and all their scores are
@@ -78,7 +78,7 @@ class ScalarDecay(NamedTuple):
     def scores(self, readers, sources):
         scores = _product(readers, sources, self.precision)
         between = _per_row(self.between, scores.shape)
-        # Scores that nothing is left of may have overflowed.
+        # Scores whose decay factor has underflowed to 0 may themselves have overflowed.
         return jnp.where(between > 0, scores * between, 0)
 
     def since_start(self, readers):
@@ -141,7 +141,7 @@ class ChannelDecay(NamedTuple):
     over_chunk: jax.Array  # (X, M, K, 1)
     start: jax.Array  # (X, M, C, K)
     end: jax.Array  # (X, M, C, K)
-    halves: tuple[tuple[jax.Array, jax.Array], ...]  # per level of blocks of m: from the middle, to it: (X, M, N, m, K)
+    halves: tuple[tuple[jax.Array, jax.Array], ...]  # per level of blocks of m: from and to the middle (X, M, N, m, K)
     precision: lax.Precision
 
     def scores(self, readers, sources):
@@ -178,10 +178,10 @@ def channel_decay(gates, precision):
 
 
 def _half(rows, which, factor):
-    """The left (0) or right (1) halves of pairs of blocks, times a factor per token: (X, M, N, m R, K)."""
+    """Return the left (0) or right (1) halves of pairs of blocks, times a factor per token: (X, M, N, m R, K)."""
     x, m, blocks, size, dim = factor.shape
     half = rows.reshape(x, m, blocks, 2, size, -1, dim)[:, :, :, which]
-    # Few axes: with seven, the gradient of this product overruns a buffer of jaxlib 0.10.2 (jax issue 40412).
+    # Use few axes: with seven, the gradient of this product overruns a buffer in jaxlib 0.10.2 (jax issue 40412).
     half = half.reshape(x, m * blocks * size, -1, dim) * factor.reshape(x, m * blocks * size, 1, dim)
     return half.reshape(x, m, blocks, -1, dim)
 

@@ -1,6 +1,6 @@
 """Compute the state that enters a shard of a sequence, for ops whose transition is a K x K matrix: S -> A S + U.
 
-The op itself gives A and U in one pass. The columns of a state are independent: with the state [0, I] and the values
+The op itself computes A and U in one pass. The columns of a state are independent: with the state [0, I] and the values
 [v, 0] the last state is [U, A].
 """
 
@@ -12,7 +12,7 @@ from recurrax.ops.dtypes import wide_dtype
 
 
 def enter(op, given):
-    """Return (S before this shard, S after the last one) for delta rules and `dplr_rule`, inside of `jax.shard_map`."""
+    """Return (S before this shard, S after the last one) for delta rules and `dplr_rule`, inside `jax.shard_map`."""
     k, v, state = (jnp.asarray(given[name]) if given[name] is not None else None for name in ("k", "v", "state"))
     dtype = wide_dtype(k.dtype)
     (batch, *_, heads, key), value = k.shape, v.shape[-1]

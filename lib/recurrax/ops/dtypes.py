@@ -1,6 +1,6 @@
-"""The dtype in which ops and layers compute: at least float32, under every one of JAX's promotion rules.
+"""Determine the dtype in which ops and layers compute: at least float32, under each of JAX's promotion rules.
 
-`jax_numpy_dtype_promotion="strict"` refuses to combine arrays of two dtypes. Ops take several on purpose (bfloat16
+`jax_numpy_dtype_promotion="strict"` refuses to combine arrays of two dtypes. Ops mix dtypes on purpose (bfloat16
 inputs, float32 states), so they name the dtype of their arithmetic here and cast to it.
 """
 
@@ -11,21 +11,21 @@ from recurrax.types import Array, ArrayLike, Dtype
 
 
 def common_dtype(*values: ArrayLike | Dtype | None) -> jnp.dtype:
-    """The smallest dtype that holds the numbers of all these arrays and dtypes; None is skipped."""
+    """Return the smallest dtype that represents the numbers of all these arrays and dtypes; None is skipped."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*(value for value in values if value is not None))
 
 
 def wide_dtype(*values: ArrayLike | Dtype | None) -> jnp.dtype:
-    """The common dtype of all these, at least float32 or complex64."""
+    """Return the common dtype of all values, at least float32 or complex64."""
     return common_dtype(jnp.float32, *values)
 
 
 def upcast(x: Array) -> Array:
-    """x in float32 or complex64, or in its own dtype where that is wider."""
+    """Return x in float32 or complex64, or in its own dtype if that is wider."""
     return x.astype(wide_dtype(x.dtype))
 
 
 def complexify(x: Array) -> Array:
-    """A real x as complex64 or complex128."""
+    """Return a real x as complex64 or complex128."""
     return x.astype(wide_dtype(x.dtype, jnp.complex64))

@@ -1,14 +1,13 @@
-"""Forward-mode differentiation of the ops, inside of a context.
+"""Provide forward-mode differentiation of the ops, inside a context.
 
-The ops have backward passes of their own, which save memory and time, and JAX cannot differentiate forwards through
-those: `jax.jvp`, `jax.jacfwd` and `jax.hessian` of an op raise an error that names this context. Within
+The ops have custom backward passes, which save memory and time, but JAX cannot differentiate them in forward mode:
+`jax.jvp`, `jax.jacfwd` and `jax.hessian` of an op raise an error that names this context. Within
 
     with recurrax.ops.forward_mode():
         jax.hessian(loss)(params)
 
-the ops are differentiated by JAX itself, step by step from their own definitions, forwards and backwards. Gradients
-then hold every intermediate state, which is what the backward passes avoid. A function that was jitted outside is
-traced anew inside.
+JAX itself differentiates the ops, step by step, in forward and reverse mode. Gradients then store every intermediate
+state, which the custom backward passes avoid. A function that was jitted outside is retraced inside.
 """
 
 import functools
@@ -23,12 +22,12 @@ _ACTIVE = jax.make_user_context(False)
 
 
 def forward_mode():
-    """Return a context in which ops, layers and models can be differentiated forwards as well."""
+    """Return a context in which ops, layers and models can also be differentiated in forward mode."""
     return _ACTIVE(True)
 
 
 def is_forward_mode() -> bool:
-    """Return whether the code runs, or is traced, inside of `forward_mode`."""
+    """Return whether the code runs, or is traced, inside `forward_mode`."""
     return _ACTIVE.value
 
 
@@ -48,7 +47,7 @@ def custom_vjp(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> Cal
 
 
 def _backwards_alone(x):
-    """Identity, whose tangent cannot be computed but can be transposed."""
+    """Return x; the tangent of this identity cannot be computed but can be transposed."""
     return _identity.bind(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
 
 

@@ -1,8 +1,8 @@
-"""What a layer does to every token with its parameters: a matrix product, a scale, a shift.
+"""Provide the operations that layers apply to every token with their parameters: matrix product, scale, shift.
 
-In bfloat16 these are made of bfloat16 numbers. But the gradient of a parameter is a sum over all tokens of a batch, and
-over the devices that have them: it is summed in the parameter's own dtype, and never rounded. Scales and shifts of half
-precision are summed in float32, and rounded once.
+In bfloat16 they multiply bfloat16 numbers. But the gradient of a parameter, a sum over all tokens of a batch and over
+devices, is summed in the parameter's dtype and not rounded in between. Gradients of half-precision scales and shifts
+are summed in float32 and rounded once.
 """
 
 import functools
@@ -18,14 +18,14 @@ from recurrax.ops.forward_mode import custom_vjp, is_forward_mode
 from recurrax.types import Dtype
 
 BLOCK = 128
-"""Rows of a sum over tokens that are added one after the other."""
+"""Number of rows of a sum over tokens that are added sequentially."""
 
 
 def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Array, "*batch E"]:
-    """x @ kernel in x's dtype.
+    """Return x @ kernel in x's dtype.
 
-    Batch and time are merged first: the kernel's gradient is then one matrix product. XLA's CPU back end takes three
-    times as long for the same sum written over two axes. Where a mesh splits both they stay apart.
+    Batch and time are merged first, so that the kernel's gradient is one matrix product: XLA's CPU backend takes three
+    times as long for the same sum over two axes. If a mesh splits time, they stay separate.
     """
     checks.not_empty("x", x)
     if sharding.splits_time():
@@ -37,35 +37,35 @@ def linear(x: Float[Array, "*batch D"], kernel: Float[Array, "D E"]) -> Float[Ar
 def contract(
     spec: str, x: Float[Array, "..."], kernel: Float[Array, "..."], dtype: Dtype | None = None
 ) -> Float[Array, "..."]:
-    """einsum(spec, x, kernel) of factors in x's dtype; the result in x's, or in `dtype`."""
+    """Return einsum(spec, x, kernel) of factors in x's dtype, in `dtype`; None is x's dtype."""
     checks.not_empty("x", x)
     dtype = jnp.dtype(x.dtype if dtype is None else dtype)
     if is_forward_mode() or (dtype == x.dtype and _as_wide(x, kernel)):
         return jnp.einsum(spec, x, kernel.astype(x.dtype), preferred_element_type=dtype)
-    # The product itself stays in sight: policies of jax.checkpoint say whether it is kept.
+    # The matrix product stays outside of the custom VJP, so that policies of jax.checkpoint can select it.
     y = jnp.einsum(spec, x, jax.lax.stop_gradient(kernel).astype(x.dtype), preferred_element_type=dtype)
     return _and_the_kernels_gradient(y, x, kernel, spec, kernel.dtype)
 
 
 def scale(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return x * vector in x's dtype; the vector is that of the last axes."""
+    """Return x * vector in x's dtype; the vector has the last axes of x."""
     return _scale(x, _leading(vector, x))
 
 
 def shift(x: Float[Array, "..."], vector: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return x + vector in x's dtype; the vector is that of the last axes."""
+    """Return x + vector in x's dtype; the vector has the last axes of x."""
     return _shift(x, _leading(vector, x))
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(3, 4))
 def _and_the_kernels_gradient(y, x, kernel, spec, dtype):
-    """y, whose cotangent goes on to y and, with x, to the kernel."""
+    """Return y. The backward pass also computes the kernel's gradient einsum(x, dy), accumulated in its dtype."""
     return y
 
 
 def _kernels_gradient(spec, dtype, x, dy):
     of_x, of_kernel, of_y = spec.replace("->", ",").split(",")
-    summed = common_dtype(x.dtype, dtype)  # bfloat16 and float16 hold each other's numbers in float32 alone
+    summed = common_dtype(x.dtype, dtype)  # the common dtype of bfloat16 and float16 is float32
     dkernel = jnp.einsum(f"{of_x},{of_y}->{of_kernel}", x, dy.astype(x.dtype), preferred_element_type=summed)
     return dy, None, dkernel.astype(dtype)
 
@@ -96,22 +96,22 @@ _shift.defvjp(lambda x, vector: (_shift(x, vector), vector), _shift_back)
 
 
 def _as_wide(x, parameter):
-    """Whether x has the parameter's digits: then nothing is lost, and all can be differentiated forward as well."""
+    """Return whether x has the parameter's precision: then nothing is rounded, and forward mode works as well."""
     return common_dtype(x.dtype, parameter.dtype) == x.dtype
 
 
 def _leading(vector, x):
-    """With axes of one in front, as many as x has."""
+    """Return the vector with leading axes of size 1, up to the rank of x."""
     checks.not_empty("x", x)
     return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 
 def _sum(x, vector):
-    """Over the axes along which the vector is one.
+    """Sum x over the axes along which the vector has size 1.
 
-    On a CPU as products with ones, of a block of rows each: a long running sum would lose two digits. A loop over a sum
-    of leading axes goes down each column by itself, and works out anew for each what it sums: the gradients of the four
-    taps of a short convolution took longer than all products of its layer.
+    On a CPU the sum is a matrix product with ones per block of rows: a long running sum would lose two decimal digits.
+    XLA's loop for a sum over leading axes runs down each column separately and recomputes the summands for each: the
+    gradients of the four taps of a short convolution took longer than all matrix products of its layer.
     """
     axes = [axis for axis, size in enumerate(vector.shape) if size == 1]
     leading = axes == list(range(len(axes))) and len(axes) < vector.ndim

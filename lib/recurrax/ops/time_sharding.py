@@ -1,15 +1,15 @@
 """Compute the state that enters a device's shard of a sequence, where mesh axis "time" cuts the sequence into shards.
 
-There are two kinds of state, with one kind of communication each, both inside of `jax.shard_map`:
+There are two kinds of state, with one kind of communication each, both inside `jax.shard_map`:
 
 `fold`: a recurrence maps a state over a shard by S -> A S + U. Each device computes (A, U) of its own shard, which
 needs no state; one all-gather sends them to all devices, and each device applies those of the shards before its own in
-order. The bytes are those of one state and one transition per shard, whatever the length of the sequence; the backward
-pass is one reduce-scatter of the same size. A is multiplied with a state, never with another A: nothing is lost to
-rounding in products of transitions, and no product of K x K matrices is computed.
+order. The bytes are those of one state and one transition per shard, for any length of the sequence; the backward pass
+is one reduce-scatter of the same size. A is multiplied with a state, never with another A: products of transitions
+lose no precision, and no product of K x K matrices is computed.
 
-`past`: convolutions, token shifts and attention keep the last W tokens themselves. Where a shard is as long as that,
-the neighbour's last W tokens are enough (one collective-permute, the halo); otherwise all tokens are gathered, which
+`past`: convolutions, token shifts and attention store the last W tokens themselves. If a shard has at least W tokens,
+the neighbour's last W tokens suffice (one collective-permute, the halo); otherwise all tokens are gathered, which
 attention without a window needs anyway.
 
 `sharding.sharded` then runs the op with that state, on every device at the same time.
@@ -43,11 +43,11 @@ def fold(
     """Return the state that enters this shard and the one that leaves the last: S <- step(summary, S) for each shard.
 
     Args:
-      summary: what this shard does to a state, such as (A, U).
-      state: what enters the first shard, (B, ...), the same on every device.
+      summary: the map of a state over this shard, such as (A, U).
+      state: the state that enters the first shard, (B, ...), the same on every device.
       step: (summary, state) -> state.
-      reset: True where a document starts: such a shard is given a state of zeros, whatever the one before it left.
-      reverse: time runs backwards, so the last shard comes first.
+      reset: True where a document starts; `step` receives a state of zeros for a shard that contains a start.
+      reverse: whether time runs backwards, so that the last shard comes first.
     """
     cut = None if reset is None else reset.any(1)
 
@@ -86,7 +86,7 @@ def past(
 
 
 def _from_neighbour(tokens, state, size):
-    """Return `past` where the neighbouring shard holds all W tokens."""
+    """Return the results of `past` if the neighbouring shard has all W tokens."""
     shards, here = lax.axis_size(TIME), lax.axis_index(TIME)
     last = tokens[1][:, -1:]
     tokens, number = jax.tree.map(lambda leaf: leaf[:, leaf.shape[1] - size :], tokens)
@@ -104,7 +104,7 @@ def _from_neighbour(tokens, state, size):
 
 
 def _from_all(tokens, state, size):
-    """Return `past` where W tokens span several shards."""
+    """Return the results of `past` if W tokens span several shards."""
     shards, here = lax.axis_size(TIME), lax.axis_index(TIME)
     length = tokens[1].shape[1]
     tokens, number = lax.all_gather(tokens, TIME, axis=1, tiled=True)

@@ -1,4 +1,4 @@
-"""Invert unit lower triangular matrices, which the chunked delta rule needs.
+"""Invert unit lower triangular matrices, for the chunked delta and DPLR rules.
 
 Diagonal blocks of 16 rows are inverted by forward substitution, larger ones by block doubling:
 inv([[A, 0], [B, D]]) = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. Both are backward stable. The shorter product
@@ -37,7 +37,7 @@ def _forward(a):
 
 
 def _backward(inverse, cotangent):
-    """Use d(X) = -X d(a) X: the gradient is -X^T dX X^T below the diagonal."""
+    """Return the gradient -X^T dX X^T below the diagonal, from d(X) = -X d(a) X."""
     transposed = jnp.swapaxes(inverse, -1, -2)
     return (jnp.tril(-_product(_product(transposed, cotangent), transposed), -1),)
 
@@ -46,7 +46,7 @@ unit_lower_inverse.defvjp(_forward, _backward)
 
 
 def _substitute(a):
-    """Invert by forward substitution: row i of X is e_i - a_i X, where a_i has entries before i alone."""
+    """Invert by forward substitution: row i of X is e_i - a_i X, where a_i has entries only before i."""
 
     def row(i, x):
         known = _product(lax.dynamic_slice_in_dim(a, i, 1, axis=-2), x)

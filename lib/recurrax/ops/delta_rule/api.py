@@ -1,4 +1,4 @@
-"""The public functions `delta_rule` and `delta_product` and the checks of their arguments."""
+"""Provide the public functions `delta_rule` and `delta_product` and check their arguments."""
 
 from jaxtyping import Array, Float
 
@@ -30,32 +30,33 @@ def delta_rule(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
-    """S = diag(e^{g_t}) S_{t-1}, S_t = S + b_t k_t (v_t - S^T k_t)^T, o_t = scale * S_t^T q_t; all o and the last S.
+    """Run S = diag(e^{g_t}) S_{t-1}, S_t = S + b_t k_t (v_t - S^T k_t)^T, o_t = scale * S_t^T q_t.
 
-    DeltaNet without decay (arXiv 2406.06484), Gated DeltaNet with one per head (2412.06464), KDA with one per channel
-    (2510.26692). Along a key of length 1 the state is multiplied by 1 - b_t: it is stable for b_t in [0, 2], and turns
-    its sign beyond 1. Keys are taken as they are; layers normalise them.
+    DeltaNet has no decay (arXiv 2406.06484), Gated DeltaNet one per head (2412.06464), and KDA one per channel
+    (2510.26692). Along a key of length 1 the state is multiplied by 1 - b_t: it is stable for b_t in [0, 2] and changes
+    its sign for b_t above 1. Keys are not normalised here; layers normalise them.
 
     Args:
-      q: queries; their heads may be a multiple of the others', head h reads state h // (Hq / H).
+      q: queries; Hq may be a multiple of H, and query head h reads state h // (Hq / H).
       k: keys.
       v: values.
-      beta: how much of the error is corrected; of any floating dtype.
-      log_decay: g <= 0, in nats per step: one per head, one per head and key channel, or None: nothing decays.
+      beta: fraction of the error that is corrected, in any floating-point dtype.
+      log_decay: g <= 0, in nats per step: one per head, or one per head and key channel; None is no decay.
       state: S before the first step; None is zero.
-      scale: of the outputs; None is K ** -0.5.
-      reset: True forgets everything before this step, `state` too.
-      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is measured.
-      implementation: "reference", "xla", or None: the best of this backend.
+      scale: factor of the outputs; None is K ** -0.5.
+      reset: True where a document starts; the state before that step, including `state`, is dropped.
+      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is a tuned default.
+      implementation: "reference", "xla", or None for the fastest on this backend.
 
     Returns:
-      o in q's dtype, and the last state in float32 (float64 for float64 inputs), in which all is computed.
+      o in q's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
 
-    The gradient recomputes: it keeps the inputs and, per block of 256 tokens on a CPU and 2,048 elsewhere, one state.
+    The gradient recomputes intermediates: it stores the inputs and one state per block, of 256 tokens on a CPU and
+    2,048 elsewhere.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, known log-decays above 0, a chunk size below 1, an unknown
-        implementation.
+      ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
+        implementation is unknown.
     """
     q, k, v, beta, state, log_decay = arguments.arrays(q, k, v, beta, state, log_decay=log_decay)
     arguments.check_rank("v", v, "B T H V")
@@ -86,11 +87,11 @@ def delta_product(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
-    """S = diag(e^{g_t}) S_{t-1}, then R times S = S + b k (v - S^T k)^T, o_t = scale * S^T q_t; all o and the last S.
+    """Run S = diag(e^{g_t}) S_{t-1}, then R times S = S + b k (v - S^T k)^T, o_t = scale * S^T q_t.
 
-    The product of R Householder matrices turns the state by any rotation that they can make (arXiv 2502.10297): with b
-    up to 2, R = 2 turns a plane by any angle. Arguments, returns and errors are those of `delta_rule`; k, v and beta
-    have an axis R after time, its steps in order.
+    A product of R Householder matrices can rotate the state (arXiv 2502.10297): with b up to 2, R = 2 rotates a plane
+    by any angle. Arguments, returns and errors are those of `delta_rule`; k, v and beta have an axis R after time, the
+    steps of a token in order.
     """
     q, k, v, beta, state, log_decay = arguments.arrays(q, k, v, beta, state, log_decay=log_decay)
     arguments.check_rank("v", v, "B T R H V")
@@ -101,7 +102,7 @@ def delta_product(
 
 
 def _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation):
-    """k (B, T, [R,] H, K), v (B, T, [R,] H, V), beta (B, T, [R,] H)."""
+    """Run either op, for k (B, T, [R,] H, K), v (B, T, [R,] H, V), beta (B, T, [R,] H)."""
     sizes = arguments.Sizes(*v.shape[:2], v.shape[-2], k.shape[-1], v.shape[-1])
     arguments.check_dtypes(q=q, k=k, v=v)
     arguments.check_dtypes(beta=beta)

@@ -1,4 +1,4 @@
-"""The definition of `delta_rule` and `delta_product`, step by step."""
+"""Define `delta_rule` and `delta_product` step by step."""
 
 import functools
 
@@ -11,7 +11,7 @@ from recurrax.ops.linear_attention.reference import decayed, over_time, read
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def delta(q, k, v, beta, log_decay, state, reset, *, scale, chunk_size=None):
-    """Return o (B, T, Hq, V) and the last state, of q (B, T, Hq, K), k and v (B, T, [R,] H, K | V), beta
+    """Return o (B, T, Hq, V) and the last state, for q (B, T, Hq, K), k and v (B, T, [R,] H, K | V), beta
     (B, T, [R,] H), log_decay None or (B, T, H, 1 | K), state (B, H, K, V) and reset None or (B, T).
     """
     del chunk_size

@@ -1,12 +1,12 @@
-"""The delta rule in chunks: the R C dependent steps of a chunk as a triangular system (Yang et al., arXiv 2406.06484).
+"""Compute the delta rule in chunks (Yang et al., arXiv 2406.06484), whose R C steps are a triangular system.
 
-Let w_i = b_i (v_i - S^T k_i) be what step i writes, the rows of W. With the state S before the chunk
+Step i writes w_i = b_i (v_i - S^T k_i), the rows of W. With the state S before the chunk
 
     (I + A) W = diag(b) (V - (e^{G_i} K) S),    A_ij = b_i k_i^T (e^{G_i - G_j} k_j) for j < i
     O         = tril(Q K^T * e^{G_i - G_j}) W + (e^{G_i} Q) S
     S'        = e^{G_C} S + (e^{G_C - G_j} K)^T W
 
-The steps of one token share its decay, which comes before them, and its queries come after them (arXiv 2502.10297).
+The decay of a token applies before its R steps, and its queries read after them (arXiv 2502.10297).
 """
 
 import functools
@@ -20,12 +20,12 @@ from recurrax.ops.decay import local_decay
 from recurrax.ops.delta_rule.reference import with_steps
 from recurrax.ops.triangular import unit_lower_inverse
 
-ROWS = 32  # per chunk: tokens, times the steps of each
+ROWS = 32  # rows per chunk: tokens times steps per token
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def delta(q, k, v, beta, log_decay, state, reset, *, scale, chunk_size=None):
-    """As `reference.delta`."""
+    """Return the same as `reference.delta`."""
     block, tokens = functools.partial(_block, scale), blocks.Tokens(q, (k, v), beta, log_decay)
     steps = k.shape[2] if k.ndim == 5 else 1
     chunk_size = chunk_size or -(-ROWS // steps)
@@ -34,7 +34,7 @@ def delta(q, k, v, beta, log_decay, state, reset, *, scale, chunk_size=None):
 
 def _block(scale, chunks, state, tokens, reset):
     q, (k, v), beta, log_decay = tokens
-    # Axes are added here, in a block: XLA copies arrays of which a loop is given another view.
+    # Axes are added here, inside a block, because XLA copies arrays that enter a loop as a different view.
     k, v, beta = with_steps(k, v, beta)
     batch, length, steps, heads, _ = k.shape
     size, rows = length // chunks, (q.shape[2] // heads, steps)
@@ -45,7 +45,7 @@ def _block(scale, chunks, state, tokens, reset):
         blocks.to_chunks(jnp.moveaxis(x, 2, 3), chunks).astype(state.dtype) for x in (k, v, beta[..., None])
     )
 
-    # Queries and steps read alike: one product for both.
+    # Queries and steps read from the same keys: one matrix product computes both.
     readers = blocks.interleave(size, queries, strength * keys)
     query_scores, step_scores = blocks.separate(size, decay.scores(readers, keys), *rows)
     queries, steps = blocks.separate(size, decay.since_start(readers), *rows)

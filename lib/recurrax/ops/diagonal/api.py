@@ -1,4 +1,4 @@
-"""`diagonal_scan` and its gradient."""
+"""Provide `diagonal_scan` and its gradient."""
 
 import functools
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from recurrax.ops.sharding import sharded
 from recurrax.types import ArrayLike, Reset
 
 IMPLEMENTATIONS = ("reference", "sequential", "associative", "chunked")
-# On a CPU one loop at the speed of memory beats every form that passes over the data more than once. On a GPU or
-# TPU a step costs a launch or a pipeline drain, so few steps on many chunks win.
+# On a CPU one memory-bound loop is faster than every form that passes over the data more than once. On a GPU or TPU
+# each step costs a launch or a pipeline drain, so few steps on many chunks are faster.
 BEST = {"cpu": "sequential", "default": "chunked"}
 
 
 def _letters(given):
-    """What is split of each argument: D's first axis as heads are."""
+    """Return the axes to shard of each argument; D's first axis is split like heads."""
     a = "B T H" if jnp.ndim(given["a"]) == jnp.ndim(given["x"]) else "H"
     return {"a": a, "x": "B T H", "h0": "B H", "reset": "B T"}
 
 
 def _enter(op, given):
-    """The h that enters a stretch of time, which makes A h + U of it: A is the last state from ones without inputs."""
+    """Return h before this time shard and after the last. A shard maps h to A h + U: for h0 = 1, x = 0 this is A."""
     final = op(**{**given, "h0": None})[1]
     product = op(**{**given, "x": jnp.zeros_like(given["x"]), "h0": jnp.ones_like(final)})[1]
     h0 = jnp.zeros_like(final) if given["h0"] is None else given["h0"]
@@ -46,27 +46,27 @@ def diagonal_scan(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Inexact[Array, "B T *D"], Inexact[Array, "B *D"]]:
-    """h_t = a_t * h_{t-1} + x_t over axis 1; returns all states h and the last one.
+    """Return all states h of h_t = a_t * h_{t-1} + x_t over axis 1, and the last one.
 
     Args:
-      a: decays, real or complex: (B, T, *D), or (*D,) where they do not depend on time.
+      a: decay factors, real or complex: (B, T, *D), or (*D,) if they do not depend on time.
       x: inputs, real or complex.
       h0: the state before the first step; None is zero.
-      reset: True forgets everything before this step: h_t = x_t, whatever a_t and h_{t-1} are.
-      reverse: run time backwards: h_t = a_t * h_{t+1} + x_t, h0 enters at the end and the last state is h_1.
+      reset: True where a document starts: h_t = x_t, for any a_t and h_{t-1}.
+      reverse: whether time runs backwards: h_t = a_t * h_{t+1} + x_t, h0 enters at the end and the last state is h_1.
       chunk_size: steps per chunk of the "chunked" implementation; None is about sqrt(T).
-      implementation: "reference", "sequential", "associative", "chunked", or None: the best of this backend.
+      implementation: "reference", "sequential", "associative", "chunked", or None for the fastest on this backend.
 
     Returns:
-      h in x's dtype (complex if a or h0 is), and the last state in float32, complex64, or their doubles where the
-      inputs are. All arithmetic is in the state's dtype, with the rounding error of each step carried along, so that
-      errors do not grow with T (`double_word`).
+      h in x's dtype (complex if a or h0 is), and the last state in float32 or complex64, or their doubles for double
+      inputs. In float32 and complex64 the rounding error of each step is carried along (`double_word`; "sequential" has
+      a float64 state instead), so that errors do not grow with T.
 
-    The gradient is the same recurrence run the other way, d_t = g_t + a_{t+1} d_{t+1}, with da_t = d_t h_{t-1}: it
-    keeps a, h and h0 and nothing else, and is itself differentiable.
+    The gradient is the same recurrence in reverse, d_t = g_t + a_{t+1} d_{t+1}, with da_t = d_t h_{t-1}: it stores only
+    a, h and h0 and is itself differentiable.
 
     Raises:
-      ValueError: shapes that do not fit, an empty axis, a chunk size below 1, an unknown implementation.
+      ValueError: shapes do not fit, an axis is empty, the chunk size is below 1, or the implementation is unknown.
     """
     a, x = jnp.asarray(a), jnp.asarray(x)
     h0 = None if h0 is None else jnp.asarray(h0)
@@ -103,17 +103,17 @@ def _check(a, x, h0, reset, chunk_size):
 
 
 class _Form(NamedTuple):
-    """How a scan runs: static, so that it can select code."""
+    """Static parameters of a scan, which select the code."""
 
     implementation: str
     reverse: bool
     chunk_size: int | None
 
 
-# The scan and its adjoint are each other's gradient, so that derivatives of any order stay scans.
+# The scan and its adjoint are each other's gradient, so that derivatives of any order are scans.
 #   _scan:     h_t = a_t     h_{t-1} + x_t,  from h0
 #   _adjoint:  h_t = a_{t-1} h_{t-1} + x_t,  from h0 undecayed: the first state is h0 + x
-# Both with a (B, T, N) or (N,), x (B, T, N), h0 (B, N), all of one dtype, and `reset` putting a_t to zero.
+# Both take a (B, T, N) or (N,), x (B, T, N), h0 (B, N), all of one dtype, and `reset` sets a_t to zero.
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
@@ -150,7 +150,7 @@ def _adjoint_forward(form, a, x, h0, reset):
 def _adjoint_backward(form, residuals, g):
     a, h, reset = residuals
     d, _ = _scan(form._replace(reverse=not form.reverse), a, g, jnp.zeros_like(g[:, 0]), reset)
-    # a_t leads from h_t to the next state in this direction, whose cotangent is d one step on; none after the last.
+    # a_t leads from h_t to the next state in this direction, whose cotangent is d one step later, 0 after the last.
     da = _decay_gradient(a, h * _shift(d, jnp.zeros_like(d[:, 0]), not form.reverse), reset)
     return da, d, d[:, -1 if form.reverse else 0], None
 
@@ -159,13 +159,13 @@ _scan.defvjp(_scan_forward, _scan_backward)
 _adjoint.defvjp(_adjoint_forward, _adjoint_backward)
 
 
-# Jitted so that calls outside of a jit compile once per shape: an eager loop is compiled anew each time it is called.
+# Jitted so that calls outside of jit compile once per shape: an eager loop is recompiled at each call.
 @functools.partial(jax.jit, static_argnames=("form", "shifted"))
 def _run(form, a, x, h0, reset, *, shifted):
     if form.implementation == "sequential":
         return sequential.scan(a, x, h0, reset, reverse=form.reverse, shifted=shifted)
-    # The other forms take (B, T, N) decays with resets and the adjoint's shift written into them, and the resets: a
-    # state that is not finite is forgotten by a choice, not by a product with zero.
+    # The other forms take decay factors (B, T, N) that include resets and the adjoint's shift, and the resets as well,
+    # because a state that is not finite is dropped by a select, not by a product with zero.
     a = _keep(jnp.broadcast_to(jnp.expand_dims(a, tuple(range(3 - a.ndim))), x.shape), reset)
     if shifted:
         a = _shift(a, jnp.ones_like(a[:, 0]), form.reverse)
@@ -175,7 +175,7 @@ def _run(form, a, x, h0, reset, *, shifted):
 
 
 def _shift(h, first, reverse):
-    """h one step later in the direction of the scan, with `first` where it comes in: (first, h_1, ..., h_{T-1})."""
+    """Return h delayed by one step in the direction of the scan, after `first`: (first, h_1, ..., h_{T-1})."""
     if reverse:
         return jnp.concatenate([h[:, 1:], first[:, None]], axis=1)
     return jnp.concatenate([first[:, None], h[:, :-1]], axis=1)
@@ -186,13 +186,13 @@ def _keep(value, reset):
 
 
 def _decay_gradient(a, da, reset):
-    """da with resets masked, summed over B and T where a does not depend on time."""
+    """Return da with resets masked, summed over B and T if a does not depend on time."""
     da = _keep(da, reset)
     return da if a.ndim == 3 else _sum_rows(da.reshape(-1, a.shape[0]))
 
 
 def _sum_rows(rows, block=128):
-    """Sum over axis 0 in blocks: one running float32 sum over 10^5 rows would lose two digits."""
+    """Sum over axis 0 in blocks: one running float32 sum over 10^5 rows would lose two decimal digits."""
     count = rows.shape[0]
     if count <= block:
         return rows.sum(0)

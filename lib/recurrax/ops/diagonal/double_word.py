@@ -1,13 +1,13 @@
-"""Multiply-add whose rounding error is carried along: a state as the unevaluated sum of two floats, high + low.
+"""Provide a multiply-add that carries its rounding error along, in a state that is an unevaluated sum high + low.
 
-A scan rounds its state once per step. Where |a| is near 1 nothing forgets those errors, and after T steps they have
-grown to about sqrt(T) half-ulps: 1.5e-6 of a complex64 state at T = 4096, and far more where products of many decays
-are formed (a^T in an associative scan: 3e-5). Keeping each rounding error in a second float holds the state to one
-ulp at any T, on every device: no float64 is needed.
+A scan rounds its state once per step. If |a| is near 1 those errors do not decay, and after T steps they have grown to
+about sqrt(T) half-ulps: 1.5e-6 of a complex64 state at T = 4096, and far more in products of many decay factors (a^T in
+an associative scan: 3e-5). Storing each rounding error in a second float keeps the state within one ulp at any T, on
+every device, without float64.
 
-The two classical pieces (Dekker 1971, Knuth TAOCP 4.2.2), neither of which needs a fused multiply-add:
-`two_sum` gives a + b and its exact rounding error; a 24-bit significand split in two 12-bit halves has products of
-halves that are exact. float64 needs no such care here and is computed plainly.
+It uses two classical algorithms (Dekker 1971, Knuth TAOCP 4.2.2), neither of which needs a fused multiply-add:
+`two_sum` returns a + b and its exact rounding error; `split` divides a 24-bit significand into two 12-bit halves, whose
+products are exact. float64 is precise enough here and is computed directly.
 """
 
 from typing import NamedTuple
@@ -18,28 +18,28 @@ from jax import lax
 
 
 class DoubleWord(NamedTuple):
-    """high + low, |low| <= ulp(high) / 2. low is None where it is zero or (float64) not kept."""
+    """The number high + low, |low| <= ulp(high) / 2. low is None if it is zero or, for float64, not stored."""
 
     high: jax.Array
     low: jax.Array | None = None
 
 
 def two_sum(a, b):
-    """(s, e) with s = round(a + b) and s + e = a + b exactly."""
+    """Return (s, e) with s = round(a + b) and s + e = a + b exactly."""
     s = a + b
     b_rounded = s - a
     return s, (a - (s - b_rounded)) + (b - b_rounded)
 
 
 def split(a):
-    """(upper 12 bits of a's significand, the rest), whose sum is a exactly."""
+    """Return (the upper 12 bits of a's significand, the rest), whose sum is a exactly."""
     bits = lax.bitcast_convert_type(a, jnp.uint32) & jnp.uint32(0xFFFFF000)
     upper = lax.bitcast_convert_type(bits, jnp.float32)
     return upper, a - upper
 
 
 def _sum(terms, small):
-    """The double word nearest to sum(terms) + small, where `small` is of the size of the terms' rounding errors."""
+    """Return the double word nearest to sum(terms) + small; `small` has the size of the terms' rounding errors."""
     total = terms[0]
     for term in terms[1:]:
         total, error = two_sum(total, term)
@@ -49,9 +49,9 @@ def _sum(terms, small):
 
 
 def multiply_add(a: DoubleWord, h: DoubleWord, x: DoubleWord | None = None) -> DoubleWord:
-    """a * h + x to about twice the precision of its dtype (float32, complex64); plainly for float64 and complex128.
+    """Return a * h + x with about twice the precision of float32 or complex64, or at the precision of a double dtype.
 
-    All of one dtype and shape; h with both words (`from_array`), a and x with or without their low ones.
+    All have one dtype and shape; h has both words (`from_array`), a and x may lack the low one.
     """
     if _is_double(a.high):
         product = a.high * h.high
@@ -77,12 +77,12 @@ def multiply_add(a: DoubleWord, h: DoubleWord, x: DoubleWord | None = None) -> D
 
 
 def from_array(h: jax.Array) -> DoubleWord:
-    """h as a double word with the structure that `multiply_add` returns, so that it can start a loop."""
+    """Return h as a double word with the structure that `multiply_add` returns, so that it can start a loop."""
     return DoubleWord(h, None if _is_double(h) else jnp.zeros_like(h))
 
 
 def forgotten(h: DoubleWord, reset: jax.Array | None) -> DoubleWord:
-    """Return h (..., N), and 0 where reset (...) is true, whatever h holds there: 0 * NaN would be NaN."""
+    """Return h (..., N), and 0 where reset (...) is true, by a select, because 0 * NaN would be NaN."""
     if reset is None:
         return h
     return jax.tree.map(lambda word: jnp.where(reset[..., None], jnp.zeros((), word.dtype), word), h)

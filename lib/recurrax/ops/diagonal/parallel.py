@@ -1,14 +1,14 @@
-"""The forms that work on many time steps at once: for devices where a step costs a kernel launch.
+"""Provide scans that process many time steps at once, for devices where a step costs a kernel launch.
 
-Both cut time into chunks and take all chunks side by side:
+Both forms divide time into chunks and process all chunks in parallel:
 
-1. every chunk's product of decays P and final state F, started from zero (C steps, nothing written);
-2. the state that enters each chunk, from S <- P * S + F;
-3. every chunk again, started from its true state, now writing h (C steps).
+1. compute every chunk's product of decay factors P and its final state F from zero (C steps, nothing written);
+2. compute the state at the start of each chunk, from S <- P * S + F;
+3. run every chunk again from that state and write h (C steps).
 
-Reading the inputs twice is cheaper than storing h and the running products and correcting them afterwards, and leaves
-nothing of size T between the passes. They differ in step 2. P and F are double words: a rounded product of decays
-would enter the state once per chunk, always with the same error where a does not depend on time.
+Reading the inputs twice is cheaper than storing h and the running products and correcting them afterwards, and stores
+nothing of size T between the passes. The forms differ in step 2. P and F are double words: a rounded product of decay
+factors would enter the state once per chunk, always with the same error if a does not depend on time.
 """
 
 import math
@@ -21,15 +21,16 @@ from recurrax.ops.diagonal.double_word import DoubleWord, forgotten, from_array,
 
 
 def chunked(a, x, h0, reset, *, reverse=False, chunk_size=None):
-    """Step 2 one chunk after the other: 2 C + T/C steps, fewest with chunks of sqrt(T / 2)."""
+    """Scan with a sequential step 2: 2 C + T/C steps in all, fewest with chunks of sqrt(T / 2)."""
     size = chunk_size or 2 ** round(math.log2(x.shape[1]) / 2)
     return _scan(a, x, h0, reset, reverse, size, _one_after_the_other)
 
 
 def associative(a, x, h0, reset, *, reverse=False, chunk_size=None):
-    """Step 2 by the associative product (P2, F2) o (P1, F1) = (P2 P1, P2 F1 + F2): 2 C + log2(T/C) steps.
+    """Scan with step 2 by the associative product (P2, F2) o (P1, F1) = (P2 P1, P2 F1 + F2): 2 C + log2(T/C) steps.
 
-    The doublings touch every chunk's summary log2(T/C) times; chunks of 16 make that cheap beside reading a and x.
+    The doublings read every chunk's summary log2(T/C) times, which is cheap for chunks of 16 compared to reading a and
+    x.
     """
     return _scan(a, x, h0, reset, reverse, chunk_size or 16, _by_doubling)
 
@@ -40,7 +41,7 @@ def _scan(a, x, h0, reset, reverse, size, enter):
     size = min(size, length)
     count = math.ceil(length / size)
     padding = ((0, 0), (0, count * size - length), (0, 0))
-    # Padding by a = 1, x = 0 hands the state on unchanged, in both directions.
+    # Padding with a = 1, x = 0 leaves the state unchanged, in both directions.
     a = jnp.pad(a, padding, constant_values=1).reshape(batch, count, size, width)
     x = jnp.pad(x, padding).reshape(batch, count, size, width)
     reset = None if reset is None else jnp.pad(reset, padding[:2]).reshape(batch, count, size)
@@ -84,9 +85,10 @@ def _one_after_the_other(product, final, cut, h0, reverse):
 
 
 def _by_doubling(product, final, cut, h0, reverse):
-    """After level l every chunk's summary covers the 2^l chunks up to it. h0 stands as a chunk before the first.
+    """Run step 2 by doubling: after level l every chunk's summary covers the 2^l chunks up to it.
 
-    `cut` says in which chunks a document starts: their summaries forget what came before them.
+    h0 is treated as a chunk before the first. `cut` marks the chunks in which a document starts: their summaries do not
+    depend on earlier chunks.
     """
     count = final.high.shape[1]
 

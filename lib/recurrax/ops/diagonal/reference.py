@@ -1,4 +1,4 @@
-"""The definition: one step after the other."""
+"""Define the diagonal scan step by step."""
 
 import jax
 import jax.numpy as jnp

@@ -1,9 +1,9 @@
-"""The loop that reads a_t and x_t where they lie and writes h_t beside them, its state in double precision.
+"""Provide the scan as a loop that reads a_t and x_t and writes h_t in place along axis 1, with a float64 state.
 
-`lax.scan` wants time first and pays a transposed copy of every input and output for it. A `fori_loop` that slices axis
-1 itself needs none, so it runs at the speed of one thread's memory: the fastest form on a CPU. The state is one step's
-worth of numbers that never leave the cache, so float64 costs nothing there, and rounds the output once instead of the
-state T times. (The parallel forms keep their summaries as double words: not every accelerator has float64.)
+`lax.scan` needs time first and makes a transposed copy of every input and output. A `fori_loop` that slices axis 1
+needs no copies, so it runs at the memory bandwidth of one thread: the fastest form on a CPU. The state of one step
+stays in the cache, so float64 costs nothing there, and rounds the output once instead of the state T times. (The
+parallel forms store their summaries as double words, because not every accelerator has float64.)
 """
 
 import jax
@@ -12,10 +12,10 @@ from jax import lax
 
 
 def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
-    """h_t = a_t * h_{t-1} + x_t, with a either (B, T, N) or (N,); where reset (B, T) is true h_t = x_t.
+    """Return all h_t = a_t * h_{t-1} + x_t and the last, for a (B, T, N) or (N,); where reset (B, T) is true h_t = x_t.
 
-    shifted=True is the adjoint's recurrence, which decays by the a of the step it comes from:
-    h_t = a_{t-1} * h_{t-1} + x_t, starting with h = h0 + x undecayed (t-1 is t+1 where reverse).
+    shifted=True is the adjoint's recurrence, which decays by the a of the previous step:
+    h_t = a_{t-1} * h_{t-1} + x_t, starting with h = h0 + x undecayed (t-1 is t+1 with reverse).
     """
     length = x.shape[1]
 
@@ -27,11 +27,11 @@ def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
 
     def decayed(h, t):
         a_t = jnp.broadcast_to(a[None], h0.shape) if a.ndim == 1 else at(a, t)
-        # lax.mul and lax.add, because jnp's operators would bring float64 back to float32 where x64 is off.
+        # lax.mul and lax.add, because jnp's operators would cast float64 to float32 if x64 is off.
         kept = lax.mul(_double(a_t), h)
         if reset is None:
             return kept
-        with jax.enable_x64(True):  # chosen, not multiplied by 0: h may be NaN
+        with jax.enable_x64(True):  # selected, not multiplied by 0: h may be NaN
             return jnp.where(at(reset, t)[:, None], jnp.zeros((), kept.dtype), kept)
 
     def write(out, h, t):
@@ -51,6 +51,6 @@ def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
 
 
 def _double(value):
-    """value in float64 or complex128, also where JAX's 64-bit types are switched off for everybody else."""
+    """Return value in float64 or complex128, also if JAX's 64-bit types are disabled elsewhere."""
     with jax.enable_x64(True):
         return lax.convert_element_type(value, jnp.complex128 if jnp.iscomplexobj(value) else jnp.float64)

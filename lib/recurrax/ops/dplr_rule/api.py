@@ -1,4 +1,4 @@
-"""The public function `dplr_rule` and the checks of its arguments."""
+"""Provide the public function `dplr_rule` and check its arguments."""
 
 from jaxtyping import Array, Float
 
@@ -31,32 +31,33 @@ def dplr_rule(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
-    """S_t = diag(e^{g_t}) S_{t-1} + b_t (S_{t-1}^T a_t)^T + k_t v_t^T, o_t = scale * S_t^T q_t; all o and the last S.
+    """Run S_t = diag(e^{g_t}) S_{t-1} + b_t (S_{t-1}^T a_t)^T + k_t v_t^T, o_t = scale * S_t^T q_t.
 
-    RWKV-7 is this with a = -kappa and b = kappa * eta for a key kappa of length 1 (arXiv 2503.14456). a reads the state
-    before the decay. Whether the transition is stable is the caller's matter: it is not checked.
+    RWKV-7 is this rule with a = -kappa and b = kappa * eta for a key kappa of length 1 (arXiv 2503.14456). a reads the
+    state before the decay. The caller has to ensure that the transition is stable: it is not checked.
 
     Args:
-      q: queries; their heads may be a multiple of the others', head h reads state h // (Hq / H).
+      q: queries; Hq may be a multiple of H, and query head h reads state h // (Hq / H).
       k: keys.
       v: values.
-      a: what is read from the state.
-      b: where it is written to.
-      log_decay: g <= 0, in nats per step: one per head, one per head and key channel, or None: nothing decays.
+      a: vectors that read from the state.
+      b: vectors along which the result is written back.
+      log_decay: g <= 0, in nats per step: one per head, or one per head and key channel; None is no decay.
       state: S before the first step; None is zero.
-      scale: of the outputs; None is K ** -0.5.
-      reset: True forgets everything before this step, `state` too.
-      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is measured.
-      implementation: "reference", "xla", or None: the best of this backend.
+      scale: factor of the outputs; None is K ** -0.5.
+      reset: True where a document starts; the state before that step, including `state`, is dropped.
+      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is a tuned default.
+      implementation: "reference", "xla", or None for the fastest on this backend.
 
     Returns:
-      o in q's dtype, and the last state in float32 (float64 for float64 inputs), in which all is computed.
+      o in q's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
 
-    The gradient recomputes: it keeps the inputs and, per block of 128 tokens on a CPU and 1,024 elsewhere, one state.
+    The gradient recomputes intermediates: it stores the inputs and one state per block, of 128 tokens on a CPU and
+    1,024 elsewhere.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, known log-decays above 0, a chunk size below 1, an unknown
-        implementation.
+      ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
+        implementation is unknown.
     """
     q, k, v, a, b, state, log_decay = arguments.arrays(q, k, v, a, b, state, log_decay=log_decay)
     batch, length, heads, value = arguments.check_rank("v", v, "B T H V")

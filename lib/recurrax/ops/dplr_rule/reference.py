@@ -1,4 +1,4 @@
-"""The definition of `dplr_rule`, step by step."""
+"""Define `dplr_rule` step by step."""
 
 import functools
 
@@ -9,7 +9,7 @@ from recurrax.ops.linear_attention.reference import decayed, over_time, read
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def dplr(q, k, v, a, b, log_decay, state, reset, *, scale, chunk_size=None):
-    """Return o (B, T, Hq, V) and the last state, of q (B, T, Hq, K), k, a and b (B, T, H, K), v (B, T, H, V),
+    """Return o (B, T, Hq, V) and the last state, for q (B, T, Hq, K), k, a and b (B, T, H, K), v (B, T, H, V),
     log_decay None or (B, T, H, 1 | K), state (B, H, K, V) and reset None or (B, T).
     """
     del chunk_size

@@ -1,13 +1,13 @@
-"""The DPLR rule in chunks: the C dependent steps of a chunk as one triangular system.
+"""Compute the DPLR rule in chunks, with the C dependent steps of a chunk as one triangular system.
 
-Let w_i = S_{i-1}^T a_i be what step i reads, the rows of W. With the state S before the chunk
+Step i reads w_i = S_{i-1}^T a_i, the rows of W. With the state S before the chunk
 
     (I - A) W = tril(A' K^T * e^{G_{i-1} - G_j}) V + (e^{G_{i-1}} A') S,    A_ij = a_i^T (e^{G_{i-1} - G_j} b_j), j < i
     O         = tril(Q B^T * e^{G_i - G_j}) W + tril(Q K^T * e^{G_i - G_j}) V + (e^{G_i} Q) S
     S'        = e^{G_C} S + (e^{G_C - G_j} B)^T W + (e^{G_C - G_j} K)^T V
 
-where A' has the rows a_i. Step i reads before it decays. That is what a reader at i - 1 sees after its decay, so all
-that reads with a is computed one token early, and then moved.
+where A' has the rows a_i. Step i reads before its decay, which equals a read at i - 1 after that token's decay. So
+everything that depends on a is computed one token early and then shifted.
 """
 
 import functools
@@ -25,7 +25,7 @@ CHUNK_SIZE = 32
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def dplr(q, k, v, a, b, log_decay, state, reset, *, scale, chunk_size=None):
-    """As `reference.dplr`."""
+    """Return the same as `reference.dplr`."""
     block, tokens = functools.partial(_block, scale), blocks.Tokens(q, (k, v, a, b), None, log_decay)
     return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, tokens, reset, rows=2)
 
@@ -37,12 +37,12 @@ def _block(scale, chunks, state, tokens, reset):
     matmul = functools.partial(jnp.matmul, precision=blocks.exactness(q.dtype))
     decay = local_decay(log_decay, reset, heads, chunks, size, state.dtype, blocks.exactness(q.dtype))
     queries = scale * blocks.queries_to_chunks(q, heads, chunks).astype(state.dtype)
-    if reset is not None:  # a reads before the decay, which is what a reset is otherwise
+    if reset is not None:  # a reads before the decay, so the decay of a reset does not affect it
         a = jnp.where(reset[..., None, None], 0, a)
     of_token = (blocks.to_chunks(x[..., None, :], chunks).astype(state.dtype) for x in (k, v, a, b))
     keys, values, reads, writes = of_token
 
-    # One product for all that reads, of all that was written.
+    # One matrix product for all readers and all sources.
     early = jnp.concatenate([reads[..., 1:, :], jnp.zeros_like(reads[..., :1, :])], -2)
     readers, sources = blocks.interleave(size, queries, early), blocks.interleave(size, writes, keys)
     query_scores, early_scores = blocks.separate(size, decay.scores(readers, sources), *rows)
@@ -68,6 +68,6 @@ def _block(scale, chunks, state, tokens, reset):
 
 
 def _later(x, first=None):
-    """Every row one token later, `first` (zero) in the first one's place."""
+    """Shift the rows one token later; `first` (None is zero) becomes the first row."""
     first = jnp.zeros_like(x[..., :1, :]) if first is None else first
     return jnp.concatenate([first, x[..., :-1, :]], axis=-2)

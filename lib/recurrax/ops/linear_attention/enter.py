@@ -11,14 +11,14 @@ from recurrax.ops.dtypes import wide_dtype
 
 
 def enter(op, given):
-    """Return (S before this shard, S after the last one), inside of `jax.shard_map`."""
+    """Return (S before this shard, S after the last one), inside `jax.shard_map`."""
     del op
     k, v, log_decay, state, reset = (given[name] for name in ("k", "v", "log_decay", "state", "reset"))
     dtype = wide_dtype(k.dtype)
     gates = jnp.zeros((*k.shape[:3], 1), dtype) if log_decay is None else jnp.asarray(log_decay).astype(dtype)
     gates = gates.reshape(*k.shape[:3], -1)
     gates = jnp.maximum(gates, FLOOR)
-    # Only what no later document start cuts off is left at the end, and where nothing starts, the state from before.
+    # Only tokens from the last document start on reach the last state, and the entering state if no document starts.
     last = jnp.ones((*k.shape[:2], 1, 1), bool)
     if reset is not None:
         started = jnp.cumsum(reset, axis=1, dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""The definition of `linear_attention`, step by step."""
+"""Define `linear_attention` step by step."""
 
 import functools
 
@@ -9,7 +9,7 @@ from jax import lax
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def attend(q, k, v, log_decay, state, reset, *, scale, chunk_size=None):
-    """Return o (B, T, Hq, V) and the last state, of q (B, T, Hq, K), k (B, T, H, K), v (B, T, H, V), log_decay None or
+    """Return o (B, T, Hq, V) and the last state, for q (B, T, Hq, K), k (B, T, H, K), v (B, T, H, V), log_decay None or
     (B, T, H, 1 | K), state (B, H, K, V) and reset None or (B, T).
     """
     del chunk_size
@@ -30,7 +30,7 @@ def over_time(step, state, inputs, reset):
 
 
 def read(q, state):
-    """S^T q, every H state by Hq / H queries: (B, Hq, V)."""
+    """Return S^T q (B, Hq, V); Hq / H queries read each state."""
     batch, heads, key, value = state.shape
     grouped = q.reshape(batch, heads, -1, key)
     o = jnp.einsum("bhgk,bhkv->bhgv", grouped, state, precision=lax.Precision.HIGHEST)
@@ -38,8 +38,8 @@ def read(q, state):
 
 
 def decayed(state, gate, reset):
-    """Return diag(e^g) S, and 0 where a document starts, whatever S holds: 0 * NaN would be NaN."""
+    """Return diag(e^g) S, and 0 where a document starts, by a select, because 0 * NaN would be NaN."""
     if reset is not None:
         state = jnp.where(reset[:, None, None, None], 0, state)
-    # S + (e^g - 1) S: near 1 a float32 e^g is off by 3e-8 each step, the same way each time.
+    # S + (e^g - 1) S: near 1 a float32 e^g has an error of 3e-8 at each step, always of the same sign.
     return state if gate is None else state + jnp.expm1(gate)[..., None] * state

@@ -1,4 +1,4 @@
-"""Linear attention in chunks: matrix products inside a chunk, a state between chunks only.
+"""Compute linear attention in chunks, with matrix products inside a chunk and a state only between chunks.
 
 With the state S before the chunk (Yang et al., arXiv 2312.06635; Dao and Gu, arXiv 2405.21060):
 
@@ -20,7 +20,7 @@ CHUNK_SIZE = 32
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size"))
 def attend(q, k, v, log_decay, state, reset, *, scale, chunk_size=None):
-    """As `reference.attend`."""
+    """Return the same as `reference.attend`."""
     block, tokens = functools.partial(_block, scale), blocks.Tokens(q, (k, v), None, log_decay)
     return blocks.sweep(block, chunk_size or CHUNK_SIZE, state, tokens, reset)
 

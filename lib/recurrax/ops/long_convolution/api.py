@@ -1,4 +1,4 @@
-"""`long_convolution`: causal filters as long as the sequence, by FFT."""
+"""Provide `long_convolution`, causal filters as long as the sequence, by FFT."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,7 +11,7 @@ from recurrax.types import ArrayLike
 
 
 def _enter(op, given):
-    """The inputs before a stretch of time."""
+    """Return the last W-1 inputs before this time shard, and those at the end of the sequence."""
     del op
     x, kernel, state = given["x"], given["kernel"], given["state"]
     dtype = wide_dtype(x, kernel, state)
@@ -32,25 +32,25 @@ def long_convolution(
     kernel: Float[ArrayLike, "#D W"] | Float[ArrayLike, "#D M W"],
     state: Float[ArrayLike, "B W-1 D"] | None = None,
 ) -> tuple[Float[Array, "B T D"] | Float[Array, "B T D M"], Float[Array, "B W-1 D"]]:
-    """y_t = sum_i kernel_i * x_{t-i}, depthwise; kernel's first tap meets the present input.
+    """Return y_t = sum_i kernel_i * x_{t-i}, depthwise; kernel's first tap applies to the current input.
 
-    O(T log T) for any width W, where `causal_conv1d` takes O(T W) (and counts its taps the other way round).
+    It takes O(T log T) for any width W; `causal_conv1d` takes O(T W), and orders its taps in reverse.
 
     Args:
       x: inputs.
-      kernel: a filter of W taps per channel, or M filters per channel; with D = 1 all channels share them.
-      state: the last W - 1 inputs before x; None is zeros, and then taps beyond T cost nothing.
+      kernel: one filter of W taps per channel, or M filters per channel; a first axis of 1 shares them among channels.
+      state: the last W - 1 inputs before x; None is zeros, in which case taps beyond T cost nothing.
 
     Returns:
       y in x's dtype (sums are float32 at least), with an axis of M if the kernel has one, and the last W - 1 inputs
       (float32 at least).
 
-    A Fourier transform adds all inputs up: rounding puts about 1e-7 of the largest output on every output, also from
-    later inputs. For the same reason there is no `reset`: documents are rows of the batch. An input that is not finite
-    is kept out of the transform; the outputs that its taps reach are NaN.
+    A Fourier transform sums all inputs: every output has a rounding error of about 1e-7 of the largest output, which
+    also depends on later inputs. For the same reason there is no `reset`: put documents in separate rows of the batch.
+    An input that is not finite is excluded from the transform; the outputs within its W taps are NaN.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, an empty axis.
+      ValueError: shapes or dtypes do not fit, or an axis is empty.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     state = None if state is None else jnp.asarray(state)
@@ -68,7 +68,7 @@ def long_convolution(
     inputs, flags = containment.admit(inputs, 3)
     kernel, everywhere = containment.admit(kernel, 1)
     y = convolve(inputs, kernel)[:, -length:]
-    # Flags in a window: those until its end less those until its start.
+    # The flags in a window are those up to its end minus those up to its start.
     until = diagonal_scan(jnp.ones((dim,), containment.FLAG), flags)[0]
     before = jnp.pad(until, ((0, 0), (kernel.shape[-1], 0), (0, 0)))[:, : until.shape[1]]
     y = containment.release(y, (until - before)[:, -length:] + everywhere[None, None])
@@ -78,7 +78,7 @@ def long_convolution(
 def convolve(
     x: Float[Array, "B T D"], kernel: Float[Array, "#D W"] | Float[Array, "#D M W"]
 ) -> Float[Array, "B T D"] | Float[Array, "B T D M"]:
-    """Return sum_i kernel_i * x_{t-i} of finite numbers by FFT; one that is not finite would be in every output."""
+    """Return sum_i kernel_i * x_{t-i} by FFT, for finite numbers; any other number would make every output NaN."""
     length = x.shape[1]
     size = fft_length(length + kernel.shape[-1] - 1)
     waves = jnp.fft.rfft(jnp.swapaxes(x, 1, 2), size)  # (B, D, F)
@@ -88,7 +88,7 @@ def convolve(
 
 
 def fft_length(least: int) -> int:
-    """The smallest even 2^k, 3 2^k, 5 2^k, 9 2^k or 15 2^k that is large enough: sizes that FFTs are fast at."""
+    """Return the smallest even 2^k, 3 2^k, 5 2^k, 9 2^k or 15 2^k that is at least `least`: FFTs of these are fast."""
     return min(m << max(-(-least // m) - 1, 1).bit_length() for m in (1, 3, 5, 9, 15))
 
 

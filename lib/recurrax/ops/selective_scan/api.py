@@ -1,4 +1,4 @@
-"""`selective_scan`: the public function and its checks."""
+"""Provide the public function `selective_scan` and check its arguments."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,7 +15,7 @@ BEST = {"default": "chunked"}
 
 
 def _enter(op, given):
-    """The h that enters a stretch of time, which makes e^{a (dt_1 + ... + dt_T)} h + U of it."""
+    """Return h before this time shard and after the last. A shard maps h to e^{a (dt_1 + ... + dt_T)} h + U."""
     a, dt, reset = given["a"], given["dt"], given["reset"]
     written = op(**{**given, "state": None})[1]
     kept = jnp.exp(dt.sum(1, dtype=written.dtype)[..., None] * a[None].astype(written.dtype))
@@ -42,27 +42,27 @@ def selective_scan(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "B T E"], Float[Array, "B E N"]]:
-    """h_t = e^{dt_t a} h_{t-1} + (dt_t x_t) b_t^T and y_t = h_t c_t; returns all y and the last h.
+    """Run h_t = e^{dt_t a} h_{t-1} + (dt_t x_t) b_t^T, y_t = h_t c_t; return all y and the last h.
 
-    Mamba's recurrence (arXiv 2312.00752): N states for each of the E channels, whose decay depends on the input. No
-    more than one chunk's states are held at a time, in the gradient too, which keeps one state per chunk.
+    This is Mamba's recurrence (arXiv 2312.00752): N states for each of the E channels, with input-dependent decay. At
+    most one chunk's states are in memory at a time, also in the gradient, which stores one state per chunk.
 
     Args:
       x: inputs.
       dt: step sizes, at least 0.
-      a: rates, at most 0.
-      b: how the input is written to the states.
-      c: how the states are read.
+      a: decay rates, at most 0.
+      b: input vectors, which write to the states.
+      c: output vectors, which read from the states.
       state: h before the first step; None is zero.
-      reset: True forgets everything before this step, `state` too.
+      reset: True where a document starts; the state before that step, including `state`, is dropped.
       chunk_size: steps per chunk of the "chunked" implementation; None is 16 on a CPU and 128 elsewhere.
-      implementation: "reference", "chunked", or None: the best of this backend.
+      implementation: "reference", "chunked", or None for the fastest on this backend.
 
     Returns:
-      y in x's dtype, and the last state in float32 (float64 for float64 inputs), in which all is computed.
+      y in x's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
 
     Raises:
-      ValueError: shapes that do not fit, a chunk size below 1, an unknown implementation.
+      ValueError: shapes do not fit, the chunk size is below 1, or the implementation is unknown.
     """
     x, dt, a, b, c = (jnp.asarray(array) for array in (x, dt, a, b, c))
     batch, length, width = check_rank("x", x, "B T E")

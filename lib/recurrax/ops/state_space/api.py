@@ -1,4 +1,4 @@
-"""`state_space`: the public function, its checks, and the choice of form."""
+"""Provide the public function `state_space`, check its arguments and select the implementation."""
 
 from collections.abc import Callable
 
@@ -31,37 +31,37 @@ def state_space(
     chunk_size: int = 64,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "B T D M"], Inexact[Array, "B D N"]]:
-    """h_t = A h_{t-1} + b x_t and y_t = Re(c h_t), a state h of size N per channel; returns all y and the last h.
+    """Run h_t = A h_{t-1} + b x_t, y_t = Re(c h_t), with N states h per channel; return all y and the last h.
 
-    A does not depend on time, and no state but one per chunk is ever held.
+    A does not depend on time. Only one state per chunk is ever in memory.
 
     Args:
       x: inputs, one number per channel.
-      a: log A of diagonal matrices A (D, N), real or complex; or A - I of dense matrices A (D, N, N), real. These keep
-        the digits of slow modes, which A near the identity would round away.
-      b: what an input adds to the state.
-      c: M rows that read it.
+      a: log A of diagonal matrices A (D, N), real or complex; or A - I of dense matrices A (D, N, N), real. Both forms
+        keep the precision of slow modes, which A near the identity would lose.
+      b: input vectors, which write to the state.
+      c: M output rows, which read from the state.
       state: h before the first step; None is zero.
-      reset: True forgets everything before this step, `state` too.
-      kernel: T -> c A^t b for t < T, where the caller knows a better way than powers of A; the "fft" form asks for it.
+      reset: True where a document starts; the state before that step, including `state`, is dropped.
+      kernel: function T -> c A^t b for t < T, if the caller has a better way than powers of A; "fft" calls it.
       chunk_size: tokens per chunk, rounded up to a power of two.
-      implementation: "chunked": within a chunk the first taps of the kernel, between chunks the states. "fft": the
-        whole kernel by `long_convolution`, with its rounding errors, possible without `state` and `reset` where no mesh
-        splits the sequence. None is "fft" where that is possible and there is more than one chunk.
+      implementation: "chunked" uses the first taps of the kernel within a chunk and states between chunks. "fft" uses
+        the whole kernel by FFT, with the rounding errors of `long_convolution`; it needs no `state`, no `reset` and no
+        mesh that splits the sequence. None is "fft" if that is possible and there is more than one chunk.
 
     Returns:
-      y in x's dtype, and the last state in float32 or complex64 (doubles for doubles), in which all is computed.
-      Where a, b and c are all NumPy arrays, the powers of A are computed in float64 beforehand.
+      y in x's dtype, and the last state in float32 or complex64 (doubles for doubles), the dtype in which the op
+      computes. If a, b and c are all NumPy arrays, the powers of A are computed in float64 at trace time.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit, a chunk size below 1, an unknown implementation, "fft" with a state,
-        resets or a sequence that a mesh splits.
+      ValueError: shapes or dtypes do not fit, the chunk size is below 1, the implementation is unknown, or it is "fft"
+        with a state, resets or a sequence that a mesh splits.
     """
     x, state = jnp.asarray(x), None if state is None else jnp.asarray(state)
     if not all(isinstance(value, np.ndarray) for value in (a, b, c)):
         a, b, c = (jnp.asarray(value) for value in (a, b, c))
     _check(x, a, b, c, state, reset, chunk_size)
-    # Stretches of a sequence are joined by states.
+    # Shards of a sequence are joined by states.
     possible = state is None and reset is None and not (splits_time() and x.shape[1] > 1)
     if implementation == "fft" and not possible:
         raise ValueError('implementation "fft" knows neither states nor resets nor split sequences; use "chunked"')
@@ -69,13 +69,13 @@ def state_space(
         implementation = "fft" if possible and x.shape[1] > chunk_size else "chunked"
     name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, {})
 
-    # What the caller's function has traced is a value of this place: it is called here, not on the devices of a mesh.
+    # `kernel` may close over tracers of this trace: it is called here, not inside the shard_map of `_run`.
     taps = kernel(x.shape[1]) if name == "fft" and kernel is not None else None
     return _run(x, a, b, c, taps, state, reset, chunk_size, name)
 
 
 def _enter(op, given):
-    """The h that enters a stretch of time, which makes A^T h + U of it."""
+    """Return h before this time shard and after the last. A shard of T tokens maps h to A^T h + U."""
     x, a, b, c, state, reset = (given[name] for name in ("x", "a", "b", "c", "state", "reset"))
     written = op(**{**given, "state": None})[1]
     power = jnp.asarray(_system(x, a, b, c).a.power(x.shape[1]), written.dtype)
@@ -83,7 +83,7 @@ def _enter(op, given):
     def step(written, h):
         if a.ndim == 2:
             return jnp.exp(power)[None] * h + written
-        # less the identity
+        # power is A^T - I
         return h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST) + written
 
     state = jnp.zeros_like(written) if state is None else state.astype(written.dtype)
@@ -96,7 +96,7 @@ def _enter(op, given):
     enter=_enter,
 )
 def _run(x, a, b, c, taps, state, reset, chunk_size, name):
-    """Run the form of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
+    """Run the implementation of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
     (a, b, c, taps), everywhere = _admit(a, b, c, taps)
     system, inputs = _system(x, a, b, c), x.astype(_dtype(x, a, b, c))
     state_dtype = wide_dtype(inputs, jnp.complex64) if system.is_complex else inputs.dtype
@@ -116,7 +116,7 @@ def _run(x, a, b, c, taps, state, reset, chunk_size, name):
 
 
 def _admit(*parameters):
-    """Return the parameters, finite, and their flags (1, 1, D) or 0: all outputs of a channel depend on them."""
+    """Return the cleaned parameters and their flags (1, 1, D) or 0: all outputs of a channel depend on them."""
     admitted, flags = [], 0.0
     for value in parameters:
         if isinstance(value, jax.Array):
@@ -127,7 +127,7 @@ def _admit(*parameters):
 
 
 def _dtype(x, *system):
-    """Of all arithmetic, real."""
+    """Return the real dtype in which the op computes, at least float32."""
     return wide_dtype(x, *(value.real for value in system if not isinstance(value, np.ndarray)))
 
 

@@ -1,8 +1,9 @@
-"""Powers of a time-invariant transition: what an input leaves behind, what a state will be read as, the kernel.
+"""Compute powers of a time-invariant transition, their products with inputs b and outputs c, and the kernel c A^t b.
 
-Diagonal A is given by its logarithm: its powers are exponentials, and no rounding error is raised to a power. Dense A
-is given by A - I, and so are its powers, (I + E)^2 - I = 2 E + E^2: a mode that decays by 1e-3 per step keeps three
-more digits than in A. Powers of NumPy arrays are NumPy's, in float64, and become constants of the program.
+A diagonal A is passed as its logarithm: its powers are exponentials, and no rounding error is raised to a power. A
+dense A is passed as A - I, and so are its powers, (I + E)^2 - I = 2 E + E^2: a mode that decays by 1e-3 per step has
+three more decimal digits than in A. Powers of NumPy arrays are computed by NumPy in float64, as constants of the
+program.
 """
 
 from types import ModuleType
@@ -17,14 +18,14 @@ from recurrax.types import ArrayLike, Dtype
 
 
 class Powers:
-    """Of A as `state_space` is given it: by its logarithm (D, N), or less I (D, N, N). Squares are computed once."""
+    """Powers of A. A diagonal A is passed as log A (D, N), a dense A as A - I (D, N, N). Squares are computed once."""
 
     def __init__(self, a: Inexact[ArrayLike, "D N"] | Float[ArrayLike, "D N N"]):
         self.is_diagonal = a.ndim == 2
         self._squares = [a]
 
     def square(self, times: int) -> Inexact[ArrayLike, "D N"] | Float[ArrayLike, "D N N"]:
-        """A^(2^times)."""
+        """Return A^(2^times), in the form in which A is passed."""
         if self.is_diagonal:
             return 2**times * self._squares[0]
         while len(self._squares) <= times:
@@ -33,7 +34,7 @@ class Powers:
         return self._squares[times]
 
     def power(self, count: int) -> Inexact[ArrayLike, "D N"] | Float[ArrayLike, "D N N"]:
-        """A^count, count >= 1."""
+        """Return A^count for count >= 1, in the form in which A is passed."""
         if self.is_diagonal:
             return count * self._squares[0]
         found = None
@@ -51,7 +52,7 @@ class System(NamedTuple):
     b: Inexact[ArrayLike, "D N"]
     c: Inexact[ArrayLike, "D M N"]
     numpy: ModuleType
-    """NumPy for constants."""
+    """The module that computes the powers: NumPy for constants, otherwise jax.numpy."""
 
     @property
     def is_complex(self) -> bool:
@@ -59,7 +60,7 @@ class System(NamedTuple):
 
 
 def system(a: ArrayLike, b: ArrayLike, c: ArrayLike, dtype: Dtype) -> System:
-    """NumPy arrays in float64, others in `dtype`, a real one; complex if one of them is."""
+    """Return the system in float64 if all are NumPy arrays, else in the real `dtype`; complex if one of them is."""
     constant = all(isinstance(value, np.ndarray) for value in (a, b, c))
     xp, dtype = (np, np.float64) if constant else (jnp, dtype)
     if any(jnp.iscomplexobj(value) for value in (a, b, c)):
@@ -69,7 +70,7 @@ def system(a: ArrayLike, b: ArrayLike, c: ArrayLike, dtype: Dtype) -> System:
 
 
 def columns(system: System, count: int) -> Inexact[ArrayLike, "D N C"]:
-    """A^k b for k < count, a power of two."""
+    """Return A^k b for k < count, a power of two."""
     a, b, _, xp = system
     if a.is_diagonal:
         return b[..., None] * _table(system, 1, count)
@@ -80,7 +81,7 @@ def columns(system: System, count: int) -> Inexact[ArrayLike, "D N C"]:
 
 
 def rows(system: System, first: int, step: int, count: int) -> Inexact[ArrayLike, "D C M N"]:
-    """c A^(first + k step) for k < count; step is a power of two."""
+    """Return c A^(first + k step) for k < count; step is a power of two."""
     a, _, c, xp = system
     if a.is_diagonal:
         start = c * xp.exp(a.power(first))[:, None] if first else c
@@ -92,13 +93,13 @@ def rows(system: System, first: int, step: int, count: int) -> Inexact[ArrayLike
 
 
 def _table(system, step, count):
-    """A^(k step) for k < count, (D, N, C) of a diagonal A."""
+    """Return A^(k step) for k < count of a diagonal A, (D, N, C)."""
     xp, log_a = system.numpy, system.a.square(0)
     return xp.exp(log_a[..., None] * (step * xp.arange(count)).astype(log_a.dtype)[None, None])
 
 
 def kernel(system: System, count: int, size: int) -> Float[ArrayLike, "D M T"]:
-    """Re(c A^t b) for t < count: rows of every `size`-th power times `size` columns, a power of two."""
+    """Return Re(c A^t b) for t < count: rows of every `size`-th power times `size` columns, a power of two."""
     late, early = real_rows(rows(system, 0, size, -(-count // size))), real_columns(columns(system, size))
     dim, blocks, outputs, _ = late.shape
     taps = product(late.reshape(dim, blocks * outputs, -1), early).reshape(dim, blocks, outputs, size)
@@ -106,22 +107,22 @@ def kernel(system: System, count: int, size: int) -> Float[ArrayLike, "D M T"]:
 
 
 def real_columns(columns: Inexact[ArrayLike, "D N C"]) -> Float[ArrayLike, "D R C"]:
-    """Complex numbers as real parts and then imaginary parts, R = 2 N; real ones as they are."""
+    """Return complex columns as real parts followed by imaginary parts, R = 2 N; real ones unchanged."""
     return _split(columns, 1)
 
 
 def real_rows(rows: Inexact[ArrayLike, "D C M N"]) -> Float[ArrayLike, "D C M R"]:
-    """As real parts and then negative imaginary parts: their product with a split column is Re(row column)."""
+    """Return rows as real parts followed by negative imaginary parts: times a split column they give Re(row column)."""
     return _split(rows.conj(), 3)
 
 
 def real_state(state: Inexact[Array, "*batch N"]) -> Float[Array, "*batch R"]:
-    """A state split as a column is."""
+    """Return a state split like a column."""
     return _split(state, -1)
 
 
 def complex_state(state: Float[Array, "*batch R"]) -> Inexact[Array, "*batch N"]:
-    """What `real_state` split."""
+    """Return the complex state from its split form, the inverse of `real_state`."""
     return lax.complex(*jnp.split(state, 2, -1))
 
 
@@ -131,7 +132,7 @@ def _split(value, axis):
 
 
 def product(x: ArrayLike, y: ArrayLike) -> ArrayLike:
-    """Matrix product with all digits: a power of rounded factors would be wrong in the third."""
+    """Return the matrix product at full precision: with rounded factors a power would be wrong in the third digit."""
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         return x @ y
     return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
