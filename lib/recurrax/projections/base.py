@@ -1,4 +1,7 @@
-"""What every projection is: a position-wise nonlinear network; config, pure function and Linen shell, no state."""
+"""Define the base classes of projections, position-wise nonlinear networks of config, pure function and Linen module.
+
+Projections have no state.
+"""
 
 import dataclasses
 
@@ -12,7 +15,7 @@ from recurrax.types import Params
 
 
 def relu_squared(x):
-    """max(x, 0)^2 (So et al., 2021, arXiv 2109.08668)."""
+    """Return max(x, 0)^2 (So et al., 2021, arXiv 2109.08668)."""
     return jnp.square(jax.nn.relu(x))
 
 
@@ -32,33 +35,33 @@ class ProjectionConfig:
     """Hyperparameters of a projection."""
 
     expansion: float = 4.0
-    """Width of the hidden layer over the model's dimension, to the nearest multiple of 8."""
+    """Width of the hidden layer over the model's dimension; the width is rounded to the nearest multiple of 8."""
     hidden: int | None = None
-    """That width itself; None is by expansion."""
+    """Width of the hidden layer, E; None derives it from expansion."""
     activation: str = "gelu"
-    """Name of the activation, as in jax.nn: gelu, silu, relu, relu_squared, sigmoid, tanh or identity."""
+    """Activation: "gelu", "silu", "relu", "relu_squared", "sigmoid", "tanh" or "identity"."""
 
     def __post_init__(self):
         checks.positive(self, "expansion", "hidden")
         checks.choice("activation", self.activation, ACTIVATIONS)
 
     def width(self, dim: int) -> int:
-        """E: hidden, or expansion * D to the nearest multiple of 8 (the smallest lane that matrix units like)."""
+        """Return E: hidden, or expansion * D rounded to a multiple of 8, an efficient size for matrix units."""
         return self.hidden or max(8, 8 * round(self.expansion * dim / 8))
 
     def layer(self, dim: int, name: str | None = None) -> "Projection":
-        """The Linen shell for inputs (B, T, dim)."""
+        """Return the Linen module for inputs (B, T, dim)."""
         raise NotImplementedError
 
 
 class Projection(nn.Module):
-    """Declares a projection's parameters and calls its function. Computes in x's dtype; parameters are float32."""
+    """Declare a projection's parameters and call its function. It computes in x's dtype; parameters are float32."""
 
     config: ProjectionConfig
     dim: int
 
     def declare(self, parameters: dict[str, tuple]) -> Params:
-        """The parameters, float32 whatever `jax_enable_x64` is, of name -> (initializer, shape)."""
+        """Create the parameters from name -> (initializer, shape), in float32 also with `jax_enable_x64`."""
         return {name: self.param(name, *what, jnp.float32) for name, what in parameters.items()}
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -1,4 +1,4 @@
-"""Gated linear units (Shazeer, 2020, arXiv 2002.05202): y = (act(x W_gate) * x W_in) W_out."""
+"""Provide gated linear units (Shazeer, 2020, arXiv 2002.05202): y = (act(x W_gate) * x W_in) W_out."""
 
 import dataclasses
 
@@ -12,19 +12,19 @@ from recurrax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class GLU(ProjectionConfig):
-    """(act(x W_gate) * x W_in) W_out: GeGLU with gelu, SwiGLU with silu, bilinear with identity."""
+    """A GLU, (act(x W_gate) * x W_in) W_out: GeGLU with gelu, SwiGLU with silu, bilinear with identity."""
 
     expansion: float = 3.0
-    """Width of the hidden layer over the model's dimension, to the nearest multiple of 8."""
+    """Width of the hidden layer over the model's dimension; the width is rounded to the nearest multiple of 8."""
     bias: bool = False
-    """Whether all three matrices have one, as in RecurrentGemma."""
+    """Whether all three matrices have a bias, as in RecurrentGemma."""
 
     def layer(self, dim, name=None):
         return GLULayer(self, dim, name=name)
 
 
 def glu(params: Params, x: Float[Array, "B T D"], config: GLU) -> Float[Array, "B T D"]:
-    """(act(x W_gate) * x W_in) W_out, with biases where the config has them."""
+    """Return (act(x W_gate) * x W_in) W_out, with biases if the config has them."""
 
     def affine(x, kernel, bias):
         y = linear(x, params[kernel])

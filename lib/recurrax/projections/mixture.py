@@ -1,14 +1,14 @@
-"""A mixture of experts: gated linear units, of which each token passes through a few.
+"""Provide a mixture of experts: gated linear units, of which each token uses a few.
 
     s = softmax(W_r x)  or  sigmoid(W_r x)                      one score per expert
     y = scale * sum_i w_i GLU_i(x) + g GLU_shared(x)            over the experts i with the highest s_i + b_i
 
-w is s of those experts, divided by its sum (`normalize`). The bias b chooses and does not weigh; it has no gradient
-(arXiv 2408.15664). With groups, experts are chosen from the groups whose two best scores have the highest sums
-(DeepSeek-V3, arXiv 2412.19437). An expert that all tokens pass may be weighed by g = sigmoid(w_g . x).
+w is s of those experts, divided by its sum (`normalize`). The bias b affects the choice but not the weights; it has no
+gradient (arXiv 2408.15664). With groups, experts are chosen from the groups whose two best scores have the highest sums
+(DeepSeek-V3, arXiv 2412.19437). The shared expert, which all tokens use, may be weighted by g = sigmoid(w_g . x).
 
-Tokens are sorted by expert and multiplied group by group, so every token is served and nothing is padded. There is no
-loss for the balance of experts.
+Tokens are sorted by expert and multiplied by a grouped matrix product, so no token is dropped and nothing is padded.
+There is no load-balancing loss.
 """
 
 import dataclasses
@@ -31,30 +31,30 @@ SCORES = ("softmax", "sigmoid")
 
 @dataclasses.dataclass(frozen=True)
 class MixtureOfExperts(ProjectionConfig):
-    """Gated linear units, of which each token passes through a few."""
+    """A mixture of gated linear units, of which each token uses a few."""
 
     expansion: float = 1.0
-    """Width of one expert's hidden layer over the model's dimension, to the nearest multiple of 8."""
+    """Width of one expert's hidden layer over the model's dimension; it is rounded to the nearest multiple of 8."""
     num_experts: int = 8
-    """X."""
+    """Number of experts, X."""
     experts_per_token: int = 2
-    """How many of them a token passes through."""
+    """Number of experts that each token uses."""
     shared_hidden: int | None = None
-    """Hidden width of an expert that all tokens pass; None: there is none."""
+    """Hidden width of a shared expert that all tokens use; None disables it."""
     shared_gate: bool = False
-    """Whether that expert's output is multiplied by sigmoid(w . x)."""
+    """Whether the shared expert's output is multiplied by sigmoid(w . x)."""
     scores: str = "softmax"
-    """softmax over the experts, or sigmoid of each by itself."""
+    """Scores: "softmax" over the experts, or "sigmoid" of each expert's logit."""
     normalize: bool = True
     """Whether the weights of a token's experts are divided by their sum."""
     scale: float = 1.0
-    """Times the sum over the chosen experts."""
+    """Factor of the sum over the chosen experts."""
     choice_bias: bool = False
-    """Whether there is a bias that is added to the scores for the choice alone."""
+    """Whether a bias is added to the scores for the choice of experts only."""
     num_groups: int = 1
-    """Groups of experts, one after the other."""
+    """Number of groups of adjacent experts."""
     groups_per_token: int = 1
-    """Groups that a token's experts are chosen from."""
+    """Number of groups from which each token's experts are chosen."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,7 +81,7 @@ class MixtureOfExperts(ProjectionConfig):
 
 
 def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: MixtureOfExperts) -> Float[Array, "B T D"]:
-    """scale * sum_i w_i GLU_i(x) over each token's experts, and the shared expert's output."""
+    """Return scale * sum_i w_i GLU_i(x) over each token's experts, plus the shared expert's output."""
     checks.not_empty("x", x)
     act = ACTIVATIONS[config.activation]
     y = _of_experts(x, *(params.get(name) for name in EXPERTS), config)
@@ -97,7 +97,7 @@ def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: Mixture
 EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernels")
 
 
-# On a mesh each device sorts its own tokens, and has its own part of each expert's hidden units.
+# On a mesh each device sorts its own tokens and holds a shard of each expert's hidden units.
 @sharded(
     {
         "x": "B T",
@@ -110,10 +110,10 @@ EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernel
     results="B T",
 )
 def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels, config):
-    """The weighted sum over each token's experts."""
+    """Return the weighted sum over each token's experts."""
     tokens, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[config.activation]
     weights, experts = chosen_experts({"router_kernel": router_kernel, "choice_bias": choice_bias}, tokens, config)
-    # Rows (token, place among its experts), sorted by expert.
+    # Rows are pairs (token, position among its experts), sorted by expert.
     order = jnp.argsort(experts.reshape(-1), stable=True)
     sizes = jnp.bincount(experts.reshape(-1), length=config.num_experts)
     rows = tokens[order // config.experts_per_token]
@@ -127,7 +127,7 @@ def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels
 def chosen_experts(
     params: Params, tokens: Float[Array, "N D"], config: MixtureOfExperts
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """Weights and numbers of each token's experts; the scores in float32."""
+    """Return the weights and indices of each token's experts; scores are computed in float32."""
     logits = linear(upcast(tokens), params["router_kernel"])
     scores = jax.nn.softmax(logits, axis=-1) if config.scores == "softmax" else jax.nn.sigmoid(logits)
     ranked = scores + upcast(params["choice_bias"])[None] if config.choice_bias else scores
@@ -140,7 +140,7 @@ def chosen_experts(
     _, experts = lax.top_k(ranked, config.experts_per_token)
     weights = jnp.take_along_axis(scores, experts, axis=-1)
     if config.normalize:
-        # Sigmoids may all underflow; 1e-20 is below the rounding of any sum that matters.
+        # All sigmoids may underflow; 1e-20 is below the rounding error of any relevant sum.
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
     return config.scale * weights, experts
 
@@ -148,7 +148,7 @@ def chosen_experts(
 class MixtureOfExpertsLayer(Projection):
     """Parameters of `mixture_of_experts`: X (3 D E + D) of them, E the width of one expert.
 
-    A choice bias has X more, a shared expert of width S 3 D S, and its gate D.
+    A choice bias adds X, a shared expert of width S 3 D S, and its gate D.
     """
 
     @nn.compact

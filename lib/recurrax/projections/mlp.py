@@ -1,4 +1,4 @@
-"""The two-layer perceptron: y = act(x W_in + b) W_out."""
+"""Provide the two-layer perceptron: y = act(x W_in + b) W_out."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ from recurrax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class MLP(ProjectionConfig):
-    """act(x W_in + b) W_out."""
+    """A two-layer perceptron, act(x W_in + b) W_out."""
 
     def layer(self, dim, name=None):
         return MLPLayer(self, dim, name=name)
 
 
 def mlp(params: Params, x: Float[Array, "B T D"], config: MLP) -> Float[Array, "B T D"]:
-    """act(x W_in + b) W_out."""
+    """Return act(x W_in + b) W_out."""
     hidden = shift(linear(x, params["in_kernel"]), params["bias"])
     return linear(ACTIVATIONS[config.activation](hidden), params["out_kernel"])
 
