@@ -1,4 +1,4 @@
-"""python -m eval {perplexity,generate,bench,accuracy,compare,scaling,tasks} ..."""
+"""Runs an evaluation command: python -m eval {perplexity,generate,bench,accuracy,compare,scaling,tasks} ..."""
 
 import difflib
 import importlib

@@ -1,4 +1,4 @@
-"""python -m eval generate: text from a run or a published checkpoint, written as it is drawn."""
+"""Provides `python -m eval generate`: text from a run or a published checkpoint, written while it is sampled."""
 
 import dataclasses
 import itertools
@@ -19,24 +19,24 @@ TOKENS_PER_CALL = 32
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Continues a prompt: the prompt in one chunk, then token by token with a state of constant size."""
+    """Continues a prompt: reads it in one chunk, then samples token by token with a state of constant size."""
 
     workdir: str | None = None
     """Directory of a run."""
     pretrained: str | None = None
-    """Or directory of a published checkpoint: config.json, safetensors, tokenizer.json."""
+    """Directory of a published checkpoint (config.json, safetensors, tokenizer.json), instead of a run."""
     prompt: str = ""
-    """Text to continue; a document starts with it. Without one, a document starts with the first token drawn."""
+    """Text to continue, at the start of a document. If it is empty, the first sampled token starts the document."""
     tokens: int = 400
-    """Tokens to draw at most; a run's tokens are bytes. A token that closes a document ends the text before."""
+    """Maximal number of tokens to sample; a run's tokens are bytes. A token that closes a document ends the text."""
     temperature: float = 0.8
-    """Divides the logits; 0 takes the likeliest token."""
+    """Divisor of the logits; 0 takes the most likely token."""
     top_p: float = 0.95
-    """Draws from the smallest set of tokens that reaches this probability."""
+    """Probability of the nucleus: tokens are sampled from the smallest set that reaches it."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the sampling."""
     step: int | None = None
-    """The run's checkpoint to use; None is the newest."""
+    """Step of the run's checkpoint to use; None: the newest."""
 
     def __post_init__(self):
         one_source(self.workdir, self.pretrained, self.step)
@@ -64,9 +64,9 @@ def main(arguments: list[str]) -> int:
         model, params = pretrained.load(command.pretrained, max_length=length)
         source = command.pretrained
     check_reach(vocabulary, model.config.vocab_size)
-    # Compiled before they are timed: users wait for compilation once, for tokens always.
+    # Compilation is not timed: users wait for it once, but for every token.
     compiled_prefill = prefill.lower(model, params, prompt).compile()
-    jax.block_until_ready(compiled_prefill(params, prompt))  # the first call of a program also sets it up
+    jax.block_until_ready(compiled_prefill(params, prompt))  # the first call includes the set-up of the program
     start = time.monotonic()
     logits, state = jax.block_until_ready(compiled_prefill(params, prompt))
     prefill_seconds = time.monotonic() - start
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
 
 
 def check_length(config, length: int) -> None:
-    """Raises ValueError if attention without a window would have to forget the beginning."""
+    """Raise ValueError if `length` tokens exceed the cache of an attention layer without a window."""
     for block in config.layout.blocks:
         size = getattr(block.mixer, "max_length", length)
         if getattr(block.mixer, "window", None) is None and length > size:

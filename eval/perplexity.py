@@ -1,5 +1,5 @@
-"""python -m eval perplexity: the held-out loss of a run or a published checkpoint, beside what simpler models make of
-the same text."""
+"""Provides `python -m eval perplexity`: the held-out loss of a run or a published checkpoint, with the bits per byte
+of simpler models on the same text."""
 
 import dataclasses
 import lzma
@@ -20,26 +20,26 @@ from train.sharding import MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Loss, perplexity and bits per byte of a whole split: every byte once, each document from its start to its end."""
+    """Prints loss, perplexity and bits per byte of a whole split: every byte counts once, in whole documents."""
 
     workdir: str | None = None
     """Directory of a run."""
     pretrained: str | None = None
-    """Or directory of a published checkpoint: config.json, safetensors, tokenizer.json."""
+    """Directory of a published checkpoint (config.json, safetensors, tokenizer.json), instead of a run."""
     step: int | None = None
-    """The run's checkpoint to evaluate; None is the newest."""
+    """Step of the run's checkpoint to evaluate; None: the newest."""
     split: str = "validation"
-    """validation or train."""
+    """Name of the split, validation or train."""
     batch_size: int | None = None
-    """Lanes that the documents are dealt to; None: as in training, or 8."""
+    """Number of lanes over which documents are distributed; None: the run's number, or 8 for a published checkpoint."""
     sequence_length: int | None = None
-    """Tokens of a call; None: as in training, or 256. The state goes on from call to call."""
+    """Tokens per call, None: as in training, or 256. The state is carried from call to call."""
     dataset: str | None = None
-    """Another TFDS data set than the run's own, or than python_stdlib."""
+    """TFDS data set to evaluate on; None: the run's own, or python_stdlib for a published checkpoint."""
     path: str | None = None
-    """Another local text than the run's own."""
+    """Local text to evaluate on, instead of the run's data."""
     max_length: int = 2048
-    """Tokens that a published model's attention remembers where it has no window."""
+    """Cache size in tokens of a published model's attention without a window."""
 
     def __post_init__(self):
         one_source(self.workdir, self.pretrained, self.step)
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 
 def other_data(data: DataConfig, dataset: str | None, path: str | None) -> DataConfig:
-    """The run's data config, reading another text where one is named."""
+    """Return the data config with its text replaced by `path` or `dataset`, if one is given."""
     if path is not None:
         return dataclasses.replace(data, path=path)
     if dataset is not None:
@@ -99,7 +99,7 @@ def other_data(data: DataConfig, dataset: str | None, path: str | None) -> DataC
 
 
 def lost_text(documents: TokenDocuments) -> list[str]:
-    """Return what is to be said where the tokens are not of the bytes that bits per byte are counted over."""
+    """Return one line for each way in which the tokens do not spell the bytes that bits per byte are counted over."""
     lines, count = [], len(documents)
     if documents.num_undecodable:
         lines.append(
@@ -114,7 +114,7 @@ def lost_text(documents: TokenDocuments) -> list[str]:
 
 
 def byte_entropies(documents: Documents) -> tuple[float, float]:
-    """Bits per byte of the best unigram and of the best bigram model of this very text: H(x_t) and H(x_t | x_{t-1})."""
+    """Return bits per byte of the best unigram and bigram models of this text, H(x_t) and H(x_t | x_{t-1})."""
     pairs = np.zeros((DOCUMENT_START + 1, 256), np.int64)
     for i in range(len(documents)):
         document = np.asarray(documents[i])
@@ -130,6 +130,6 @@ def byte_entropies(documents: Documents) -> tuple[float, float]:
 
 
 def xz_bits_per_byte(documents: Documents) -> float:
-    """Bits per byte of the whole text in one xz -9 stream."""
+    """Return bits per byte of the whole text, compressed as one xz -9 stream."""
     text = b"".join(np.asarray(documents[i]).tobytes() for i in range(len(documents)))
     return 8 * len(lzma.compress(text, preset=9)) / len(text)

@@ -1,4 +1,4 @@
-"""A trained run, read back from its working directory: its config, its parameters, its step."""
+"""Reads a trained run from its working directory: its config, its parameters and its step."""
 
 import dataclasses
 import pathlib
@@ -13,7 +13,7 @@ from train.workdir import Workdir
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an evaluation needs of a run."""
+    """The parts of a run that an evaluation needs."""
 
     path: pathlib.Path
     config: TrainConfig
@@ -26,7 +26,7 @@ class Run:
 
 
 def one_source(workdir: str | None, published: str | None, step: int | None) -> None:
-    """Raises ValueError unless there is one place, and one only, to take the model from, and the step is one of it."""
+    """Raise ValueError unless exactly one of `workdir` and `published` is given, and `step` only with `workdir`."""
     if (workdir is None) == (published is None):
         raise ValueError(f"give either --workdir or --pretrained, got {workdir} and {published}")
     if published is not None and step is not None:
@@ -34,14 +34,14 @@ def one_source(workdir: str | None, published: str | None, step: int | None) -> 
 
 
 def with_local_paths(command):
-    """The command with the directory of its --pretrained as an absolute path, `~` expanded; --workdir is a Workdir."""
+    """Return the command with --pretrained as an absolute path, `~` expanded. `Workdir` does the same for --workdir."""
     if command.pretrained is None:
         return command
     return dataclasses.replace(command, pretrained=str(local_path("pretrained", command.pretrained)))
 
 
 def open_run(path: str, step: int | None = None) -> Run:
-    """The run in `path` at `step`, or at its newest undamaged checkpoint. Reads only: the run may still be going on.
+    """Return the run in `path` at `step`, or at its newest undamaged checkpoint. Only reads: the run may be going on.
 
     Raises:
       ValueError: there is no run, or no checkpoint (of that step).

@@ -1,4 +1,4 @@
-"""docs/scaling.md: plans of the large presets, and the curves that they imply. Compiles, runs nothing."""
+"""Writes docs/scaling.md: plans of the large presets and the scaling curves that they imply. Nothing is executed."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,7 @@ from train.sharding import MeshConfig
 
 DEVICES = 256
 TOKENS = 8192
-"""Per device, in both curves."""
+"""Tokens per device, in both curves."""
 
 PLANS = (
     ("gla_1b", {}, 4),
@@ -35,7 +35,7 @@ PLANS = (
 """Preset, mesh and rows of 2,048 tokens."""
 WIDTHS = (1, 4, 16, 64, 256)
 LENGTHS = {2048: (64, 1), 8192: (64, 1), 32_768: (16, 4), 131_072: (4, 16), 524_288: (1, 64)}
-"""Tokens of a sequence, and the axes fsdp and time of the 64 devices that hold them."""
+"""Sequence length in tokens, and the sizes of the mesh axes (fsdp, time) of the 64 devices."""
 GROWING = ("gla_1b", "gated_deltanet_hybrid_7b")
 STRETCHED = ("gla_1b", "griffin_2b", "gated_deltanet_hybrid_7b")
 DRAWN = ("H100", "TPU v5p")
@@ -43,10 +43,10 @@ DRAWN = ("H100", "TPU v5p")
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Plans the large presets on up to 256 virtual devices and writes a page about them; some minutes on two cores."""
+    """Plans the large presets on up to 256 virtual devices and writes a page about them; takes minutes on two cores."""
 
     output: str
-    """The Markdown file to write, its picture beside it."""
+    """Markdown file to write, with its figure beside it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 
 def planned_for(name: str, mesh: dict[str, int], rows: int, length: int) -> Plan:
-    """The plan of a preset on another mesh, with other rows."""
+    """Return the plan of a preset on this mesh, with batches of `rows` sequences of `length` tokens."""
     config = presets.find(name)()
     found = plan.make_plan(
         dataclasses.replace(
@@ -89,14 +89,14 @@ def planned_for(name: str, mesh: dict[str, int], rows: int, length: int) -> Plan
 
 
 def _as_long(mixer, length):
-    """Attention without a window over calls of this many tokens."""
+    """Return the mixer; attention without a window gets a cache of at least `length` tokens."""
     if isinstance(mixer, Attention) and mixer.window is None:
         return dataclasses.replace(mixer, max_length=max(length, mixer.max_length))
     return mixer
 
 
 def per_chip(plans: Sequence[Plan], chip_name: str) -> tuple[list[float], list[float]]:
-    """Tokens per second and chip, all overlapped and one after the other."""
+    """Return tokens per second and chip of each plan: with compute and communication overlapped, and in sequence."""
     chip = next(chip for chip in CHIPS if chip.name == chip_name)
     found = [(p.tokens / p.devices, times(p.cost, chip)) for p in plans]
     return [tokens / t.overlapped for tokens, t in found], [tokens / t.in_turn for tokens, t in found]
@@ -132,7 +132,7 @@ def _band(axes, x, plans, chip, label, color):
 
 
 def page(planned, growing, stretched, command: str, where: str, picture: str) -> str:
-    """The whole page, in Markdown."""
+    """Return the page as Markdown."""
     example = plan.report(planned[2][1], planned[2][0])
     return f"""# Scaling
 
@@ -227,7 +227,7 @@ def plans_table(planned: Sequence[tuple[str, Plan]]) -> str:
 
 
 def curve_table(what: str, points: Sequence[str], curves: dict[str, list[Plan]]) -> str:
-    """Sent bytes and tokens per second and chip of every point."""
+    """Return a Markdown table of sent bytes and of tokens per second and chip at every point."""
     head = [f"{name}: sent | {' | '.join(f'{chip}, tokens/s and chip' for chip in DRAWN)}" for name in curves]
     lines = [f"| {what} | {' | '.join(head)} |", "|---|" + "---:|" * (1 + len(DRAWN)) * len(curves)]
     for i, point in enumerate(points):

@@ -6,10 +6,10 @@ from typing import Any
 
 
 def open_tokenizer(directory: pathlib.Path):
-    """Return the directory's tokenizer. It makes the same tokens of a text every time, and all of them.
+    """Return the directory's tokenizer, set up to be deterministic and to encode a text completely.
 
-    tokenizer.json may also hold truncation, padding and dropout of merges. Here they are off: they belong to the
-    program that saved the file (transformers#24441), and texts would be cut or segmented at random without a word.
+    tokenizer.json may also hold truncation, padding and dropout of merges. They are switched off: they belong to the
+    program that saved the file (transformers#24441), and would silently truncate texts or segment them at random.
 
     Raises:
       ValueError: there is no tokenizer.json, or the package tokenizers cannot read it.
@@ -27,7 +27,7 @@ def open_tokenizer(directory: pathlib.Path):
     try:
         settings["model"].pop("dropout", None)
         return tokenizers.Tokenizer.from_str(json.dumps(settings))
-    except Exception as error:  # the package raises nothing more specific
+    except Exception as error:  # the package raises no more specific type
         raise ValueError(f"the package tokenizers cannot read {path}: {error}") from error
 
 
@@ -60,7 +60,7 @@ def special_ids(directory: pathlib.Path, vocabulary: frozenset[int]) -> tuple[in
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises ValueError if there is no file, or no object in it."""
+    """Return the object in a JSON file. Raises ValueError if the file is missing or does not hold a JSON object."""
     if not path.exists():
         raise ValueError(f"{path.parent} has no {path.name}")
     try:

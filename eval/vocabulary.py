@@ -1,4 +1,4 @@
-"""Provides text as tokens and back: bytes, as all runs have them, or the tokenizer of a published checkpoint."""
+"""Encodes and decodes text: as bytes, as in all runs, or with the tokenizer of a published checkpoint."""
 
 import codecs
 import pathlib
@@ -12,22 +12,22 @@ from train.data import DOCUMENT_START, Documents
 
 
 class Bytes:
-    """A token is a byte; DOCUMENT_START opens a document."""
+    """The vocabulary of runs: a token is a byte, and DOCUMENT_START opens a document."""
 
     start = DOCUMENT_START
-    """Opens a document."""
+    """The token that opens a document."""
     ids = frozenset(range(256))
-    """The tokens of texts."""
+    """The tokens of text."""
     ends = frozenset()
-    """The tokens that close a document: bytes have none."""
+    """The tokens that close a document; bytes have none."""
 
     def prompt(self, text: str) -> np.ndarray:
-        """Return the tokens of a document that begins so. Bytes of a command line that are not UTF-8 are themselves."""
+        """Return the tokens of a document that starts with `text`. Command-line bytes other than UTF-8 are kept."""
         text_bytes = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
         return np.concatenate([[self.start], text_bytes]).astype(np.int32)
 
     def decoder(self, prompt: Sequence[int] | np.ndarray = ()) -> Decoder:
-        """Return the decoder of what follows the prompt."""
+        """Return a decoder of the tokens that follow the prompt."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         decoder.decode(bytes(token for token in map(int, prompt) if token != self.start))
         return lambda tokens, final: decoder.decode(bytes(tokens), final)
@@ -51,9 +51,10 @@ class Tokenizer:
         self.start, self.ends = tokenizer_files.special_ids(path, self.ids)
 
     def prompt(self, text: str) -> np.ndarray:
-        """Return the tokens of a document that begins so.
+        """Return the tokens of a document that starts with `text`.
 
-        What the tokenizer puts in front of a text is kept. What it puts behind one is not: the text goes on.
+        Special tokens that the tokenizer adds before a text are kept; those that it adds after it are dropped, because
+        the text continues.
 
         Raises:
           ValueError: the text is not Unicode, or the tokenizer has no token for any part of it.
@@ -71,7 +72,7 @@ class Tokenizer:
         return np.asarray(encoding.ids[:size] or [self.start], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the tokens of the text alone; names of special tokens in it are text too."""
+        """Return the tokens of the text, without special tokens; their names within the text are encoded as text."""
         self._tokenizer.encode_special_tokens = True
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         self._tokenizer.encode_special_tokens = False
@@ -82,20 +83,20 @@ class Tokenizer:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=True)
 
     def decoder(self, prompt: Sequence[int] | np.ndarray = ()) -> Decoder:
-        """Return the decoder of what follows the prompt."""
+        """Return a decoder of the tokens that follow the prompt."""
         return TextStream(self.decode, prompt, silent=self._special, byte_tokens=self._byte_tokens)
 
 
 class TokenDocuments:
-    """Documents of bytes as documents of a tokenizer's tokens; bytes that are not UTF-8 become U+FFFD."""
+    """Documents of bytes, encoded by a tokenizer; bytes that are not UTF-8 become U+FFFD."""
 
     def __init__(self, documents: Documents, tokenizer: Tokenizer):
         self.name = documents.name
         self.start = tokenizer.start
         self.num_undecodable = 0
-        """Documents that are not UTF-8."""
+        """Number of documents that are not UTF-8."""
         self.num_changed = 0
-        """Documents of UTF-8 whose tokens spell another text."""
+        """Number of UTF-8 documents whose tokens decode to another text."""
         self._tokens = []
         for i in range(len(documents)):
             content = bytes(documents[i])
@@ -125,7 +126,7 @@ def check_reach(vocabulary: Bytes | Tokenizer, vocab_size: int) -> None:
 
 
 def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:
-    """Return which tokens of a model may be drawn, bool (vocab_size,): those that the vocabulary has."""
+    """Return the mask of tokens that may be sampled, bool (vocab_size,): the tokens that the vocabulary has."""
     mask = np.zeros(vocab_size, bool)
     mask[list(vocabulary.ids)] = True
     return mask

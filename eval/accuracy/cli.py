@@ -1,4 +1,4 @@
-"""The flags of `python -m eval accuracy`."""
+"""Provides the command line of `python -m eval accuracy`."""
 
 import dataclasses
 import pathlib
@@ -20,29 +20,29 @@ from train.paths import local_path
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Compares every op and its gradients with a float64 oracle, in regimes where digits could be lost.
+    """Compares every op and its gradients with a float64 oracle, in regimes where precision could be lost.
 
-    Exit code 0: all bars are held; 1: some are broken, and named; 2: a flag was wrong.
+    Exit code 0: every error is within its bar; 1: some errors exceed it and are listed; 2: a flag was invalid.
     """
 
     op: str = "all"
-    """Which op, or "all"."""
+    """Name of the op, or "all"."""
     dtype: str = "all"
-    """float32, in which diagonal_scan is measured in complex64 too; bfloat16; or "all"."""
+    """Dtype of the inputs: float32, which also measures diagonal_scan in complex64; bfloat16; or "all"."""
     regime: str = "all"
-    """Which kind of inputs, or "all"."""
+    """Name of the input regime, or "all"."""
     implementation: str = "all"
-    """Which implementation, or "all"; ops that have none of this name are skipped."""
+    """Name of the implementation, or "all". Ops without an implementation of this name are skipped."""
     length: int = 4096
-    """Tokens."""
+    """Sequence length in tokens."""
     long: int = 16_384
-    """Tokens of the regime "long"."""
+    """Sequence length in tokens in the regime "long"."""
     output: str = "docs/accuracy.md"
-    """The page to write."""
+    """Markdown file to write."""
 
 
 def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
-    """Runs `accuracy` with these arguments; returns the exit code."""
+    """Run `accuracy` with these arguments and return the exit code."""
     config = tyro.cli(Accuracy, args=list(args), prog="python -m eval accuracy")
     try:
         todo = resolve(config, cases)
@@ -50,7 +50,7 @@ def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    machine = report.header(report.machine())  # now: the tree may be another when it is done
+    machine = report.header(report.machine())  # read before measuring: the working tree may change during the run
     start, rows = time.monotonic(), []
     for number, (group, found) in enumerate(zip(todo, measure(todo), strict=True)):
         worst = max(error for row in found for kind in (row.outputs, row.gradients) for error in kind.values())
@@ -68,7 +68,7 @@ def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
 
 
 def resolve(config: Accuracy, cases: Sequence[Case]) -> list[Group]:
-    """What the flags ask to measure.
+    """Return the groups of measurements that the flags select.
 
     Raises:
       ValueError: an unknown name (the message lists the choices), a length below 1, or nothing to measure.
@@ -91,7 +91,7 @@ def resolve(config: Accuracy, cases: Sequence[Case]) -> list[Group]:
 
 
 def _choose(what: str, value: str, choices: Iterable[str]) -> list[str]:
-    """The one of this name, or "all"."""
+    """Return `value` alone, or all choices if it is "all". Raises ValueError if it is neither."""
     choices = list(choices)
     if value == "all":
         return choices

@@ -1,4 +1,4 @@
-"""The flags of `python -m eval bench`."""
+"""Provides the command line of `python -m eval bench`."""
 
 import dataclasses
 import pathlib
@@ -16,31 +16,31 @@ from train.paths import local_path
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Times an op against what one would write without it; refuses to time what computes the wrong thing.
+    """Times an op against what users would write without it; contestants with wrong results are not timed.
 
     Every contestant is compared with a float64 oracle and with our reference before it is timed; one that computes
-    another function is marked. Exit code 0: all were right; 1: a contestant was wrong; 2: a flag was.
+    another function is marked. Exit code 0: all were right; 1: a contestant was wrong; 2: a flag was invalid.
     """
 
     op: str = "diagonal_scan"
-    """Which op, and which decay where there is a choice: linear_attention, linear_attention/scalar or
+    """Name of the op, with its decay where there is a choice: linear_attention, linear_attention/scalar or
     linear_attention/channel; delta_rule likewise; delta_product/scalar; dplr_rule/channel."""
     shape: str = "all"
-    """Sizes, e.g. 8,2048,512; the name of a shape; or "all": the op's named shapes, one after the other."""
+    """Sizes such as 8,2048,512, the name of a shape, or "all": each of the op's named shapes."""
     direction: str = "both"
-    """"forward"; "backward": the output and the gradients of sum |output|^2, so forward and backward; or "both"."""
+    """"forward"; "backward", which times the output and the gradients of sum |output|^2 together; or "both"."""
     dtype: str = "float32"
-    """Of the inputs and the output."""
+    """Dtype of the inputs and the output."""
     implementation: str = "all"
-    """Which of ours: one of them, or "all". Those who are not ours always run; ratios are to the first of ours."""
+    """Name of one of our implementations, or "all". Other contestants always run; ratios are to our first one."""
     repeats: int = 21
-    """Timed calls of each contestant; three are enough for one that takes more than ten seconds in all."""
+    """Timed calls of each contestant; after ten seconds in total, a contestant is called no more once it has three."""
     workdir: str | None = None
-    """Where to add to bench.jsonl and draw a PNG; nothing is written without it."""
+    """Directory in which rows are appended to bench.jsonl and a PNG is drawn; None: nothing is written."""
 
 
 def main(args: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> int:
-    """Runs `bench` with these arguments; returns the exit code."""
+    """Run `bench` with these arguments and return the exit code."""
     config = tyro.cli(Bench, args=list(args), prog="python -m eval bench")
     try:
         benchmark, contestants, sizes, directions = resolve(config, benchmarks)
@@ -50,7 +50,7 @@ def main(args: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> i
         return 2
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # lines are not to be cut to the 80 columns of a terminal that is not there
+        console = Console(width=160)  # without a terminal, rich would cut lines to 80 columns
     where = report.machine()
     console.print(report.header(where), highlight=False)
     wrong = False
@@ -71,7 +71,7 @@ def main(args: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> i
 def resolve(
     config: Bench, benchmarks: Sequence[Benchmark]
 ) -> tuple[Benchmark, list[Contestant], list[tuple[int, ...]], list[str]]:
-    """The op's benchmark, the contestants with ours first, the shapes and the directions that the flags name.
+    """Return the benchmark, the contestants with ours first, the shapes and the directions that the flags select.
 
     Raises:
       ValueError: an unknown name (the message lists the choices), malformed sizes, fewer than one repeat.

@@ -1,4 +1,4 @@
-"""The flags of `python -m eval compare`."""
+"""Provides the command line of `python -m eval compare`."""
 
 import dataclasses
 import pathlib
@@ -18,22 +18,22 @@ from train.workdir import Workdir, read_json, versions, write_json_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Trains every mixer at matched parameters on the same text, and writes what came of it as a table and a picture.
+    """Trains every mixer on the same text with the same number of parameters, and writes a table and a figure.
 
-    An interrupted comparison goes on where it stopped: the same command again. Speeds are measured at the end, one
-    model after the other, each time.
+    The same command resumes an interrupted comparison. Speeds are measured at the end of every call, one model after
+    the other.
     """
 
     workdir: str
     """Directory of the runs, one folder each, and of results.json."""
     mixers: tuple[str, ...] = tuple(models.PATTERNS)
-    """Which of them; all by default."""
+    """Names of the mixers to compare; all by default."""
     steps: int = 600
     """Training steps of 1,024 bytes each."""
     parameters: int = 1_000_000
-    """Of each model, as near as the projections' width allows."""
+    """Parameters of each model, as close as the projections' width allows."""
     output: str | None = None
-    """The Markdown file to write, its picture beside it; None: WORKDIR/mixers.md."""
+    """Markdown file to write, with its figure beside it; None: WORKDIR/mixers.md."""
 
     def __post_init__(self):
         checks.positive(self, "steps", "parameters")
@@ -43,7 +43,7 @@ class Compare:
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Compare, args=arguments, prog="python -m eval compare")
-    # All of them before any is trained: a model that cannot be made is no reason to stop after an hour.
+    # All configs are made before any training, so that an invalid model fails at once and not after an hour.
     configs = {name: models.training(name, command.parameters, command.steps) for name in command.mixers}
     root = local_path("workdir", command.workdir)
     output = root / "mixers.md" if command.output is None else local_path("output", command.output)
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
             except KeyboardInterrupt:
                 print(f"Stopped; the same command goes on with {name}")
                 return 0
-        # Not stored: a machine that was busy while it trained is asked again by the same command.
+        # Speeds are not stored: if the machine was busy, the same command measures them again.
         results = []
         for row in rows:
             results.append(timed(row, configs[row.name], _folder(root, row.name)))
@@ -79,7 +79,7 @@ def _folder(root: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _finished(folder: pathlib.Path, config) -> Trained | None:
-    """What an earlier call found, if it trained this very model this far with this code."""
+    """Return the stored result if its config (model and steps) and its versions of the code are the present ones."""
     path = folder / "result.json"
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""The flags of `python -m eval tasks`."""
+"""Provides the command line of `python -m eval tasks`."""
 
 import dataclasses
 import itertools
@@ -31,34 +31,34 @@ USUAL = (
     "DeltaProduct",
     "GRU",
 )
-"""One or two of each family."""
+"""Default models: one or two of each family."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Trains small models on tasks with exact answers, and writes what they can do, and what is claimed that they can.
+    """Trains small models on tasks with exact answers, and writes their scores beside published claims about them.
 
-    With --task or --mixer each of those mixers on each of those tasks; with --claim what those claims need; with none
-    of them all claims and then all tasks. Every (task, mixer) is trained from several seeds at once. An interrupted
-    sweep goes on where it stopped: the same command again. The page shows all that WORKDIR/results/ holds.
+    --task and --mixer train each of those mixers on each of those tasks; --claim runs everything that those claims
+    need; without any of them, all claims and then all tasks are run. Every (task, mixer) is trained from several seeds
+    at once. The same command resumes an interrupted sweep. The page shows all results in WORKDIR/results/.
     """
 
     workdir: str
-    """Directory of the results, and of the page."""
+    """Directory of the results and the page."""
     task: tuple[str, ...] | None = None
-    """Which of them; None: all but those whose data must be downloaded."""
+    """Names of tasks; None: all but those whose data must be downloaded."""
     mixer: tuple[str, ...] | None = None
-    """Which models; None: one or two of each family."""
+    """Names of models; None: one or two of each family."""
     claim: tuple[str, ...] | None = None
-    """Which claims, instead of tasks and mixers."""
+    """Names of claims to check, instead of tasks and mixers."""
     budget: str = "small"
-    """small: at most three minutes on two cores for each; full: larger models and longer sequences, for one GPU."""
+    """"small": at most three minutes on two cores per pair; "full": larger models, longer sequences, for one GPU."""
     seeds: int = 3
-    """How many: 0, 1, 2 ..."""
+    """Number of seeds: 0, 1, 2 ..."""
     mixed: bool = False
     """Whether results of other commits or packages are shown too, each row with its commit."""
     output: str | None = None
-    """The Markdown file to write, its pictures beside it; None: WORKDIR/results.md."""
+    """Markdown file to write, with its figures beside it; None: WORKDIR/results.md."""
 
     def __post_init__(self):
         checks.positive(self, "seeds")
@@ -71,7 +71,7 @@ class Tasks:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """(task, mixer) to run, in this order, each once."""
+        """The (task, mixer) pairs to run, in this order, without duplicates."""
         of_claims = [pair for claim in self.claims for pair in CLAIMS[claim].pairs]
         tasks = self.task or [name for name in SUITE if name not in DOWNLOADED]
         product = [] if self.claim else itertools.product(tasks, self.mixer or USUAL)
@@ -79,7 +79,7 @@ class Tasks:
 
     @property
     def claims(self) -> list[str]:
-        """Whose pairs and experiments are run."""
+        """Names of the claims whose pairs and experiments are run."""
         return list(self.claim or (() if self.task or self.mixer else CLAIMS))
 
 
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     if not command.mixed:
         results.check_commit(root)
     for task in dict.fromkeys(task for task, _ in command.pairs):
-        # Before an hour of others is spent: the data of some come with packages that may not be there.
+        # Tried before any training: the data of some tasks come with packages that may not be installed.
         try:
             SUITE[task][command.budget].task.example(0, 0)
         except ImportError as error:
@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _jobs(root: pathlib.Path, command: Tasks) -> Iterator:
-    """What is to be done, each with its name."""
+    """Yield (name, function) of every experiment and training to run."""
     for claim in command.claims:
         for name, experiment in CLAIMS[claim].experiments.items():
             yield name, lambda name=name, experiment=experiment: _experiment(root, command, name, experiment)
@@ -123,7 +123,7 @@ def _jobs(root: pathlib.Path, command: Tasks) -> Iterator:
 
 
 def _one(root: pathlib.Path, command: Tasks, task: str, mixer: str) -> None:
-    """Trains and saves, unless that is done."""
+    """Train the mixer on the task and save the result, unless a result with these seeds exists."""
     setting, seeds = SUITE[task][command.budget], tuple(range(command.seeds))
     model = models.model_for(setting, models.PATTERNS[mixer])
     file = results.path(root, command.budget, task, mixer)
@@ -136,7 +136,7 @@ def _one(root: pathlib.Path, command: Tasks, task: str, mixer: str) -> None:
 
 
 def _experiment(root: pathlib.Path, command: Tasks, name: str, experiment) -> None:
-    """Runs and saves it, unless that is done."""
+    """Run the experiment and save its measurement, unless one with these seeds exists."""
     seeds = tuple(range(command.seeds))
     file = results.path(root, command.budget, results.EXPERIMENTS, name)
     if file.exists() and results.load_measurement(file).seeds == seeds:

@@ -1,4 +1,4 @@
-"""What was found, one JSON file for each (task, mixer) and each experiment: written when whole, read to go on."""
+"""Stores results, one JSON file for each (task, mixer) and each experiment, written atomically and read to resume."""
 
 import dataclasses
 import pathlib
@@ -11,12 +11,12 @@ from train.config import from_json, to_json
 from train.workdir import read_json, versions, write_json_atomically
 
 EXPERIMENTS = "experiments"
-"""The folder of those, beside one per task."""
+"""Name of the folder of experiments, beside one folder per task."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row of a table."""
+    """The scores of one mixer on one task: one row of a table."""
 
     task: str
     mixer: str
@@ -35,7 +35,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What an experiment of a claim has measured, as numbers and lists of them by name."""
+    """The values that an experiment of a claim measured: numbers and lists of numbers by name."""
 
     experiment: str
     budget: str
@@ -46,12 +46,12 @@ class Measurement:
 
 
 def path(root: pathlib.Path, budget: str, folder: str, name: str) -> pathlib.Path:
-    """Of a mixer on the task of that name, or of an experiment."""
+    """Return the file of a mixer (`name`) on a task (`folder`), or of an experiment (`folder` is `EXPERIMENTS`)."""
     return root / "results" / budget / folder / f"{name}.json"
 
 
 def save(root: pathlib.Path, result: Result, model: ClassifierConfig | RegressorConfig) -> None:
-    """All that is known of how it came to be, beside what came out."""
+    """Write the result with its setting, its model's config and the versions of the code."""
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     scores = dataclasses.asdict(fields.pop("scores"))
     config = {"setting": to_json(fields.pop("setting")), "model": to_json(model)}
@@ -59,7 +59,7 @@ def save(root: pathlib.Path, result: Result, model: ClassifierConfig | Regressor
 
 
 def save_measurement(root: pathlib.Path, found: Measurement) -> None:
-    """The same of an experiment."""
+    """Write the measurement of an experiment with the versions of the code."""
     _write(path(root, found.budget, EXPERIMENTS, found.experiment), dataclasses.asdict(found))
 
 
@@ -69,7 +69,7 @@ def _write(file, content):
 
 
 def load(file: pathlib.Path) -> Result:
-    """What was saved."""
+    """Return the result that `save` wrote."""
     found = read_json(file)
     by_length = {name: _by_length(found[name]) for name in ("score", "nats", "distance")}
     scores = Scores(**by_length, **{name: found[name] for name in ("loss", "roughness", "parameters", "seconds")})
@@ -79,7 +79,7 @@ def load(file: pathlib.Path) -> Result:
 
 
 def load_measurement(file: pathlib.Path) -> Measurement:
-    """What `save_measurement` saved."""
+    """Return the measurement that `save_measurement` wrote."""
     found = read_json(file)
     fields = {field.name: found[field.name] for field in dataclasses.fields(Measurement)}
     return Measurement(**{**fields, "seeds": tuple(found["seeds"])})
@@ -90,12 +90,12 @@ def _by_length(values):
 
 
 def files(root: pathlib.Path) -> list[pathlib.Path]:
-    """Of all (task, mixer) in the folder."""
+    """Return the result files of all (task, mixer) pairs."""
     return [file for file in _all(root) if file.parent.name != EXPERIMENTS]
 
 
 def measurement_files(root: pathlib.Path) -> list[pathlib.Path]:
-    """Of all experiments in the folder."""
+    """Return the measurement files of all experiments."""
     return [file for file in _all(root) if file.parent.name == EXPERIMENTS]
 
 
@@ -104,7 +104,7 @@ def _all(root):
 
 
 def check_commit(root: pathlib.Path) -> None:
-    """Raises ValueError if a result in the folder was made by other code, or by other versions of packages."""
+    """Raise ValueError if a result was made by other code or by other versions of packages."""
     now, others = versions(), {}
     for file in _all(root):
         then = read_json(file)["versions"]
