@@ -1,8 +1,8 @@
-"""Provides published checkpoints as models of this library, and back.
+"""Loads published checkpoints as models of this library, and saves models as published checkpoints.
 
-`directory` reads and writes the files. `fields` reads config.json by its types, `rotary` its positions, `bookkeeping`
-what every family has. `rules` says how single tensors correspond, `family` what a family of checkpoints is, `families/`
-holds one table per family, `table` places it in a model. `api` has the two functions.
+`api` has the two functions. `directory` reads and writes the files. `fields` reads config.json by its types, `rotary`
+its rotary positions, `bookkeeping` the fields of all families. `rules` maps single tensors to parameters, `family`
+declares a family of checkpoints, `families/` holds one table per family, and `table` places it in a model.
 """
 
 from recurrax.pretrained.api import load, save

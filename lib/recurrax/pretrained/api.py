@@ -1,4 +1,4 @@
-"""Provides `load` and `save`: a published checkpoint's directory as a model with its parameters, and back."""
+"""Provides `load` and `save`, which convert between a published checkpoint's directory and a model with parameters."""
 
 import dataclasses
 import functools
@@ -34,26 +34,26 @@ def load(
     max_length: int = 2048,
     sharding: Sharding | None = None,
 ) -> tuple[LanguageModel, Params]:
-    """Read a published checkpoint, such that `logits, state = model.apply(params, tokens)`.
+    """Return the model and parameters of a checkpoint, for `logits, state = model.apply(params, tokens)`.
 
-    Reads config.json and the tensors, in one safetensors file or in several with an index, one parameter at a time.
-    The names and shapes in the files are compared with those that the model needs before any tensor is read. Fields of
+    Reads config.json and the tensors, from one safetensors file or from several with an index, one parameter at a
+    time. The names and shapes in the files are compared with those of the model before any tensor is read. Fields of
     config.json that the family does not know are ignored with a warning that names them.
 
-    A head in the file that differs from the embedding is read although `tie_word_embeddings` is true, as transformers 5
-    does; `model.config.tied_head` is then False.
+    If the file has a head that differs from the embedding, the head is read even if `tie_word_embeddings` is true, as
+    in transformers 5; `model.config.tied_head` is then False.
 
     Args:
-      directory: of a Hugging Face checkpoint; the families are the keys of `FAMILIES`. A ~ stands for the home.
-      dtype: what activations are computed in: float32 or bfloat16.
-      param_dtype: what parameters are cast to, one of `PARAM_DTYPES`. The parameters that a mixer declares as `rates`
-        stay in float32 at least.
-      max_length: tokens that attention without a window remembers: the size of its cache.
-      sharding: path and shape of a parameter -> how it is laid out over devices; None is one device.
+      directory: directory of a Hugging Face checkpoint of a family in `FAMILIES`. A leading ~ is expanded.
+      dtype: dtype of the activations, float32 or bfloat16.
+      param_dtype: dtype to which parameters are cast, one of `PARAM_DTYPES`. The parameters that a mixer declares as
+        `rates` have at least float32.
+      max_length: cache size in tokens of attention without a window.
+      sharding: function from path and shape of a parameter to its sharding; None: all parameters on one device.
 
     Raises:
       ValueError: an unknown family, dtype or setting; fields of a wrong type; quantised tensors; tensors that are
-        missing, unknown or of another shape, all listed; a damaged file.
+        missing, unknown or of another shape (all of them are listed); a damaged file.
     """
     dtype, param_dtype = _dtype("dtype", dtype, DTYPES), _dtype("param_dtype", param_dtype, PARAM_DTYPES)
     directory = pathlib.Path(directory).expanduser()
@@ -72,7 +72,7 @@ def load(
                 if entry.index is None:
                     arrays[path] = value.astype(stored)
                 else:
-                    # Layers are cast one by one into their stack.
+                    # Layers are cast one by one into their stack, to save memory.
                     arrays.setdefault(path, np.empty(leaves[path].shape, stored))[entry.index] = value
         for path, array in arrays.items():
             params[path] = _on_device(array, None if sharding is None else sharding(path, leaves[path]))
@@ -97,19 +97,20 @@ def save(
     fields: Mapping[str, Any] | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Write a model as a published checkpoint of that family: config.json and safetensors, with an index if several.
+    """Write a model as a checkpoint of that family: config.json and safetensors, with an index if there are several.
 
-    Tensors have the dtype of their parameters. The directory appears whole or not at all. A tokenizer is not written,
-    nor are tensors that `load` ignores.
+    Tensors have the dtype of their parameters. The directory is written atomically. Neither a tokenizer nor tensors
+    that `load` ignores are written.
 
     Args:
-      directory: where to write; a ~ stands for the home, and a link for the directory that it names.
-      fields: what config.json says besides: bos_token_id, eos_token_id and the like. No tokens are named without it.
-      shard_bytes: a file is no larger, unless one tensor is.
+      directory: directory to write, which may be empty or absent. A leading ~ is expanded and links are followed.
+      family: name of the family, a key of `FAMILIES`.
+      fields: further fields of config.json, such as bos_token_id and eos_token_id; None: the special tokens are null.
+      shard_bytes: maximal size of a file; a larger tensor gets a file of its own.
 
     Raises:
-      ValueError: an unknown family; a model or parameters that it cannot hold; fields that the model decides, or that
-        `load` would refuse; a directory that is not empty.
+      ValueError: an unknown family; a model or parameters that the family cannot represent; fields that follow from
+        the model or that `load` would refuse; a directory that is not empty.
     """
     checks.choice("family", family, FAMILIES)
     family, config, more = FAMILIES[family], model.config, dict(fields or {})
@@ -155,7 +156,7 @@ def save(
 
 
 def _read(fields):
-    """Return the family and the model that the fields describe, and warn of those that it does not know."""
+    """Return the family and the model that the fields describe, and warn of fields that the family does not know."""
     refuse_wrappers(fields)
     name = fields.values.get("model_type")
     checks.choice("model_type", name, FAMILIES)
@@ -168,10 +169,10 @@ def _read(fields):
 
 
 def _fitted(family, config, tensors):
-    """Return the config, its table and its parameters' shapes, with a head of its own if the file has another one.
+    """Return the config, its table and its parameters' shapes; the head is untied if the file's differs.
 
     Raises:
-      ValueError: the tensors are not those of the config.
+      ValueError: the tensors do not match the config.
     """
     own = dataclasses.replace(config, tied_head=False)
     heads = [name for rule in family.model(own) if "out_kernel" in rule.ours for name in rule.theirs]
@@ -188,7 +189,7 @@ def _fitted(family, config, tensors):
 
 
 def _dtype(name, value, choices):
-    """Return the dtype of that name. Raises ValueError if it is none of the choices, or not enabled."""
+    """Return the dtype of that name. Raises ValueError if it is not one of the choices, or not enabled."""
     try:
         # NumPy reads None as float64.
         dtype = None if value is None else jnp.dtype(value)
@@ -201,7 +202,7 @@ def _dtype(name, value, choices):
 
 
 def _program(config):
-    """Return what a model computes, whatever its config calls it: the programs of a first chunk and of a later one."""
+    """Return the programs of a first and of a later chunk, which are equal for configs that compute the same."""
     model = LanguageModel(config)
     tokens, params = jax.ShapeDtypeStruct((1, 2), jnp.int32), {"params": _nested(abstract(config))}
     state = jax.eval_shape(lambda: model.init_state(1))
@@ -210,7 +211,7 @@ def _program(config):
 
 
 def _with_cache(config, max_length=None):
-    """Return the config with caches of that many tokens, which no checkpoint states."""
+    """Return the config with caches of `max_length` tokens, a size that checkpoints do not state."""
 
     def changed(of):
         if isinstance(of, BlockConfig):

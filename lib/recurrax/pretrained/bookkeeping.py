@@ -1,9 +1,9 @@
-"""Fields that config.json may have in every family: those without effect on logits, and those that are refused."""
+"""Handles the config.json fields of all families: ignores those without effect on logits, refuses unsupported ones."""
 
 from recurrax.pretrained.fields import Fields
 
 IGNORED = (
-    # Where the file comes from, and which code reads it.
+    # The origin of the file, and the code that reads it.
     "architectures",
     "auto_map",
     "model_type",
@@ -15,7 +15,7 @@ IGNORED = (
     "_from_model_config",
     "_name_or_path",
     "custom_pipelines",
-    # How numbers are stored and computed; `load` has its own arguments for both.
+    # Dtypes and kernels; `load` has its own arguments for the dtypes.
     "dtype",
     "torch_dtype",
     "use_bfloat16",
@@ -27,7 +27,7 @@ IGNORED = (
     "experts_implementation",
     "_experts_implementation",
     "gradient_checkpointing",
-    # What a call returns, tokens, and labels of heads that are not read.
+    # Outputs of a call, special tokens, and labels of heads that are not read.
     "output_attentions",
     "output_hidden_states",
     "return_dict",
@@ -47,10 +47,10 @@ IGNORED = (
     "num_labels",
     "problem_type",
     "task_specific_params",
-    # Only initialisation and training read these.
+    # Fields that only initialisation and training read.
     "initializer_range",
     "is_decoder",
-    # Defaults of generation, which transformers 4 wrote here.
+    # Defaults of generation, which transformers 4 writes into config.json.
     "max_length",
     "min_length",
     "do_sample",
@@ -83,7 +83,7 @@ NESTED = ("text_config", "llm_config", "language_config", "vision_config", "audi
 
 
 def refuse_wrappers(fields: Fields) -> None:
-    """Raise ValueError if this is the config of quantised tensors, or of a model of several modalities."""
+    """Raise ValueError if the config is that of quantised tensors or of a multimodal model."""
     for name in QUANTISED:
         if stated := fields.nested(name).values:
             method = stated.get("quant_method", "of no stated method")
@@ -99,7 +99,7 @@ def refuse_wrappers(fields: Fields) -> None:
 
 
 def read_bookkeeping(fields: Fields) -> None:
-    """Mark the fields of every family as known, and raise ValueError for those that would change the model."""
+    """Mark the fields of all families as known, and raise ValueError for values that would change the model."""
     fields.ignore(*IGNORED)
     for name in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.require(name, False)

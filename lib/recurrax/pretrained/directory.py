@@ -1,4 +1,4 @@
-"""Reads and writes the files of a published checkpoint: config.json, and tensors in one safetensors file or several."""
+"""Reads and writes the files of a published checkpoint: config.json, and one or several safetensors files."""
 
 import contextlib
 import json
@@ -16,16 +16,16 @@ import numpy as np
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 QUANTISERS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
-"""Files that tools leave which quantise a checkpoint without a word in its config.json."""
+"""Files written by tools that quantise a checkpoint without a note in its config.json."""
 NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 class Tensors:
-    """The tensors of a directory; each is read when it is asked for.
+    """The tensors of a directory, each of which is read on access.
 
     Raises:
-      ValueError: there are no files, one is missing, damaged or names a tensor that another has.
+      ValueError: there are no files; a file is missing, damaged, or holds a tensor that another file also holds.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -60,7 +60,7 @@ class Tensors:
             raise ValueError(f"{index} and the files that it names differ in their tensors: {', '.join(odd)}")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return a tensor, in float32 unless it is wider. Raises ValueError if it holds no floating-point numbers."""
+        """Return a tensor, in float64 if stored so, else in float32. Raises ValueError for a dtype not in `DTYPES`."""
         if self.dtypes[name] not in DTYPES:
             raise ValueError(f"{name} is {self.dtypes[name]}; numbers are read from {', '.join(DTYPES)}")
         array = self._files[name].get_tensor(name)
@@ -71,7 +71,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     """Return the fields of config.json.
 
     Raises:
-      ValueError: there is none, it holds no JSON object, or a quantiser left its own config beside it.
+      ValueError: the file is missing or does not hold a JSON object, or a quantiser's config is beside it.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -83,7 +83,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Return the object in a file. Raises ValueError if there is no JSON in it, or JSON of another type."""
+    """Return the object in a file. Raises ValueError if the file does not hold a JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_hook=_number)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -94,7 +94,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _number(value):
-    """Return the number that transformers 5 writes as an object, since JSON has no infinity; other objects as given."""
+    """Return the infinity or NaN that transformers 5 writes as an object, as a float; other objects as they are."""
     tag = value.get("__float__") if len(value) == 1 else None
     return NUMBERS.get(tag, value) if isinstance(tag, str) else value
 
@@ -106,14 +106,19 @@ def write(
     tensor: Callable[[Sequence[str]], Mapping[str, np.ndarray]],
     shard_bytes: int,
 ) -> None:
-    """Write a checkpoint's directory, whole or not at all.
+    """Write a checkpoint's directory atomically.
 
-    `tensor` returns the arrays of some names; they are asked for file by file, so that one file's are held at a time.
+    Args:
+      directory: directory to write.
+      config: fields of config.json.
+      shapes: name -> shape of every tensor.
+      tensor: function from names to arrays, called once per file, so that only one file's arrays are in memory.
+      shard_bytes: maximal size of a file; a larger tensor gets a file of its own.
 
     Raises:
       ValueError: the directory is a file, or exists and is not empty.
     """
-    # A link is followed: nothing may take its place.
+    # A link is followed, so that renaming at the end does not replace it.
     directory = directory.resolve()
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; a checkpoint is a directory")
@@ -136,7 +141,7 @@ def write(
 
 
 def _shards(shapes, shard_bytes) -> Iterator[list[str]]:
-    """Yield the names in order, as many to a list as stay below that size."""
+    """Yield lists of names, in order; the tensors of a list have at most `shard_bytes`, unless it is a single one."""
     names, size = [], 0
     for name, shape in shapes.items():
         more = shape.size * shape.dtype.itemsize
@@ -150,7 +155,7 @@ def _shards(shapes, shard_bytes) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _made_whole(directory):
-    """A folder beside the directory that takes its place at the end, and goes where something fails."""
+    """Yield a temporary folder beside the directory, which replaces it at the end and is removed on failure."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
@@ -165,7 +170,7 @@ def _made_whole(directory):
 
 
 def _safetensors():
-    """The package, which the library itself does not need."""
+    """Return the package safetensors. Raises ImportError if it is not installed."""
     try:
         import safetensors.numpy
     except ImportError as error:

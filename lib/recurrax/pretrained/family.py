@@ -1,4 +1,4 @@
-"""Declares what a family of checkpoints is: its config.json as our config and back, and the table of its tensors."""
+"""Provides `Family`, which converts a config.json to our config and back and holds the table of the tensors."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -12,30 +12,30 @@ from recurrax.pretrained.rules import Rule
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Checkpoints of one architecture."""
+    """A family of checkpoints of one architecture."""
 
     name: str
-    """`model_type` in config.json."""
+    """Value of `model_type` in config.json."""
     architecture: str
-    """Name of the class in `architectures`."""
+    """Name of the class in `architectures` in config.json."""
     mixers: tuple[type[MixerConfig], ...]
-    """Those that its models have, all of them in every model."""
+    """Types of the mixers; every model of the family has all of them."""
     read_config: Callable[[Fields], LanguageModelConfig]
-    """The model that a config.json describes. Raises ValueError where we have no such model."""
+    """Function from config.json to the model's config. Raises ValueError if the library has no such model."""
     write_config: Callable[[LanguageModelConfig], dict[str, Any]]
-    """The fields of config.json, `model_type` and `architectures` aside, that read_config reads back as this config."""
+    """Inverse of read_config: the fields of config.json for a config, without `model_type` and `architectures`."""
     model: Callable[[LanguageModelConfig], Iterable[Rule]]
-    """Rules of what is there once; `ours` as embedding, backbone/norm/scale, out_kernel."""
+    """Rules of the tensors outside of blocks; `ours` are paths such as embedding, backbone/norm/scale, out_kernel."""
     block: Callable[[LanguageModelConfig, BlockConfig, int], Iterable[Rule]]
-    """Rules of the i-th block; `theirs` are whole names, `ours` within the block: mixer_norm/scale, mixer/in_q."""
+    """Rules of the i-th block; `theirs` are full names, `ours` paths within the block: mixer_norm/scale, mixer/in_q."""
     ignored: Sequence[str] = ()
-    """Regular expressions of tensors that checkpoints may have and nothing depends on."""
+    """Regular expressions of tensors that checkpoints may have and that are not read."""
     ignored_fields: Sequence[str] = ()
-    """Fields of config.json that logits do not depend on, beside those that files of every family have."""
+    """Fields of config.json that do not affect logits, in addition to `bookkeeping.IGNORED`."""
 
 
 def arranged(blocks: Sequence[BlockConfig]) -> dict[str, Any]:
-    """num_layers, first, pattern and last of a config with these blocks, such that the fewest are compiled."""
+    """Return num_layers, first, pattern and last of a config with these blocks that compiles the fewest blocks."""
     kinds: dict[BlockConfig, int] = {}
     codes = [kinds.setdefault(block, len(kinds)) for block in blocks]
     length, best = len(codes), None
@@ -51,11 +51,11 @@ def arranged(blocks: Sequence[BlockConfig]) -> dict[str, Any]:
     _, start, period, end = best
     pattern, last = tuple(blocks[start : start + period]), tuple(blocks[end:])
     if last == pattern[: len(last)]:
-        last = ()  # the pattern's own last repetition, cut short
+        last = ()  # these layers are a truncated repetition of the pattern
     return {"num_layers": length, "first": tuple(blocks[:start]), "pattern": pattern, "last": last}
 
 
 def blocks_of(config: LanguageModelConfig) -> tuple[BlockConfig, ...]:
-    """Every block of a model, from the bottom."""
+    """Return every block of a model, from the bottom to the top."""
     layout = config.layout
     return layout.first + layout.repeats * layout.pattern + layout.rest

@@ -1,4 +1,4 @@
-"""Reads the fields of a config.json by their types, and knows which of them were read."""
+"""Reads the fields of a config.json by their types, and records which of them were read."""
 
 import math
 import sys
@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 REQUIRED: Any = object()
-"""Stands for a default where there is none: the field has to be there."""
+"""Marks a field without a default, which must be present."""
 
 LARGEST = 2**31 - 1
-"""Of whole numbers: sizes are below, and arithmetic with floats is exact."""
+"""Largest whole number that is accepted: sizes are smaller, and arithmetic with floats is exact."""
 
 INFINITIES = {"Infinity": math.inf, "inf": math.inf, "-Infinity": -math.inf, "-inf": -math.inf}
-"""Strings that are read as numbers: JSON has no other way to write an infinity."""
+"""Strings that are read as infinities, which JSON has no number for."""
 
 
 class Fields:
     """The fields of one JSON object, read with the defaults of the published code.
 
-    A field of another JSON type is a ValueError with the field's name, and so is null, except where the default is
-    None. Every reader marks its field as known; `finish` reports the others.
+    Every reader raises ValueError with the field's name if the field has another JSON type, or if it is null and the
+    default is not None. Every reader marks its field as known; `finish` reports the others.
     """
 
     def __init__(self, values: Mapping[str, Any], path: str = "config.json"):
@@ -30,10 +30,10 @@ class Fields:
         self._nested: dict[str, Fields] = {}
 
     def integer(self, name: str, default: Any = REQUIRED, *, least: int = 1, null: bool = False) -> Any:
-        """Return a whole number that is at least `least` (2.0 is 2), or None for null if that is allowed.
+        """Return a whole number of at least `least` (2.0 is read as 2), or None for null if null is allowed.
 
         Raises:
-          ValueError: the field is anything else.
+          ValueError: the field has any other value.
         """
         value = self._value(name, default, null)
         if value is None:
@@ -44,12 +44,12 @@ class Fields:
         return int(value)
 
     def number(self, name: str, default: Any = REQUIRED, *, null: bool = False) -> Any:
-        """Return a finite number as a float, or None for null if that is allowed. Raises ValueError otherwise."""
+        """Return a finite number as a float, or None for null if null is allowed. Raises ValueError otherwise."""
         value = self._value(name, default, null)
         return None if value is None else self._number(name, value, finite=True)
 
     def bounds(self, name: str, default: Any = REQUIRED) -> tuple[float, float]:
-        """Return a pair of numbers, which may be infinite. Raises ValueError for anything else."""
+        """Return a pair of numbers, which may be infinite. Raises ValueError for any other value."""
         value = self._value(name, default)
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise self._wrong(name, value, "a list of two numbers")
@@ -57,14 +57,14 @@ class Fields:
         return low, high
 
     def flag(self, name: str, default: Any = REQUIRED) -> bool:
-        """Return a boolean. Raises ValueError for anything else, 0 and 1 included."""
+        """Return a boolean. Raises ValueError for any other value, including 0 and 1."""
         value = self._value(name, default)
         if not isinstance(value, bool):
             raise self._wrong(name, value, "true or false")
         return value
 
     def integers(self, name: str, default: Any = REQUIRED) -> Any:
-        """Return a list of whole numbers that are not negative. Raises ValueError for anything else."""
+        """Return a list of non-negative whole numbers. Raises ValueError for any other value."""
         value = self._value(name, default)
         if value is None:
             return None
@@ -73,7 +73,7 @@ class Fields:
         return list(value)
 
     def kinds(self, name: str, choices: Iterable[str], default: Any = REQUIRED, *, length: int | None = None) -> Any:
-        """Return a list of those words, of that length if one is given. Raises ValueError for anything else."""
+        """Return a list of words in `choices`, of `length` if it is given. Raises ValueError for any other value."""
         value, choices = self._value(name, default), list(choices)
         if value is None:
             return None
@@ -84,19 +84,19 @@ class Fields:
         return list(value)
 
     def nested(self, name: str) -> "Fields":
-        """Return the fields of a nested object; null and an absent field have none. Raises ValueError otherwise."""
+        """Return the fields of a nested object, none if it is null or absent. Raises ValueError for any other value."""
         value = self._value(name, None)
         if value is not None and not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")
         return self._nested.setdefault(name, Fields(value or {}, f"{self.path}: {name}"))
 
     def first(self, *names: str) -> str:
-        """Return the first of several names of one field that the file has, or the last; all of them become known."""
+        """Return the first of a field's names that the file has, or the last name; mark all of them as known."""
         self.ignore(*names)
         return next((name for name in names if name in self.values), names[-1])
 
     def require(self, name: str, *allowed: Any) -> Any:
-        """Return the field's value. Raises ValueError if it is none of `allowed`, of which the first is the default."""
+        """Return the field's value. Raises ValueError if it is not in `allowed`, the first of which is the default."""
         self._known.add(name)
         value = self.values.get(name, allowed[0])
         # 1 == True in Python, not in JSON.
@@ -106,18 +106,18 @@ class Fields:
         return value
 
     def ignore(self, *names: str) -> None:
-        """Mark fields as known that the result does not depend on."""
+        """Mark fields as known without reading them."""
         self._known.update(names)
 
     def refuse_others(self) -> None:
-        """Raise ValueError if there are fields that nothing has read."""
+        """Raise ValueError if there are fields that are not known."""
         if unknown := self._unknown():
             raise ValueError(f"{self.path}: {', '.join(unknown)} is not supported")
 
     def finish(self) -> None:
-        """Warn of the fields that nothing has read, by name, those of nested objects included."""
+        """Warn of the fields that are not known, by name, including those of nested objects."""
         if unknown := self._unknown():
-            # The caller of `load` or `save` is meant.
+            # stacklevel: the warning points to the caller of `load` or `save`.
             warnings.warn(f"{self.path} has unknown fields, which are ignored: {', '.join(unknown)}", stacklevel=5)
 
     def _unknown(self) -> list[str]:
@@ -140,7 +140,7 @@ class Fields:
             value = INFINITIES.get(value, value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(name, value, "a number")
-        # A whole number that no float holds is as little of use as an infinity.
+        # A whole number that exceeds the range of floats is treated as an infinity.
         size = math.inf if isinstance(value, int) and abs(value) > sys.float_info.max else float(value)
         if math.isnan(size) or (finite and math.isinf(size)):
             raise self._wrong(name, value, "a finite number" if finite else "a number")

@@ -1,7 +1,7 @@
-"""How published tensors and parameters correspond: the entries that the families' tables are made of.
+"""Provides the rules that map published tensors to parameters and back, of which the families' tables consist.
 
-A rule names some published tensors and the parameters that they hold, and turns one into the other, both ways.
-Published matrices are (out, in) and are applied from the left; ours are (in, out).
+A rule names published tensors and the parameters that they hold, and converts in both directions. Published matrices
+are (out, in) and are applied from the left; ours are (in, out).
 """
 
 import dataclasses
@@ -18,55 +18,55 @@ Arrays = tuple[ArrayLike, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """These published tensors are these parameters.
+    """A correspondence between published tensors and parameters.
 
-    `read` and `write` see NumPy arrays, or JAX's abstract ones where only shapes are asked for.
+    `read` and `write` receive NumPy arrays, or JAX tracers when only shapes are computed.
     """
 
     theirs: tuple[str, ...]
-    """Names in the checkpoint; none: the parameters follow from the config alone."""
+    """Names in the checkpoint; empty: the parameters follow from the config alone."""
     ours: tuple[str, ...]
     """Paths of parameters, such as mixer/in_q."""
     read: Callable[[Arrays], Arrays]
-    """Published tensors -> parameters, in the order of the names."""
+    """Function from published tensors to parameters, each in the order of its names."""
     write: Callable[[Arrays], Arrays]
-    """Parameters -> published tensors."""
+    """Function from parameters to published tensors, the inverse of `read`."""
     aliases: tuple[tuple[str, ...], ...] = ()
-    """Other names that files may have in place of `theirs`, each in its order; they are read but not written."""
+    """Alternative names of `theirs`, each tuple in its order; they are read but not written."""
 
 
 def also(rule: Rule, *names: str) -> Rule:
-    """Return the rule with one more set of names that files may have in place of its own."""
+    """Return the rule with one more tuple of alternative names for its published tensors."""
     return dataclasses.replace(rule, aliases=(*rule.aliases, names))
 
 
 def same(theirs: str, ours: str) -> Rule:
-    """One vector, table or number as it is."""
+    """Return the rule of one tensor that is unchanged."""
     return Rule((theirs,), (ours,), lambda arrays: arrays, lambda arrays: arrays)
 
 
 def matrix(theirs: str, ours: str) -> Rule:
-    """A matrix, transposed."""
+    """Return the rule of a matrix, which is transposed."""
     return _one(theirs, ours, lambda a: a.T, lambda a: a.T)
 
 
 def conv(theirs: str, ours: str) -> Rule:
-    """The kernel of a depthwise convolution, (E, 1, W) and (W, E)."""
+    """Return the rule of a depthwise convolution's kernel: (E, 1, W) published, (W, E) here."""
     return _one(theirs, ours, lambda a: a[:, 0].T, lambda a: a.T[:, None])
 
 
 def reshaped(theirs: str, ours: str, published: Sequence[int], shape: Sequence[int]) -> Rule:
-    """The same numbers in the same order in another shape."""
+    """Return the rule of a tensor that is reshaped from `published` to `shape`."""
     return _one(theirs, ours, lambda a: a.reshape(shape), lambda a: a.reshape(published))
 
 
 def centred(theirs: str, ours: str) -> Rule:
-    """A norm's scale that is published as what it has above 1."""
+    """Return the rule of a norm's scale that is published as scale - 1."""
     return _one(theirs, ours, lambda a: 1 + a, lambda a: a - 1)
 
 
 def fused(theirs: str, parts: Mapping[str, int], *, axis: int = 0, turn: bool = True) -> Rule:
-    """Several parameters, each of that size, side by side along an axis of one tensor; transposed unless not `turn`."""
+    """Return the rule of parameters (name -> size) that are concatenated on an axis and, with `turn`, transposed."""
     ends = np.cumsum(list(parts.values()))[:-1].tolist()
 
     def read(arrays):
@@ -80,7 +80,7 @@ def fused(theirs: str, parts: Mapping[str, int], *, axis: int = 0, turn: bool = 
 
 
 def fused_conv(theirs: str, parts: Mapping[str, int]) -> Rule:
-    """The kernels (W, E) of several depthwise convolutions as one (E, 1, W)."""
+    """Return the rule of depthwise convolutions' kernels (W, E), published as one kernel (E, 1, W) for all channels."""
     whole = fused("", parts)
     return Rule(
         (theirs,),
@@ -91,7 +91,7 @@ def fused_conv(theirs: str, parts: Mapping[str, int]) -> Rule:
 
 
 def by_head(theirs: str, parts: Mapping[str, int], heads: int) -> Rule:
-    """Several matrices as one, head after head: of each head that many rows of every part."""
+    """Return the rule of matrices published as one whose rows are grouped by head; `parts`: name -> rows per head."""
     ends = np.cumsum(list(parts.values()))[:-1].tolist()
 
     def read(arrays):
@@ -106,7 +106,7 @@ def by_head(theirs: str, parts: Mapping[str, int], heads: int) -> Rule:
 
 
 def stacked(theirs: Sequence[str], ours: str) -> Rule:
-    """Matrices of one shape, transposed, as one array with a leading axis."""
+    """Return the rule of published matrices of one shape, transposed and stacked on a leading axis."""
     return Rule(
         tuple(theirs),
         (ours,),
@@ -116,12 +116,12 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
 
 
 def embedding_and_head(tied_head: bool, embedding: str, *aliases: str) -> list[Rule]:
-    """Return the rule of the embedding, and that of the head if it is not the embedding's own table.
+    """Return the rule of the embedding, and that of the head unless it is tied to the embedding.
 
-    `aliases` are other names of the embedding, each of which files may have.
+    `aliases` are alternative names of the embedding.
     """
     head, table = "lm_head.weight", same(embedding, "embedding")
-    # A table that two modules share may be saved by the name of either.
+    # A table that two modules share may be saved under the name of either.
     for name in (*aliases, *((head,) if tied_head else ())):
         table = also(table, name)
     return [table] if tied_head else [table, matrix(head, "out_kernel")]
@@ -130,7 +130,7 @@ def embedding_and_head(tied_head: bool, embedding: str, *aliases: str) -> list[R
 def ends(
     tied_head: bool, embedding: str, norm: str, scale: Callable[[str, str], Rule] = same, aliases: Sequence[str] = ()
 ) -> list[Rule]:
-    """Return the rules of embedding, head and final norm."""
+    """Return the rules of the embedding, the head and the final norm."""
     return [*embedding_and_head(tied_head, embedding, *aliases), scale(norm, "backbone/norm/scale")]
 
 
@@ -138,18 +138,18 @@ GLU_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def glu(theirs: str, ours: Sequence[str] = ("in_gate", "in_kernel", "out_kernel")) -> list[Rule]:
-    """The three matrices of a block's gated linear unit."""
+    """Return the rules of the three matrices of a block's gated linear unit."""
     names = zip(GLU_NAMES, ours, strict=True)
     return [matrix(f"{theirs}.{name}.weight", f"projection/{kernel}") for name, kernel in names]
 
 
 def shared_expert(theirs: str) -> list[Rule]:
-    """The three matrices of a mixture's shared expert."""
+    """Return the rules of the three matrices of a mixture's shared expert."""
     return glu(theirs, ("in_shared_gate", "in_shared_kernel", "out_shared_kernel"))
 
 
 def experts(theirs: str, count: int, names: Sequence[str] = GLU_NAMES) -> list[Rule]:
-    """The matrices of a mixture's experts, each published by itself."""
+    """Return the rules of a mixture's experts, whose matrices are published one by one."""
     kernels = ("in_gates", "in_kernels", "out_kernels")
     return [
         stacked([f"{theirs}.{i}.{name}.weight" for i in range(count)], f"projection/{kernel}")
@@ -158,12 +158,12 @@ def experts(theirs: str, count: int, names: Sequence[str] = GLU_NAMES) -> list[R
 
 
 def computed(ours: str, value: Callable[[], ArrayLike]) -> Rule:
-    """A parameter that is in no checkpoint: the config says what it is."""
+    """Return the rule of a parameter that checkpoints do not hold, because it follows from the config."""
     return Rule((), (ours,), lambda _: (np.asarray(value()),), lambda _: ())
 
 
 def concatenate(arrays: Sequence[ArrayLike], axis: int) -> ArrayLike:
-    """np.concatenate, for abstract arrays too."""
+    """Concatenate arrays with NumPy, or with JAX if any of them is a tracer."""
     module = jnp if any(isinstance(a, jax.core.Tracer) for a in arrays) else np
     return module.concatenate(arrays, axis)
 

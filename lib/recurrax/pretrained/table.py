@@ -1,4 +1,4 @@
-"""Places a family's rules in a model: which parameters each published tensor holds, and where they are."""
+"""Places a family's rules in a model: maps each published tensor to the paths of its parameters."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -14,18 +14,18 @@ from recurrax.pretrained.rules import Rule
 
 
 class Entry(NamedTuple):
-    """A rule at its place: whole paths of parameters, and where in the stacked layers they are."""
+    """A rule with the full paths of its parameters, and their index in the stacked layers."""
 
     rule: Rule
     paths: tuple[str, ...]
     index: int | None = None
-    """Which of the layers that a scan stacks; None: not stacked."""
+    """Index among the layers that a scan stacks; None: not stacked."""
     rates: frozenset[str] = frozenset()
-    """The paths that its mixer declares as rates."""
+    """Paths of the parameters that the block's mixer declares as rates."""
 
 
 def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
-    """Return the family's whole table for this model."""
+    """Return the family's complete table for this model."""
     table = [Entry(rule, rule.ours) for rule in family.model(config)]
     layout = config.layout
     for i, block in enumerate(blocks_of(config)):
@@ -46,13 +46,13 @@ def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
 
 
 def abstract(config: LanguageModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return path -> shape of every parameter."""
+    """Return the mapping from path to shape of every parameter."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return flat(jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
 
 
 def published(table: list[Entry], leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return name -> shape of every published tensor, from the shapes of the parameters."""
+    """Return the mapping from name to shape of every published tensor, computed from the parameters' shapes."""
     covered = sorted(path for entry in table for path in entry.paths if entry.index in (None, 0))
     assert covered == sorted(leaves), f"the table leaves out or repeats {set(covered) ^ set(leaves)}"
     shapes = {}
@@ -66,7 +66,7 @@ def published(table: list[Entry], leaves: Mapping[str, Any]) -> dict[str, jax.Sh
 
 
 def stacks(table: list[Entry]) -> Iterable[list[Entry]]:
-    """Return the entries of the same parameters together: all layers of a stack, or one alone."""
+    """Return the entries grouped by parameters: all layers of a stack, or a single entry."""
     found: dict[tuple[str, ...], list[Entry]] = {}
     for entry in table:
         found.setdefault(entry.paths, []).append(entry)
@@ -74,7 +74,7 @@ def stacks(table: list[Entry]) -> Iterable[list[Entry]]:
 
 
 def names_in(rule: Rule, found: Collection[str]) -> tuple[str, ...]:
-    """Return the names that the rule's tensors have in a file with these names."""
+    """Return the names of the rule's tensors, or their alternative names, whichever are all in `found`."""
     for names in (rule.theirs, *rule.aliases):
         if all(name in found for name in names):
             return names
@@ -88,12 +88,14 @@ def compare(
     leaves: Mapping[str, Any],
     ignored: Collection[str],
 ) -> None:
-    """Raise ValueError with all differences between the names and shapes of a file and those of a table.
+    """Raise ValueError with all differences between the names and shapes in a file and those of a table.
 
     Args:
-      place: where the file is, for the message.
-      found: name -> shape of the file's tensors.
-      ignored: regular expressions of names that the table does not need.
+      place: location of the file, for the message.
+      found: mapping from name to shape of the file's tensors.
+      table: entries of the model.
+      leaves: mapping from path to shape of every parameter.
+      ignored: regular expressions of names that may be in the file without being in the table.
     """
     shapes = published(table, leaves)
     wanted = {}
@@ -113,6 +115,6 @@ def compare(
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """Return path -> leaf of a tree of parameters."""
+    """Return the mapping from path to leaf of a tree of parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

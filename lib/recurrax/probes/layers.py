@@ -1,4 +1,4 @@
-"""The mixers of a model, one by one, with what each is given: what all probes start from."""
+"""Provides `given`, which returns every mixer of a model with its parameters and inputs, the basis of all probes."""
 
 import dataclasses
 import functools
@@ -22,34 +22,34 @@ class Given:
     """A mixer of a model, its parameters and its inputs."""
 
     name: str
-    """The number of its block from below, and which mixer it is: "3_gla"."""
+    """Index of the block from the bottom, and type of the mixer, such as "3_gla"."""
     config: MixerConfig
     params: Params
     x: Array
-    """(B, T, D): the residual stream, normed where the block says so."""
+    """Input of the mixer (B, T, D): the residual stream, normed if the block has a norm before the mixer."""
     shared: Array | None
-    """What a layer below hands on."""
+    """Value residual that a layer below provides; None if the mixer uses none."""
 
 
 def given(model: nn.Module, params: PyTree, inputs: ArrayLike, *, reset: Reset | None = None) -> list[Given]:
-    """Every mixer of the model from below, and what it is given when the model reads these inputs.
+    """Return every mixer of the model, from the bottom, with its inputs when the model is applied to `inputs`.
 
     Raises:
-      ValueError: no LanguageModel, Classifier or Regressor, parameters that are not this model's, inputs that are not
-        sequences of what it reads.
+      ValueError: `model` is not a LanguageModel, Classifier or Regressor; `params` are not this model's; `inputs` are
+        not token or vector sequences of the kind that the model reads.
     """
     if not isinstance(model, MODELS):
         choices = ", ".join(kind.__name__ for kind in MODELS)
         raise ValueError(f"model must be one of {choices}, got {model!r}")
     inputs = _inputs(model, inputs)
     _check_params(model, params, inputs)
-    # The stream is never wider than float32; parameters that are, in a probe that wants more digits, are for mixers.
+    # The residual stream is computed in float32 at most; float64 parameters, for more precision, are for the mixers.
     narrow = jax.tree.map(lambda p: p.astype(jnp.float32) if p.dtype == jnp.float64 else p, params)
     found = _capture(model, narrow, inputs, reset)["backbone"]
     layout, mixers = model.config.layout, []
 
     def add(group, i, block, index):
-        """The block's mixer; of several under a scan the one of this index."""
+        """Append the block's mixer; `index` selects one of the layers that a scan stacks."""
         take = functools.partial(jax.tree.map, lambda leaf: leaf if index is None else leaf[index])
         block_params, (of_call,) = (
             params["params"]["backbone"][group],
@@ -76,7 +76,7 @@ def _capture(model, params, inputs, reset):
 
 
 def _inputs(model, inputs):
-    """As an array, checked."""
+    """Return the inputs as an array. Raises ValueError if they are not sequences of the kind that the model reads."""
     inputs, vocabulary = np.asarray(inputs), model.config.vocab_size
     if vocabulary is None:
         if inputs.ndim != 3 or not np.issubdtype(inputs.dtype, np.floating):
@@ -91,7 +91,7 @@ def _inputs(model, inputs):
 
 
 def _check_params(model, params, inputs):
-    """Lists what differs."""
+    """Raise ValueError with a list of the parameters whose shapes differ from the model's."""
     want = jax.eval_shape(model.init, jax.random.key(0), inputs)
     got, want = (
         {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

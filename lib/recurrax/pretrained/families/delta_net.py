@@ -1,4 +1,4 @@
-"""DeltaNet (fla-hub/delta_net-*, arXiv 2406.06484)."""
+"""Maps DeltaNet checkpoints (fla-hub/delta_net-*, arXiv 2406.06484)."""
 
 from recurrax.mixers import DeltaNet
 from recurrax.pretrained.families import fla
@@ -58,6 +58,6 @@ FAMILY = Family(
     write_config,
     fla.model,
     block,
-    ignored=(r"model\.layers\.\d+\.attn\.norm\.weight",),  # in old files; nothing read it
+    ignored=(r"model\.layers\.\d+\.attn\.norm\.weight",),  # in old files, and unused
     ignored_fields=fla.IGNORED_FIELDS,
 )

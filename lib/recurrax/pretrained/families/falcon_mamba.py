@@ -1,4 +1,4 @@
-"""Falcon Mamba (tiiuae/falcon-mamba-7b, arXiv 2410.05355): Mamba with norms on step size, input and output matrix."""
+"""Maps Falcon Mamba checkpoints (tiiuae/falcon-mamba-7b, arXiv 2410.05355): Mamba with norms on dt, B and C."""
 
 from recurrax.mixers import Mamba
 from recurrax.pretrained.families import mamba

@@ -1,4 +1,4 @@
-"""Shared parts of the flash-linear-attention hub's families (fla-hub/*): SwiGLU blocks with RMS norms and a mixer."""
+"""Provides shared parts of flash-linear-attention's families (fla-hub/*): SwiGLU blocks with RMS norms and a mixer."""
 
 import math
 
@@ -15,18 +15,18 @@ IGNORED_FIELDS = (
     "fuse_cross_entropy",
     "fuse_linear_cross_entropy",
     "use_l2warp",
-    # Without effect: there are no positions, and shared convolutions have tensors of other names.
+    # Without effect: there are no positions, and tensors of shared convolutions have other names.
     "max_position_embeddings",
     "share_conv_kernel",
 )
 
 
 def read_config(fields, mixer, num_layers=24):
-    """Return the model of such blocks; `num_layers` is the family's default."""
+    """Return the config of a model with this mixer; `num_layers` is the family's default number of layers."""
     fields.require("hidden_act", "swish")
     fields.require("attn", None)
     fields.require("attnres_block_size", None)
-    # Old files name norms inside of the layers otherwise where it is true.
+    # If it is true, old files have other names for the norms inside the layers.
     fields.require("norm_first", False)
     dim = fields.integer("hidden_size", 2048)
     return LanguageModelConfig(
@@ -42,20 +42,20 @@ def read_config(fields, mixer, num_layers=24):
 
 
 def _hidden(fields, dim):
-    """Return the width of the gated units, which have three matrices: two thirds of the ratio, to multiples of 256."""
+    """Return the width of the GLU, by default two thirds of hidden_ratio times dim, rounded up to a multiple of 256."""
     ratio = fields.number("hidden_ratio", 4, null=True) or 4
     computed = 256 * math.ceil(int(dim * ratio * 2 / 3) / 256)
     return fields.integer("intermediate_size", None) or computed
 
 
 def conv_width(fields, default):
-    """Return the taps of the short convolutions, None if there are none; `default` says whether there are."""
+    """Return the width of the short convolutions, or None without them; `default` is that of use_short_conv."""
     taps = fields.integer("conv_size", 4)
     return taps if fields.flag("use_short_conv", default) else None
 
 
 def width(fields, name, default):
-    """Return a width of all heads, given as a multiple of the model's. Raises ValueError if it is not whole."""
+    """Return a total width of all heads, stated as a multiple of hidden_size. Raises ValueError if it is not whole."""
     dim = fields.integer("hidden_size", 2048)
     size = dim * fields.number(name, default)
     if abs(size - round(size)) > 1e-6 * size:
@@ -79,7 +79,7 @@ def model(config):
 
 
 def around(layer: str) -> list[Rule]:
-    """Return the rules of all of a block but its mixer."""
+    """Return the rules of a block's norms and GLU, without its mixer."""
     return [
         same(f"{layer}.attn_norm.weight", "mixer_norm/scale"),
         same(f"{layer}.mlp_norm.weight", "projection_norm/scale"),
@@ -88,7 +88,7 @@ def around(layer: str) -> list[Rule]:
 
 
 def projections(layer: str, conv_width: int | None) -> list[Rule]:
-    """Return the rules of queries, keys and values with their short convolutions, and of the output matrix."""
+    """Return the rules of the query, key and value matrices, their short convolutions, and the output matrix."""
     rules = [matrix(f"{layer}.{name}_proj.weight", f"mixer/in_{name}") for name in "qkv"]
     if conv_width is not None:
         rules += [conv(f"{layer}.{name}_conv1d.weight", f"mixer/conv_{name}") for name in "qkv"]

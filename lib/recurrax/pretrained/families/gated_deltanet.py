@@ -1,4 +1,4 @@
-"""Gated DeltaNet (fla-hub/gated_deltanet-*, arXiv 2412.06464)."""
+"""Maps Gated DeltaNet checkpoints (fla-hub/gated_deltanet-*, arXiv 2412.06464)."""
 
 from recurrax.mixers import GatedDeltaNet
 from recurrax.pretrained.families import fla
@@ -9,7 +9,7 @@ from recurrax.pretrained.rules import matrix, same
 def read_config(fields):
     fields.require("use_gate", True)
     fields.require("output_gate_activation", "swish", "silu")
-    # Of old files; false is another decay.
+    # Only old files have this field; false selects another decay.
     fields.require("use_mamba_gate", True)
     heads, key = fields.integer("num_heads", 6), fields.integer("head_dim", 256)
     mixer = GatedDeltaNet(
@@ -62,6 +62,6 @@ FAMILY = Family(
     write_config,
     fla.model,
     block,
-    ignored=(r"model\.layers\.\d+\.attn\.D",),  # in old files; nothing read it
+    ignored=(r"model\.layers\.\d+\.attn\.D",),  # in old files, and unused
     ignored_fields=fla.IGNORED_FIELDS,
 )

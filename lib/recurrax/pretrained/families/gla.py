@@ -1,4 +1,4 @@
-"""GLA (fla-hub/gla-*, arXiv 2312.06635). Keys, values and decays may be shared by neighbouring heads."""
+"""Maps GLA checkpoints (fla-hub/gla-*, arXiv 2312.06635). Keys, values and decays may be shared by adjacent heads."""
 
 from recurrax.mixers import GLA
 from recurrax.pretrained.families import fla
@@ -13,7 +13,7 @@ def read_config(fields):
     fields.require("use_gk", True)
     fields.require("use_gv", False)
     fields.require("elementwise_affine", True)
-    fields.require("fuse_norm", True)  # it decides the name of the norm's scale, and nothing else
+    fields.require("fuse_norm", True)  # it only decides the name of the norm's scale
     heads = fields.integer("num_heads", 4)
     mixer = GLA(
         num_heads=heads,

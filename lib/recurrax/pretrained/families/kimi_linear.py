@@ -1,4 +1,7 @@
-"""Kimi Linear (moonshotai/Kimi-Linear-48B-A3B, arXiv 2510.26692): three KDAs to one latent attention, and experts."""
+"""Maps Kimi Linear checkpoints (moonshotai/Kimi-Linear-48B-A3B, arXiv 2510.26692).
+
+Three of four layers have KDA, the fourth has latent attention; projections are mixtures of experts.
+"""
 
 from recurrax.mixers import KDA, LatentAttention
 from recurrax.models import BlockConfig, LanguageModelConfig
@@ -25,14 +28,14 @@ def read_config(fields):
     fields.require("q_lora_rank", None)
     fields.require("moe_router_activation_func", "sigmoid")
     fields.require("moe_layer_freq", 1)
-    # Of the authors' own config, and of later models of theirs that have the same model_type.
+    # Fields of the authors' own config, and of their later models with the same model_type.
     fields.require("mla_use_nope", True)
     fields.require("mla_use_output_gate", False)
     fields.require("topk_method", "noaux_tc")
     fields.require("latent_moe_use_norm", False)
     for name in ("routed_expert_hidden_size", "attn_res_block_size", "activation_situ_beta"):
         fields.require(name, None)
-    # The published code reads a head whatever this says.
+    # The published code reads a head whatever the value is.
     fields.flag("tie_word_embeddings", False)
     dim, heads, length = (fields.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     fields.require("num_key_value_heads", heads, None)
@@ -52,7 +55,7 @@ def read_config(fields):
     sparse = MixtureOfExperts(
         hidden=hidden,
         activation="silu",
-        # The authors' names hold, if a file has those of transformers besides.
+        # The authors' names take precedence over those of transformers.
         num_experts=fields.integer(fields.first("num_experts", "num_local_experts"), 256),
         experts_per_token=fields.integer(fields.first("num_experts_per_token", "num_experts_per_tok"), 8),
         shared_hidden=fields.integer(fields.first("num_shared_experts", "n_shared_experts"), 1) * hidden,
@@ -81,11 +84,11 @@ def read_config(fields):
 
 
 def _kda(fields, eps):
-    """Return the KDA, whose sizes are nested in published files and beside the others in those of transformers 5."""
+    """Return the KDA config, whose sizes are nested in published files and top-level in files of transformers 5."""
     linear = fields.nested("linear_attn_config")
     linear.require("use_full_rank_gate", False)
     linear.require("gate_lower_bound", None)
-    # Which layers they are: see `_kinds`.
+    # `_kinds` reads these.
     linear.ignore("full_attn_layers", "kda_layers")
 
     def size(name, beside, default):
@@ -103,7 +106,7 @@ def _kda(fields, eps):
 
 
 def _kinds(fields, length):
-    """Return the kinds of the layers by the lists of their numbers, which count from 1; or every fifth is full."""
+    """Return the kinds of layers from the lists of their numbers, counted from 1; by default 5, 9, 13 ... are full."""
     linear = fields.nested("linear_attn_config")
     full = linear.integers("full_attn_layers", [i + 1 for i in range(4, length, 4)])
     others = [i + 1 for i in range(length) if i + 1 not in full]
@@ -160,7 +163,7 @@ def block(config, block, i):
     yield same(f"{layer}.post_attention_layernorm.weight", "projection_norm/scale")
     projection = f"{layer}.block_sparse_moe"
     if isinstance(block.projection, GLU):
-        # transformers 5 saves them by the name of the experts.
+        # transformers 5 saves them under the name of the experts.
         for rule, saved in zip(glu(f"{layer}.mlp"), glu(projection), strict=True):
             yield also(rule, *saved.theirs)
     else:
@@ -211,7 +214,7 @@ FAMILY = Family(
         "output_router_logits",
         "pretraining_tp",
         "use_grouped_topk",
-        # Sums of other fields, or sizes that no layer has.
+        # Sums of other fields, or unused sizes.
         "head_dim",
         "qk_head_dim",
         # There are no rotary positions.

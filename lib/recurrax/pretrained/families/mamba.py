@@ -1,4 +1,4 @@
-"""Mamba (state-spaces/mamba-*-hf, arXiv 2312.00752)."""
+"""Maps Mamba checkpoints (state-spaces/mamba-*-hf, arXiv 2312.00752)."""
 
 import math
 
@@ -15,13 +15,13 @@ IGNORED_FIELDS = (
     "time_step_max",
     "time_step_min",
     "time_step_scale",
-    # The dtype of the residual stream, and kernels.
+    # The dtype of the residual stream, and the choice of kernels.
     "residual_in_fp32",
     "fused_add_norm",
     "use_associative_scan",
     "use_falcon_mambapy",
     "use_mambapy",
-    # The authors' own names of sizes, which stand beside those that are read.
+    # The authors' own names of sizes, which files have beside those that are read.
     "d_inner",
     "d_model",
     "n_layer",
@@ -32,7 +32,7 @@ IGNORED_FIELDS = (
 def read_config(fields, inner_norm_eps=None):
     read_common(fields)
     dim = fields.integer("hidden_size")
-    # The published width holds where it is stated: Falcon Mamba 7B says expand 16 beside a width of 2 dim
+    # A stated intermediate_size takes precedence: Falcon Mamba 7B says expand 16 although its width is 2 dim
     # (transformers#39728).
     expand = fields.number("expand", 2)
     mixer = Mamba(
@@ -55,17 +55,17 @@ def read_config(fields, inner_norm_eps=None):
 
 
 def read_common(fields):
-    """Check the settings that Mamba and Mamba-2 share, of which there is one choice here."""
+    """Raise ValueError unless the settings that Mamba and Mamba-2 share have the one supported value each."""
     fields.require("hidden_act", "silu")
     fields.require("use_bias", False)
     fields.require("use_conv_bias", True)
-    # Of the authors' own config.
+    # Fields of the authors' own config.
     fields.require("rms_norm", True)
     fields.require("ssm_cfg", {}, None)
 
 
 def _dt_rank(fields, dim):
-    """Return the rank of the step size's matrix, which the word auto computes."""
+    """Return the rank of the step size's matrix: ceil(dim / 16) if the field is "auto" or absent."""
     if fields.values.get("time_step_rank", "auto") == "auto":
         fields.ignore("time_step_rank")
         return math.ceil(dim / 16)
@@ -80,7 +80,7 @@ def write_config(config):
         "hidden_size": config.dim,
         "num_hidden_layers": config.num_layers,
         "expand": width // config.dim,
-        # It holds, so that a width is exact that is not a multiple.
+        # It takes precedence over expand, so a width that is not a multiple of dim is exact.
         "intermediate_size": width,
         "state_size": mixer.state_dim,
         "time_step_rank": rank,

@@ -1,4 +1,4 @@
-"""Mamba-2 (mistralai/Mamba-Codestral-7B and state-spaces/mamba2-* in transformers' form, arXiv 2405.21060)."""
+"""Maps Mamba-2 checkpoints (mistralai/Mamba-Codestral-7B, converted state-spaces/mamba2-*, arXiv 2405.21060)."""
 
 import math
 
@@ -47,7 +47,7 @@ def write_config(config):
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "num_hidden_layers": config.num_layers,
-        # transformers 5 wants a whole number to be written as one.
+        # transformers 5 requires a whole number to be written as an integer.
         "expand": width / config.dim if width % config.dim else width // config.dim,
         "num_heads": mixer.num_heads,
         "head_dim": size,
@@ -87,11 +87,11 @@ FAMILY = Family(
     block,
     ignored_fields=(
         *mamba.IGNORED_FIELDS,
-        # The width that expand gives, the rank that Mamba-2 does not have, and the size of a kernel's chunks.
+        # The width, which follows from expand; the rank, which Mamba-2 does not have; the chunk size of a kernel.
         "intermediate_size",
         "time_step_rank",
         "chunk_size",
-        # Codestral Mamba says true; the published code always norms after the gate.
+        # Codestral Mamba says true; the published code always normalises after the gate.
         "norm_before_gate",
     ),
 )

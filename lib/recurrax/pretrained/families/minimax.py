@@ -1,8 +1,8 @@
-"""MiniMax-01 (MiniMaxAI/MiniMax-Text-01-hf, arXiv 2501.08313): lightning attention, some softmax, experts.
+"""Maps MiniMax-01 checkpoints (MiniMaxAI/MiniMax-Text-01-hf, arXiv 2501.08313): lightning attention and experts.
 
-A residual stream of normed inputs, with factors: see `BlockConfig.order`. `rotary_dim`, of the authors' config.json, is
-the part of each head that is rotated; transformers 5 does not read it and rotates whole heads. So does this family
-where the field is missing.
+Some layers have softmax attention. The residual stream takes normed inputs with factors: see `BlockConfig.order`.
+`rotary_dim` in the authors' config.json is the number of channels of each head that are rotated. transformers 5 does
+not read it and rotates whole heads, as this family does if the field is missing.
 """
 
 from recurrax.mixers import Attention, Lightning
@@ -17,7 +17,7 @@ from recurrax.projections import MixtureOfExperts
 def read_config(fields):
     fields.require("hidden_act", "silu")
     fields.require("sliding_window", None)
-    # Of the authors' own config: residuals of normed inputs, and no shared expert.
+    # Fields of the authors' own config: the residual takes the normed input, and there is no shared expert.
     fields.require("postnorm", True)
     fields.require("shared_intermediate_size", 0)
     dim, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
@@ -122,7 +122,7 @@ FAMILY = Family(
     write_config,
     model,
     block,
-    # The decays, and tables of their powers.
+    # Decay factors, and tables of their powers.
     ignored=(
         *BUFFERS,
         r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",
@@ -134,7 +134,7 @@ FAMILY = Family(
         "output_router_logits",
         "router_aux_loss_coef",
         "router_jitter_noise",
-        # How the shared expert, which there is none of, is added.
+        # The way in which a shared expert would be added; there is none.
         "shared_moe_mode",
     ),
 )

@@ -1,4 +1,4 @@
-"""OLMo Hybrid (allenai/Olmo-Hybrid-7B): Gated DeltaNets with norms before, and OLMo 2's attention with norms after."""
+"""Maps OLMo Hybrid checkpoints (allenai/Olmo-Hybrid-7B): pre-norm Gated DeltaNets and OLMo 2's post-norm attention."""
 
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
@@ -11,12 +11,12 @@ from recurrax.projections import GLU
 def read_config(fields):
     fields.require("hidden_act", "silu")
     fields.require("attention_bias", False)
-    # Of files from the authors' own converter; false is a layer without its gate.
+    # The authors' converter writes this field; false is a layer without its gate.
     fields.require("linear_use_gate", True)
     fields.require("sliding_window", None)
     dim, heads, length = (fields.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     eps = fields.number("rms_norm_eps", 1e-6)
-    # The authors' converter says null where there are no positions.
+    # The authors' converter writes null for models without positions.
     theta, _ = read_rotary(fields, null_theta=True)
     projection = GLU(hidden=fields.integer("intermediate_size", 11008), activation="silu")
     key_heads = fields.integer("linear_num_key_heads", None) or heads
@@ -92,7 +92,7 @@ def block(config, block, i):
     yield from glu(f"{layer}.mlp")
     if isinstance(block.mixer, Attention):
         mixer = f"{layer}.self_attn"
-        # transformers 5 saves it by the name of the linear layers' norm.
+        # transformers 5 saves it under the name of the linear layers' norm.
         norm = same(f"{layer}.post_attention_layernorm.weight", "mixer_norm/scale")
         yield also(norm, f"{layer}.feedforward_layer_norm.weight")
         yield same(f"{layer}.post_feedforward_layernorm.weight", "projection_norm/scale")
@@ -123,7 +123,7 @@ FAMILY = Family(
     write_config,
     model,
     block,
-    # Heads that predict several tokens at once; transformers does not read them either.
+    # Heads for multi-token prediction; transformers does not read them either.
     ignored=(r"mtp\..*", *BUFFERS),
     ignored_fields=(
         "attention_dropout",

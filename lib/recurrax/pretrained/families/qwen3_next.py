@@ -1,4 +1,4 @@
-"""Qwen3-Next (Qwen/Qwen3-Next-80B-A3B): three Gated DeltaNets to one gated attention, and many experts."""
+"""Maps Qwen3-Next checkpoints (Qwen/Qwen3-Next-80B-A3B): Gated DeltaNet and gated attention, 3:1, with experts."""
 
 from recurrax.mixers import Attention, GatedDeltaNet
 from recurrax.models import BlockConfig, LanguageModelConfig
@@ -129,7 +129,7 @@ def attention(config, mixer, layer):
 def gated_deltanet(config, mixer, layer):
     (key, value), share = mixer.sizes(config.dim), mixer.value_heads // mixer.num_heads
     layer = f"{layer}.linear_attn"
-    # Of each key head its query, key, values and gates; then of each its steps and decays.
+    # The rows are grouped by key head: query, key, values and gates; in the second matrix, beta and decays.
     widths = {"mixer/in_q": key, "mixer/in_k": key, "mixer/in_v": share * value, "mixer/in_gate": share * value}
     yield by_head(f"{layer}.in_proj_qkvz.weight", widths, mixer.num_heads)
     yield by_head(f"{layer}.in_proj_ba.weight", {"mixer/in_beta": share, "mixer/in_decay": share}, mixer.num_heads)
@@ -149,14 +149,14 @@ FAMILY = Family(
     write_config,
     model,
     block,
-    # Heads that predict several tokens at once; transformers does not read them either.
+    # Heads for multi-token prediction; transformers does not read them either.
     ignored=(r"mtp\..*", *BUFFERS),
     ignored_fields=(
         "attention_dropout",
         "max_position_embeddings",
         "output_router_logits",
         "router_aux_loss_coef",
-        # They say which layers a window is for, which no layer has.
+        # Settings of sliding windows, which no layer has.
         "max_window_layers",
         "sliding_window",
     ),

@@ -1,4 +1,7 @@
-"""RecurrentGemma (google/recurrentgemma-2b and -9b, arXiv 2404.07839): Griffin with Gemma's embedding and norms."""
+"""Maps RecurrentGemma checkpoints (google/recurrentgemma-2b, -9b, arXiv 2404.07839): Griffin.
+
+The embedding and the norms are Gemma's.
+"""
 
 import math
 
@@ -14,14 +17,14 @@ from recurrax.projections import GLU
 
 
 def embedding_scale(dim):
-    """sqrt(dim) as bfloat16 has it: the models were trained with that."""
+    """Return sqrt(dim) rounded to bfloat16, with which the models were trained."""
     return float(np.asarray(math.sqrt(dim), ml_dtypes.bfloat16))
 
 
 def read_config(fields):
     fields.require("hidden_activation", "gelu_pytorch_tanh")
     fields.require("attention_bias", False)
-    # Of the authors' own config; the published code always multiplies.
+    # A field of the authors' own config; the published code always multiplies.
     fields.require("embeddings_scale_by_sqrt_dim", True)
     dim, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads", 10)
     theta, fraction = read_rotary(fields, fraction=0.5)
@@ -44,7 +47,7 @@ def read_config(fields):
             out_bias=True,
         ),
     }
-    # The published file has the second name.
+    # The published file uses the second name.
     kinds = fields.kinds(fields.first("block_types", "_block_types"), mixers, ["recurrent", "recurrent", "attention"])
     return LanguageModelConfig(
         vocab_size=fields.integer("vocab_size"),

@@ -1,6 +1,6 @@
-"""RWKV-7 as flash-linear-attention stores it (fla-hub/rwkv7-*, arXiv 2503.14456).
+"""Maps RWKV-7 checkpoints in flash-linear-attention's format (fla-hub/rwkv7-*, arXiv 2503.14456).
 
-The first layer hands its values on to the others, and has a norm of its own before everything else.
+The first layer provides the value residual to the others, and has an additional norm on the embedding.
 """
 
 import math
@@ -24,7 +24,7 @@ def read_config(fields):
     fields.require("value_dim", None, dim, length * [dim])
 
     def rank(name, default, root):
-        # The published config has a default for an absent field; the published layer computes one for null.
+        # The published config has a default for an absent field; the published layer computes the rank for null.
         computed = max(32, 32 * round(root * math.sqrt(dim) / 32))
         return fields.integer(f"{name}_low_rank_dim", default, null=True) or computed
 
@@ -36,7 +36,7 @@ def read_config(fields):
         rate_rank=rank("a", 64, 2.5 * size / 64),
         gate_rank=rank("gate", 128, 5),
         value_rank=rank("v", 16, 1.7 * size / 64),
-        # Two ways to bring removal keys to length 1.
+        # Two epsilons for normalising removal keys to length 1, one per implementation.
         key_norm_eps=1e-6 if fields.flag("fuse_norm", True) else 1e-24,
         norm_eps=size * eps,
     )
@@ -58,7 +58,7 @@ def read_config(fields):
 
 
 def _head_dim(fields, dim):
-    """Return the size of a head. num_heads of converted files is often that of another model; a head_dim decides."""
+    """Return the size of a head. head_dim takes precedence: num_heads of converted files is often another model's."""
     size, heads = fields.integer("head_dim", 64, null=True), fields.integer("num_heads", None)
     if size is None and heads is None:
         raise ValueError(f"{fields.path}: head_dim and num_heads are both null; one of them needs a value")

@@ -1,6 +1,6 @@
-"""TransNormerLLM (OpenNLPLab/TransNormerLLM-385M, -1B, -7B, arXiv 2307.14995).
+"""Maps TransNormerLLM checkpoints (OpenNLPLab/TransNormerLLM-385M, -1B, -7B, arXiv 2307.14995).
 
-Its norms have no scales, its decays are not stored, and only the layers of `linear_use_lrpe_list` have positions.
+The norms have no scales, decays are not stored, and only the layers in `linear_use_lrpe_list` have positions.
 """
 
 import math
@@ -60,7 +60,7 @@ def write_config(config):
 
 
 def slopes(heads, depth):
-    """2^(-8 h / H) (1 - depth), h = 1 .. H; where H is no power of two, as ALiBi fills up (arXiv 2108.12409)."""
+    """Return 2^(-8 h / H) (1 - depth), h = 1 .. H; if H is not a power of two, as in ALiBi (arXiv 2108.12409)."""
     power = 2 ** int(math.log2(heads))
     base = [2 ** (-8 * h / power) for h in range(1, power + 1)]
     fill = [2 ** (-4 * h / power) for h in range(1, 2 * (heads - power), 2)]
@@ -93,6 +93,6 @@ FAMILY = Family(
     write_config,
     model,
     block,
-    # Initialisation, tokens, and the length of training: decays and stored positions have no longest length.
+    # Initialisation, tokens, and the training length: decays and stored positions do not limit the length.
     ignored_fields=("init_std", "add_bos_token", "max_position_embeddings"),
 )

@@ -1,4 +1,4 @@
-"""xLSTM 7B (NX-AI/xLSTM-7b, arXiv 2503.13427)."""
+"""Maps xLSTM checkpoints (NX-AI/xLSTM-7b, arXiv 2503.13427)."""
 
 from recurrax.mixers import MLSTM
 from recurrax.models import LanguageModelConfig
@@ -11,9 +11,9 @@ def read_config(fields):
     fields.require("use_bias", False)
     fields.require("add_out_norm", True)
     fields.require("weight_mode", "single")
-    # The published code reads a head whatever this says.
+    # The published code reads a head whatever the value is.
     fields.flag("tie_word_embeddings", False)
-    # The published file has the authors' names, files of transformers have both.
+    # The published file has the authors' names; files of transformers have both.
     dim = _same(fields, "hidden_size", "embedding_dim")
     length = _same(fields, "num_hidden_layers", "num_blocks")
     heads, eps = fields.integer("num_heads", 8), fields.number("norm_eps", 1e-6)
@@ -42,7 +42,7 @@ def read_config(fields):
 
 
 def _same(fields, name, other):
-    """Return a size that has two names. Raises ValueError if the file has neither, or both with different values."""
+    """Return a size that has two names. Raises ValueError if the file has neither or if the two values differ."""
     sizes = [fields.integer(each, None) for each in (name, other)]
     stated = {size for size in sizes if size is not None}
     if len(stated) > 1:
@@ -63,7 +63,7 @@ def write_config(config):
         "num_heads": mixer.num_heads,
         "qk_dim_factor": mixer.num_heads * key / config.dim,
         "v_dim_factor": mixer.num_heads * value / config.dim,
-        # The width itself, as a multiple of itself: a factor alone could lose a unit to rounding.
+        # The width is also the multiple, because the factor alone could be off by one after rounding.
         "ffn_proj_factor": hidden / config.dim,
         "ffn_round_up_to_multiple_of": hidden,
         "gate_soft_cap": mixer.gate_soft_cap,
@@ -107,7 +107,7 @@ FAMILY = Family(
     model,
     block,
     ignored_fields=(
-        # Kernels, and what they compute in.
+        # Kernels, and their dtypes.
         "autocast_kernel_dtype",
         "chunk_size",
         "chunkwise_kernel",
