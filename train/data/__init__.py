@@ -1,12 +1,12 @@
-"""Text as batches of byte tokens: a function of (seed, step), the same for any number of hosts.
+"""Provides text as batches of byte tokens: a function of (seed, step), the same for any number of hosts.
 
     config = DataConfig(dataset="python_stdlib")
     rows = Rows(open_documents(config, "train"), config.sequence_length)
     for batch in train_batches(rows, config, seed=0): ...
 
-`config` says what is read; `documents` opens it (`local_text` with `listing` and `text_file`, or `tfds_text` with
-`prepare`; `python_stdlib` is this repository's own TFDS builder; `bad_record` says what becomes of a record that cannot
-be read); `rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split once.
+`config` selects the text; `documents` opens it (`local_text` with `listing` and `text_file`, or `tfds_text` with
+`prepare`; `python_stdlib` is this repository's own TFDS builder; `bad_record` handles records that cannot be read);
+`rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split once.
 """
 
 from train.data.bad_record import BadRecordError

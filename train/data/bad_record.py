@@ -1,14 +1,14 @@
-"""A record that cannot be read: named with its file and number, and either the end of the run or left out."""
+"""Handles records that cannot be read, which are named with their file and number: they end the run or are skipped."""
 
 import threading
 
 
 class BadRecordError(RuntimeError):
-    """A record cannot be read; the message names its file and its number in it, from 0 on."""
+    """Raised if a record cannot be read; the message names its file and its number in the file, from 0."""
 
 
 class BadRecords:
-    """What becomes of the bad records of a corpus. `skip`: they are documents without a byte, and each is said once."""
+    """Handler of a corpus' bad records. With `skip` they become empty documents, each of which is reported once."""
 
     def __init__(self, skip: bool):
         self._skip = skip
@@ -16,10 +16,10 @@ class BadRecords:
         self._lock = threading.Lock()
 
     def met(self, file, number: int, why: object, of: int) -> bytes:
-        """The bytes to go on with in the record's place: none. `of`: how many records there are.
+        """Return empty bytes in place of the record. `of` is the total number of records.
 
         Raises:
-            BadRecordError: bad records are not to be skipped, or no good one is left.
+            BadRecordError: bad records are not skipped, or no readable one is left.
         """
         message = f"record {number} of {file} cannot be read: {why}"
         if not self._skip:

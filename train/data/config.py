@@ -1,4 +1,4 @@
-"""What is read, and in what portions."""
+"""Provides `DataConfig`, which selects the text and the sizes of its batches."""
 
 import dataclasses
 
@@ -7,27 +7,27 @@ ON_BAD_RECORD = ("stop", "skip")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The text to read and how it is cut into batches.
+    """Selects the text and how it is divided into batches.
 
     Raises:
-        ValueError: a size is not in [1, 2**31), `validation_fraction` is not between 0 and 1, or `on_bad_record` is
-            none of its choices.
+        ValueError: a size is not in [1, 2**31), `validation_fraction` is not between 0 and 1, `on_bad_record` is not
+            one of its choices, or neither `dataset` nor `path` is given.
     """
 
     dataset: str = "python_stdlib"
     """TFDS name of a text data set (python_stdlib, tiny_shakespeare, lm1b, ...); used when `path` is None."""
     path: str | None = None
-    """A local text file or a folder of text files, instead of `dataset`."""
+    """Path of a local text file or a folder of text files; None: `dataset` is used."""
     data_dir: str | None = None
-    """Where TFDS keeps prepared data (None: ~/tensorflow_datasets)."""
+    """Directory of data prepared by TFDS; None: ~/tensorflow_datasets."""
     sequence_length: int = 256
     """Tokens per row (T); a token is a byte."""
     batch_size: int = 32
     """Rows per step over all hosts (B)."""
     on_bad_record: str = "stop"
-    """What an unreadable record (a damaged or vanished file) does: stop, or skip, which leaves it out and says so."""
+    """Action on an unreadable record (a damaged or removed file): "stop", or "skip", which reports it and goes on."""
     validation_fraction: float = 0.05
-    """Part held out of a local text, or of a data set that has neither a validation nor a test split."""
+    """Fraction that is held out of a local text, or of a data set without a validation or test split."""
 
     def __post_init__(self) -> None:
         for field in ("sequence_length", "batch_size"):

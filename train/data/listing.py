@@ -1,4 +1,4 @@
-"""The text files of a folder, and what else was there: what is left out is counted and named."""
+"""Lists the text files of a folder, and the files that are left out, with the reasons."""
 
 import collections
 import dataclasses
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from train.data.text_file import Stamp, TextFile
 
-SNIFFED_BYTES = 8192  # a NUL among the first bytes means binary: the rule of git and grep
-NAMES_SAID = 3  # of each kind that is left out
+SNIFFED_BYTES = 8192  # a NUL byte among the first ones means binary, as in git and grep
+NAMES_SAID = 3  # names per reason in the message
 
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -21,21 +21,21 @@ COMPRESSED = {
     b"PK\x03\x04": "zip",
     b"7z\xbc\xaf\x27\x1c": "7-zip",
 }
-"""First bytes of compressed files, and what compressed them."""
-BZIP2_BLOCK = b"1AY&SY"  # four bytes in; without it, a text may well begin with "BZh"
+"""Magic numbers of compressed files, and the names of their formats."""
+BZIP2_BLOCK = b"1AY&SY"  # at offset 4; without it, the file may be a text that begins with "BZh"
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds, at any depth. Paths are relative to it, with `/`."""
+    """The contents of a folder at any depth. Paths are relative to it, with `/`."""
 
     files: dict[str, Stamp]
-    """The text files, sorted by path."""
+    """Stamps of the text files by path, sorted by path."""
     left_out: dict[str, list[str]]
-    """Paths that are not read, by the reason; a folder that is not entered counts as one."""
+    """Paths that are not read, by reason; a folder that is not entered counts as one path."""
 
     def describe_left_out(self) -> str:
-        """For example "2 binary (a.png, b.png), 1 hidden (.git)"; empty if nothing is left out."""
+        """Return a text such as "2 binary (a.png, b.png), 1 hidden (.git)"; empty if nothing is left out."""
         parts = []
         for reason, paths in sorted(self.left_out.items()):
             more = ", ..." if len(paths) > NAMES_SAID else ""
@@ -44,17 +44,17 @@ class Listing:
 
 
 def compression(head: bytes) -> str | None:
-    """The program that compressed a file which begins with `head`, or None."""
+    """Return the compression format of a file that begins with `head`, or None."""
     if head.startswith(b"BZh") and head[4:10] != BZIP2_BLOCK:
         return None
     return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def list_folder(root: Path) -> Listing:
-    """Every text file under `root` that is not hidden, links to files and folders included.
+    """List every text file under `root` that is not hidden, including links to files and folders.
 
-    What is reached without links comes first, and nothing is listed under two paths because of a link: a link to what
-    is listed already, and so every loop, is left out. Hard links are files like any other.
+    Paths without links take precedence. A link to a file or folder that is already listed, and so every loop, is left
+    out. Hard links are treated as separate files.
 
     Raises:
         OSError: `root` itself cannot be read.
@@ -93,8 +93,8 @@ def list_folder(root: Path) -> Listing:
 
 
 def _no_text(path: Path, status: os.stat_result) -> str | None:
-    """Why what is at `path`, no folder, is not read as text; None if it is."""
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+    """Return the reason why the file at `path`, which is not a folder, is not read as text, or None if it is read."""
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         return "not regular files"
     head = TextFile(path, Stamp.of(status)).read(0, min(status.st_size, SNIFFED_BYTES)).tobytes()
     if not head:

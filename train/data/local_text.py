@@ -1,4 +1,4 @@
-"""A local text file, or a folder of them, as documents."""
+"""Provides a local text file, or a folder of text files, as documents."""
 
 import difflib
 import functools
@@ -16,11 +16,11 @@ from train.data.single_document import FilePart, part_of_document
 from train.data.text_file import Stamp, TextFile
 from train.paths import local_path
 
-OPEN_FILES = 64  # a process may often have 256, and there are two splits
+OPEN_FILES = 64  # a process may often have only 256, and there are two splits
 
 
 class FolderText:
-    """Every one of `files`, whose paths are relative to `root`, is one document."""
+    """The documents of a folder: each of `files`, whose paths are relative to `root`, is one document."""
 
     def __init__(self, name: str, root: Path, files: dict[str, Stamp], bad: BadRecords):
         self.name = name
@@ -62,15 +62,15 @@ class FolderText:
 def open_local_text(
     path: str, validation_fraction: float, split: str, bad: BadRecords, say: Callable[[str], object]
 ) -> FilePart | FolderText:
-    """The documents of one split of a file or folder, whose bytes are taken as they are, in any encoding.
+    """Return the documents of one split of a file or folder. Bytes are used unchanged, in any encoding.
 
-    A file is one document per split: its last `validation_fraction` bytes are the validation document. In a folder
-    every text file at any depth is a document, links followed, and a hash of its relative path decides the split; each
-    split gets at least one. Hidden, compressed, binary, unreadable and empty files are left out of a folder, which is
-    said through `say`. A folder with one text file is that file.
+    A file is one document per split; the last `validation_fraction` of its bytes is the validation document. In a
+    folder, every text file at any depth is a document, links are followed, and a hash of the relative path determines
+    the split; each split has at least one document. Hidden, compressed, binary, unreadable and empty files of a folder
+    are left out and reported through `say`. A folder with one text file is treated as that file.
 
     Raises:
-        FileNotFoundError: nothing is at `path`; the message names what comes closest.
+        FileNotFoundError: `path` does not exist; the message suggests the closest name.
         ValueError: `path` is neither file nor folder, is compressed, or holds no text.
         OSError: `path` cannot be read.
     """
@@ -97,7 +97,7 @@ def open_local_text(
 
 
 def split_paths(paths: list[str], validation_fraction: float) -> dict[str, list[str]]:
-    """Two or more paths, dealt to the splits by sha256(path) / 2^256 < fraction; each split gets at least one."""
+    """Assign two or more paths to splits: validation if sha256(path) / 2^256 < fraction; no split is empty."""
     by_hash = sorted(paths, key=_path_hash)
     below = sum(_path_hash(path) < validation_fraction * 2.0**256 for path in paths)
     held_out = set(by_hash[: min(max(below, 1), len(paths) - 1)])

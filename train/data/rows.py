@@ -1,4 +1,4 @@
-"""Documents packed into rows of tokens, with no byte lost and none doubled."""
+"""Packs documents into rows of tokens, in which every byte occurs exactly once as a target."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,30 +7,30 @@ import numpy as np
 from train.data.documents import Documents, HasStart, ReadsAhead, ReadsSpans, document_lengths
 
 DOCUMENT_START = 256  # the token that opens every document; bytes are 0..255
-BORDER = -1  # stands for the start token among the tokens of the documents, whose texts may contain its id
-VOCAB_SIZE = 288  # 257 rounded up to a multiple of 32, so that the table splits over any usual mesh
+BORDER = -1  # marks a start token, whose id may also occur within a text
+VOCAB_SIZE = 288  # 257 rounded up to a multiple of 32, so that any usual mesh divides the embedding
 
 
 class TokenStream:
-    """The tokens `DOCUMENT_START b1 .. bn DOCUMENT_START b1 ..` of some documents in a given order, by position.
+    """The token sequence `DOCUMENT_START b1 .. bn DOCUMENT_START b1 ..` of documents in a given order, by position.
 
-    Past its end the stream goes on with `DOCUMENT_START`, as if empty documents followed: that is the padding, and it
-    needs no rule of its own. Documents that are no bytes have a start token of their own in its place.
+    Past its end the stream continues with `DOCUMENT_START`, as if empty documents followed, which serves as padding.
+    Documents whose tokens are not bytes have their own start token instead.
     """
 
     def __init__(self, documents: Documents, order: np.ndarray, lengths: np.ndarray):
-        """`order`: the documents' indices, int, shape (n,); `lengths`: their bytes in that order, shape (n,)."""
+        """Take documents `order`, int, shape (n,), of which `lengths` are the numbers of bytes in that order, (n,)."""
         self._span_of = documents.span if isinstance(documents, ReadsSpans) else _span_of(documents)
         self._order = order
         self._start = documents.start if isinstance(documents, HasStart) else DOCUMENT_START
-        # Document k occupies positions starts[k] to starts[k + 1], its start token included.
+        # Document k, with its start token, occupies positions starts[k] to starts[k + 1].
         self._starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64) + 1)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def tokens(self, begin: int, end: int) -> np.ndarray:
-        """Return the tokens at positions `begin` to `end`, int32, shape (end - begin,); BORDER between the texts."""
+        """Return the tokens at positions `begin` to `end`, int32, shape (end - begin,); start tokens are BORDER."""
         tokens = np.full(end - begin, BORDER, dtype=np.int32)
         for k in self._span(begin, end):
             text_start = self._starts[k] + 1
@@ -38,12 +38,12 @@ class TokenStream:
             if low < high:
                 text = self._span_of(int(self._order[k]), low - text_start, high - text_start)
                 if not len(text):
-                    continue  # unreadable since its length was measured, and to be skipped: padding
+                    continue  # it became unreadable after its length was measured, and is skipped: padding
                 tokens[low - begin : high - begin] = text
         return tokens
 
     def documents_in(self, begin: int, end: int) -> np.ndarray:
-        """The indices of the documents that have a token at positions `begin` to `end`."""
+        """Return the indices of the documents that have a token at positions `begin` to `end`."""
         span = self._span(begin, end)
         return self._order[span.start : span.stop]
 
@@ -52,16 +52,16 @@ class TokenStream:
         return range(first, np.searchsorted(self._starts[:-1], end, side="left"))
 
     def num_rows(self, sequence_length: int) -> int:
-        """Rows of `sequence_length` that it takes for every token but the first to be a target: ceil((n - 1) / T)."""
+        """Return the number of rows of T tokens in which every token but the first is a target: ceil((n - 1) / T)."""
         return -(-max(len(self) - 1, 0) // sequence_length)
 
     def row(self, index: int, sequence_length: int) -> dict[str, np.ndarray]:
-        """Tokens r T .. r T + T as inputs and, one later, targets.
+        """Return row r: tokens r T .. r T + T - 1 as inputs, and tokens r T + 1 .. r T + T as targets.
 
         Returns:
             inputs, targets: int32, shape (T,); reset: bool, (T,), true where a document starts; weights: float32,
-            (T,), 1 where the target is of a text, 0 where it is a document's start or padding. Both follow from where
-            the documents lie: a start token within a text is a token like any other.
+            (T,), 1 where the target is text, 0 where it is a document's start or padding. Both depend only on the
+            documents' positions: the id of the start token within a text is an ordinary token.
         """
         begin = index * sequence_length
         tokens = self.tokens(begin, begin + sequence_length + 1)
@@ -77,14 +77,14 @@ class TokenStream:
 
 
 def _span_of(documents: Documents) -> Callable[[int, int, int], np.ndarray]:
-    """`ReadsSpans.span` of documents that are read whole."""
+    """Return `ReadsSpans.span` for documents that can only be read whole."""
     return lambda index, begin, end: documents[index][begin:end]
 
 
 def read_rows(
     documents: Documents, streams: Sequence[TokenStream], indices: Sequence[int], sequence_length: int
 ) -> list[dict[str, np.ndarray]]:
-    """Row indices[i] of streams[i], all of them streams of `documents`, whose texts are read together."""
+    """Return row indices[i] of streams[i] for every i; the streams' `documents` are read together."""
     if isinstance(documents, ReadsAhead):
         spans = [(stream, index * sequence_length) for stream, index in zip(streams, indices, strict=True)]
         needed = [stream.documents_in(begin, begin + sequence_length + 1) for stream, begin in spans]
@@ -93,12 +93,12 @@ def read_rows(
 
 
 class Rows:
-    """All documents as one token stream, cut into rows of T + 1 tokens that overlap by one; random access.
+    """All documents as one token stream, cut into rows of T + 1 tokens that overlap by one, with random access.
 
     Every byte of the corpus is a weighted target exactly once. The last row is padded.
 
     Raises:
-        ValueError: the documents have no bytes, so that there is no row.
+        ValueError: the documents have no bytes, or `sequence_length` is less than 1.
     """
 
     def __init__(self, documents: Documents, sequence_length: int):
@@ -116,11 +116,11 @@ class Rows:
         return self._stream.num_rows(self.sequence_length)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Row `index`, as `TokenStream.row` describes it."""
+        """Return row `index`, in the form of `TokenStream.row`."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return self._stream.row(int(index), self.sequence_length)
 
     def take(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        """Several rows; the documents that they share or that lie apart are read together."""
+        """Return several rows, whose documents are read together."""
         return read_rows(self._documents, [self._stream] * len(indices), indices, self.sequence_length)

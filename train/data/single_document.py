@@ -1,4 +1,4 @@
-"""A corpus of one document, and how one document is divided into two splits."""
+"""Provides a corpus of one document, and the division of one document into two splits."""
 
 import numpy as np
 
@@ -30,9 +30,9 @@ class SingleDocument:
 
 
 class FilePart:
-    """The bytes `begin` to `end` of a file as one document, read as they are asked for.
+    """The bytes `begin` to `end` of a file as one document, which are read on access.
 
-    There is nothing else to go on with, so a file that cannot be read is an error also where bad records are skipped.
+    A file that cannot be read is an error even if bad records are skipped, because there is no other text.
     """
 
     def __init__(self, name: str, file: TextFile, begin: int, end: int):
@@ -62,12 +62,12 @@ class FilePart:
 
 
 def validation_count(total: int, fraction: float) -> int:
-    """How many of `total` >= 2 things are held out: the fraction, but at least one, and all but one at most."""
+    """Return how many of `total` >= 2 items are held out: the fraction, but at least 1 and at most total - 1."""
     return min(max(round(total * fraction), 1), total - 1)
 
 
 def part_of_document(name: str, total: int, validation_fraction: float, split: str) -> tuple[int, int]:
-    """Begin and end of a split of a document of `total` bytes: the last `validation_fraction` is "validation".
+    """Return begin and end of a split of a document of `total` bytes; the last `validation_fraction` is "validation".
 
     Raises:
         ValueError: there are fewer than two bytes, so that one of the parts would be empty.

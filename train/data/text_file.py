@@ -1,9 +1,9 @@
-"""A text file that is read while other programs may write to it.
+"""Provides a text file that is read while other programs may write to it.
 
-Read by `preadv` on an open descriptor, never through a memory map: where a mapped file is cut short, or its disk
-fails, the next look at the lost bytes ends the process with SIGBUS, and nothing can be said or saved. A read of a
-descriptor returns fewer bytes, or an error. Replacing or deleting the file does no harm: a descriptor keeps the file
-that it was opened on.
+The file is read by `preadv` on an open descriptor, not through a memory map: if a mapped file is truncated or its disk
+fails, the next access to the lost bytes kills the process with SIGBUS before anything can be reported or saved. A read
+of a descriptor returns fewer bytes, or an error. Replacing or deleting the file does no harm, because a descriptor
+keeps the file on which it was opened.
 """
 
 import hashlib
@@ -13,53 +13,53 @@ from typing import NamedTuple
 import numpy as np
 
 SAMPLES = 16
-SAMPLE_BYTES = 4096  # a file of at most 16 * 4096 bytes is sampled whole
+SAMPLE_BYTES = 4096  # a file of at most 16 * 4096 bytes is read completely
 
 
 class Stamp(NamedTuple):
-    """What tells that a file was written to: any write changes its time, if not its size."""
+    """Size and time of a file, by which a write is detected: it changes at least the time."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     time: int
-    """Of the last write, in nanoseconds."""
+    """Time of the last write, in nanoseconds."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
-        """The stamp in the answer of a stat call."""
+        """Return the stamp in the result of a stat call."""
         return cls(status.st_size, status.st_mtime_ns)
 
 
 class TextFile:
-    """An open file; its descriptor is closed when the last reference to the object is gone."""
+    """An open file, whose descriptor is closed when the last reference to the object is dropped."""
 
     def __init__(self, path: str | os.PathLike, stamp: Stamp | None = None):
-        """`stamp`: that of the file when its length was taken; None: the file's stamp now.
+        """Open the file. `stamp` is the stamp at which its length was taken; None: the present stamp.
 
         Raises:
             OSError: the file cannot be opened.
         """
         self.path = path
-        self._descriptor = None  # where opening fails
+        self._descriptor = None  # for __del__, if opening fails
         self._descriptor = os.open(path, os.O_RDONLY)
         self.stamp = Stamp.of(os.fstat(self._descriptor)) if stamp is None else stamp
 
     def __del__(self, close=os.close):
-        # There is no method `close`: another thread may be reading when a cache drops the file.
+        # There is no method `close`, because another thread may be reading when a cache drops the file.
         if self._descriptor is not None:
             close(self._descriptor)
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """The bytes `begin` to `end`, uint8, shape (end - begin,).
+        """Return the bytes `begin` to `end`, uint8, shape (end - begin,).
 
         Raises:
-            OSError: the file was written to since its stamp was taken, or cannot be read.
+            OSError: the file was written to after its stamp was taken, or cannot be read.
         """
         text = np.empty(end - begin, dtype=np.uint8)
         done = 0
         while done < len(text) and (count := os.preadv(self._descriptor, [text[done:]], begin + done)):
             done += count
-        # After reading: what was written meanwhile is noticed too.
+        # Checked after reading, so that a write during the read is detected too.
         now = Stamp.of(os.fstat(self._descriptor))
         if now != self.stamp or done < len(text):
             written = f"{self.stamp.size} bytes before, {now.size} now"
@@ -67,12 +67,12 @@ class TextFile:
         return text
 
     def digest(self) -> str:
-        """SHA-256 of the size and of a sample: it tells files apart without reading all of a large one.
+        """Return the SHA-256 of the size and a sample, which identifies a file without reading all of a large one.
 
-        The sample is equally spaced blocks, the first and the last bytes among them; a small file is sampled whole.
+        The sample consists of equally spaced blocks, with the first and last bytes; a small file is read completely.
 
         Raises:
-            OSError: as `read`; the message names the file.
+            OSError: the same cases as in `read`; the message names the file.
         """
         size, blocks = self.stamp.size, [(0, self.stamp.size)]
         if size > SAMPLES * SAMPLE_BYTES:

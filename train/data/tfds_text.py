@@ -1,4 +1,4 @@
-"""The text of a prepared TFDS data set as documents, by random access and without TensorFlow."""
+"""Provides the text of a prepared TFDS data set as documents, with random access and without TensorFlow."""
 
 import collections
 import difflib
@@ -19,11 +19,11 @@ from train.data.prepare import prepare
 from train.data.single_document import SingleDocument, part_of_document, validation_count
 from train.paths import local_path
 
-CACHE_BYTES = 1 << 30  # texts kept decoded: a corpus smaller than this is decoded once
-CACHE_ENTRY_BYTES = 256  # what an entry costs besides its text
-KEEP_LENGTHS_FROM = 100_000  # documents; fewer are measured in about a second, again each time
+CACHE_BYTES = 1 << 30  # of decoded texts: a smaller corpus is decoded once
+CACHE_ENTRY_BYTES = 256  # overhead of an entry besides its text
+KEEP_LENGTHS_FROM = 100_000  # documents; measuring fewer takes about a second, and is repeated each time
 RECORDS_PER_READ = 4096
-UNREADABLE = (RuntimeError, OSError)  # a checksum that does not match, a disk that does not answer
+UNREADABLE = (RuntimeError, OSError)  # for example a wrong checksum or a failed disk
 
 
 class TfdsText:
@@ -33,7 +33,7 @@ class TfdsText:
         self, builder: tfds.core.DatasetBuilder, tfds_split: str, start: int, stop: int, feature: str, bad: BadRecords
     ):
         self.name = f"{builder.info.full_name}:{tfds_split}[{start}:{stop}]"
-        # The records are read raw and only the text is parsed: decoding every feature would cost more than the rest.
+        # Records are read raw and only the text is parsed: decoding every feature would dominate the cost.
         self._records = builder.as_data_source(
             tfds_split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format="array_record"
         )
@@ -45,7 +45,7 @@ class TfdsText:
         self._lengths_file = Path(builder.data_dir) / f"lengths-{tfds_split}-{feature}.npy"
         self._cache = collections.OrderedDict()
         self._cache_bytes = 0
-        self._lock = threading.Lock()  # a prefetch thread reads beside the main thread
+        self._lock = threading.Lock()  # a prefetch thread reads concurrently with the main thread
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -60,7 +60,7 @@ class TfdsText:
         return self._keep(index, self._text(self._start + int(index)))
 
     def read_ahead(self, indices: Sequence[int]) -> None:
-        """Decodes these documents together: reading one record alone costs ten times its share of a hundred."""
+        """Decode these documents together: reading one record alone takes ten times as long as one of a hundred."""
         with self._lock:
             missing = [int(index) for index in indices if index not in self._cache]
         if missing:
@@ -80,7 +80,7 @@ class TfdsText:
         return text
 
     def lengths(self) -> np.ndarray:
-        """The number of bytes of every document; measured in one pass, whose result large data sets keep on disk."""
+        """Return the bytes of every document, measured in one pass, and stored on disk for large data sets."""
         total = len(self._records)
         lengths = self._kept_lengths(total)
         if lengths is None:
@@ -101,7 +101,7 @@ class TfdsText:
         try:
             return [self._parse(record) for record in self._records.__getitems__(numbers)]
         except UNREADABLE:
-            return [self._text(number) for number in numbers]  # one by one, to know which it is
+            return [self._text(number) for number in numbers]  # one by one, to find the unreadable record
 
     def _text(self, number: int) -> bytes:
         try:
@@ -114,7 +114,7 @@ class TfdsText:
 
     def _parse(self, record: bytes) -> bytes:
         values = tf_example_pb2.Example.FromString(record).features.feature[self._feature].bytes_list.value
-        if not values:  # array_record reads no bytes beyond the end of a file, and says nothing
+        if not values:  # array_record returns no bytes past the end of a file, without an error
             raise OSError("it has no text; was the file cut short?")
         return values[0]
 
@@ -130,8 +130,8 @@ class TfdsText:
     def _keep_lengths(self, lengths: np.ndarray) -> None:
         folder = self._lengths_file.parent
         if not os.access(folder, os.W_OK):
-            return  # data prepared by another user: measured again each time
-        # Renamed into place when complete: a kill leaves a temporary file, never half an answer.
+            return  # data prepared by another user: lengths are measured each time
+        # Renamed into place when complete: a killed process leaves a temporary file, never a truncated result.
         with tempfile.NamedTemporaryFile(dir=folder, prefix="lengths-", suffix=".incomplete", delete=False) as file:
             np.save(file, lengths)
         os.chmod(file.name, 0o644)  # as readable as the data beside it
@@ -141,18 +141,18 @@ class TfdsText:
 def open_tfds_text(
     name: str, data_dir: str | None, validation_fraction: float, split: str, bad: BadRecords
 ) -> TfdsText | SingleDocument:
-    """The documents of one split of the TFDS data set `name`, prepared (and downloaded) first where that is needed.
+    """Return the documents of one split of the TFDS data set `name`, downloaded and prepared if necessary.
 
-    "validation" is the data set's validation split, or else its test split, or else the last `validation_fraction` of
-    its train split's documents, which "train" then leaves out (of its bytes, where there is one document).
+    "validation" is the data set's validation split; without one, its test split; without either, the last
+    `validation_fraction` of the train split's documents (of the bytes, if it is one document), which "train" excludes.
 
     Raises:
-        ValueError: no data set has this name, or it has no text feature, no train split, or no documents.
+        ValueError: no data set has this name, or the data set has no text feature, no train split, or no documents.
     """
     builder = find_builder(name, data_dir)
     feature = text_feature(name, builder.info.features)
     prepare(builder)
-    builder = find_builder(name, data_dir)  # made again, to know the files, whichever process has just written them
+    builder = find_builder(name, data_dir)  # made again, to find the files, which another process may have written
     counts = {key: info.num_examples for key, info in builder.info.splits.items()}
     if "train" not in counts:
         raise ValueError(f"dataset={name!r} has no train split; it has {', '.join(counts)}")
@@ -173,15 +173,15 @@ def open_tfds_text(
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The TFDS builder of `name` ("name", "name/config" or "name:version").
+    """Return the TFDS builder of `name` ("name", "name/config" or "name:version").
 
     Raises:
         ValueError: no data set has this name; the message lists the closest ones.
     """
-    # TFDS stops registering its older data sets at the first whose packages are missing, often before it comes to text.
+    # TFDS stops registering its older data sets at the first whose packages are missing, often before those of text.
     importlib.import_module("tensorflow_datasets.text")
     try:
-        # TFDS itself reads buckets, by URL.
+        # URLs of buckets are left to TFDS.
         is_local = data_dir is not None and "://" not in data_dir
         return tfds.builder(name, data_dir=str(local_path("data.data_dir", data_dir)) if is_local else data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -192,10 +192,10 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def text_feature(name: str, features: tfds.features.FeatureConnector) -> str:
-    """The key of the one `Text` feature, or of the one called "text".
+    """Return the key of the only `Text` feature, or "text" if a `Text` feature has this key.
 
     Raises:
-        ValueError: there is none, or there are several; the message names all features.
+        ValueError: there is no such feature, or there are several; the message lists all features.
     """
     keys = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     texts = [key for key, feature in keys.items() if isinstance(feature, tfds.features.Text)]
