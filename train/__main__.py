@@ -1,4 +1,4 @@
-"""python -m train PRESET --workdir DIR [--steps N] [--model.dim 512] ..."""
+"""Provides the command line: python -m train PRESET --workdir DIR [--steps N] [--model.dim 512] ..."""
 
 import dataclasses
 import inspect
@@ -24,34 +24,34 @@ device would have to hold and to do. Presets:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Train a preset; the same command again goes on from where the run stands."""
+    """Train a preset; the same command resumes the run from its last checkpoint."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     workdir: str | None = None
-    """Directory of the run: config.json, versions.json, data.json, metrics.jsonl, loss.png and checkpoints/."""
+    """Directory of the run, with config.json, versions.json, data.json, metrics.jsonl, loss.png and checkpoints/."""
     describe: bool = False
-    """Print every array of the state with its sharding, and stop."""
+    """Print every array of the state with its sharding, and exit."""
     plan: bool = False
-    """Compile the step for as many virtual devices as the mesh has, print memory, work and exchanges, and stop."""
+    """Compile the step for as many virtual devices as the mesh has, print memory, work and communication, and exit."""
     profile: str | None = None
-    """Trace steps FIRST:LAST into DIR/profile."""
+    """Steps FIRST:LAST to trace into DIR/profile; None: no trace."""
     distributed: bool = False
-    """One of several processes, each with its own devices. On a TPU pod or under Slurm they find each other."""
+    """Whether this is one of several processes with their own devices; TPU pods and Slurm need no further options."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where the environment does not say it."""
+    """HOST:PORT of process 0; None: read from the environment."""
     num_processes: int | None = None
-    """How many processes there are; with --coordinator."""
+    """Number of processes, with --coordinator."""
     process_id: int | None = None
-    """Which one this is, from 0 on; with --coordinator."""
+    """Index of this process, from 0, with --coordinator."""
 
 
 SETTINGS = tyro.constructors.ConstructorRegistry()
-"""How settings are written on the command line that tyro has no form for."""
+"""Command-line forms of types of settings that tyro has no form for."""
 
 
 @SETTINGS.primitive_rule
 def dtype_by_name(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """A dtype is written by its name, which the config that has it checks."""
+    """Return the form of a dtype: its name, which the config that holds the dtype checks."""
     if info.type != Dtype:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
             processes.initialize(command.coordinator, command.num_processes, command.process_id)
         elif (command.coordinator, command.num_processes, command.process_id) != (None, None, None):
             raise ValueError("--coordinator, --num-processes and --process-id are for --distributed runs; add that")
-        # Only now, so that --help and mistakes in the settings do not wait for the imports.
+        # Imported here, so that --help and invalid settings do not wait for these imports.
         from train import loop, sharding, state
 
         if command.describe:

@@ -1,4 +1,4 @@
-"""What the command lines of `train` and `eval` share: errors of the user, and output that survives its destination."""
+"""Provides error handling and robust output for the command lines of `train` and `eval`."""
 
 import contextlib
 import io
@@ -13,9 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Prints errors that this repository itself raises about its input, and exits: 2 for input, 1 for a failed run.
+    """Print errors that this repository raises about its input without a traceback, and exit.
 
-    Errors from inside the libraries, and any other kind, keep their traceback: those are ours to mend.
+    The exit code is 2 for invalid input and 1 for a failed run. Errors raised inside other libraries, and errors of any
+    other type, keep their traceback, because they are bugs of this repository.
     """
     try:
         yield
@@ -31,11 +32,11 @@ def user_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def robust_output() -> Iterator[None]:
-    """Lets a program print any text to any terminal, file or pipe.
+    """Make standard output accept any text on any terminal, file or pipe.
 
-    Characters that the encoding of the output lacks (PYTHONIOENCODING=ascii, cp1252), and names of files that are not
-    text, are written with escapes, as on stderr. A reader that goes away, as `head` does, ends the program without a
-    message, with exit code 1.
+    Characters that the encoding of the output lacks (PYTHONIOENCODING=ascii, cp1252), and file names that are not
+    valid text, are written with escapes, as on stderr. If the reader closes the pipe, as `head` does, the program exits
+    with code 1 and without a message.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -43,8 +44,8 @@ def robust_output() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, where the exception can still be caught, not when the interpreter ends
+            sys.stdout.flush()  # here the exception can be caught; at interpreter exit it could not
     except BrokenPipeError:
-        # What is still in the buffer has to go somewhere when the interpreter ends.
+        # The interpreter flushes the rest of the buffer at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses that check themselves, and their form as JSON."""
+"""Provides the config of a run as frozen dataclasses that check themselves, and its conversion to and from JSON."""
 
 import dataclasses
 import importlib
@@ -16,7 +16,7 @@ ON_NONFINITE = ("stop", "skip")
 
 
 def check_int32(group: str, config, *names: str) -> None:
-    """Raises ValueError if an integer among these fields is none that a device counts to; others are left alone."""
+    """Raise ValueError if an integer among these fields exceeds int32; fields of other types are not checked."""
     for name in names:
         value = getattr(config, name)
         if isinstance(value, int) and value >= 2**31:
@@ -28,23 +28,23 @@ class OptimizerConfig:
     """AdamW with a linear warm-up, a cosine decay and clipping by the global norm."""
 
     learning_rate: float = 3e-3
-    """The highest learning rate, reached after the warm-up."""
+    """Maximal learning rate, reached after the warm-up."""
     warmup_steps: int = 100
-    """Steps of linear warm-up."""
+    """Number of steps of linear warm-up."""
     decay_steps: int = 1000
-    """Step at which the cosine reaches its end. --steps does not move it, so that a run can be made in pieces."""
+    """Step at which the cosine decay ends, independent of --steps, so that a run can be trained in several calls."""
     final_fraction: float = 0.1
-    """Learning rate at the end of the cosine and after it, as a fraction of the highest."""
+    """Learning rate at the end of the cosine and after it, as a fraction of the maximum."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of the matrices; vectors, embeddings and recurrence parameters have none."""
+    """Decoupled weight decay of matrices; vectors, embeddings and recurrence parameters are not decayed."""
     beta1: float = 0.9
-    """Decay of the first moment."""
+    """Decay factor of the first moment."""
     beta2: float = 0.95
-    """Decay of the second moment."""
+    """Decay factor of the second moment."""
     clip_norm: float = 1.0
-    """Gradients of a larger global norm are scaled down to it; inf: they are not."""
+    """Global norm to which larger gradients are scaled down; inf: no clipping."""
     accumulate: int = 1
-    """Parts that a batch is cut into, one after the other, to save memory."""
+    """Number of slices of a batch that are processed one after the other, to save memory."""
 
     def __post_init__(self):
         for name in ("learning_rate", "decay_steps", "clip_norm", "accumulate"):
@@ -57,7 +57,7 @@ class OptimizerConfig:
         if not 0 <= self.final_fraction <= 1:
             raise ValueError(f"optimizer.final_fraction must be in [0, 1], got {self.final_fraction}")
         for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:  # 1: the average never moves, and its bias correction is 0 / 0
+            if not 0 <= getattr(self, name) < 1:  # with 1 the average stays at 0, and its bias correction is 0 / 0
                 raise ValueError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
         for name in ("learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -67,14 +67,14 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """The held-out loss during training."""
+    """Evaluation of the held-out loss during training."""
 
     every: int = 200
-    """Steps between evaluations."""
+    """Number of steps between evaluations."""
     batch_size: int = 8
-    """Lanes that the held-out documents are dealt to."""
+    """Number of lanes over which the held-out documents are distributed."""
     max_batches: int | None = None
-    """Batches of an evaluation; None is the whole split."""
+    """Maximal number of batches per evaluation; None: the whole split."""
 
     def __post_init__(self):
         for name in ("every", "batch_size", "max_batches"):
@@ -85,12 +85,12 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What is written down while training."""
+    """Logging of metrics during training."""
 
     every: int = 10
-    """Steps between rows of metrics.jsonl."""
+    """Number of steps between rows of metrics.jsonl."""
     tensorboard: bool = False
-    """Also write TensorBoard event files into the working directory (needs the extra `tensorboard`)."""
+    """Whether TensorBoard event files are also written into the working directory (needs the extra `tensorboard`)."""
 
     def __post_init__(self):
         if self.every < 1:
@@ -99,14 +99,14 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpikeConfig:
-    """Going back from a loss that jumps up, and past the batches that led there (arXiv 2204.02311, section 5.1)."""
+    """Rewinding after a loss spike, and skipping the batches that led to it (arXiv 2204.02311, section 5.1)."""
 
     sigmas: float | None = None
-    """A loss so many standard deviations above the mean of the 128 before it is a spike; None: not looked for."""
+    """Standard deviations above the mean of the last 128 losses at which a loss is a spike; None: no detection."""
     rewind: int = 100
-    """Steps to go back at least: to the newest checkpoint that is so old, or to the start."""
+    """Minimal number of steps to rewind: to the newest checkpoint of at least that age, or to the start."""
     limit: int = 10
-    """Going back more often in one call ends the run."""
+    """Maximal number of rewinds in one call; the next spike ends the run."""
 
     def __post_init__(self):
         if self.sigmas is not None and not self.sigmas > 0:
@@ -118,14 +118,14 @@ class SpikeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a run computes."""
+    """All settings that determine the computation of a run."""
 
     steps: int = 1000
-    """Train up to this step. The same command with a larger number goes on from where the run stands."""
+    """Step up to which to train. The same command with a larger number resumes the run."""
     on_nonfinite: str = "stop"
-    """What a loss or gradient that is not finite does: stop the run, or skip the step: its batch changes nothing."""
+    """Action on a non-finite loss or gradient: "stop" ends the run, "skip" leaves the state unchanged by the batch."""
     seed: int = 0
-    """Of the parameters and the order of the data."""
+    """Seed of the parameters' initialisation and of the order of the data."""
     model: LanguageModelConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -162,7 +162,7 @@ class TrainConfig:
 
 
 def to_json(config) -> dict:
-    """A config as JSON; every dataclass says which one it is, so that `from_json` can make it again."""
+    """Return a config as JSON. Every dataclass is stored with its type, so that `from_json` can restore it."""
     if dataclasses.is_dataclass(config):
         fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
         return {"type": f"{type(config).__module__}.{type(config).__qualname__}", **fields}
@@ -172,10 +172,10 @@ def to_json(config) -> dict:
 
 
 def from_json(data):
-    """The inverse of `to_json`.
+    """Return the config that `to_json` converted to `data`.
 
     Raises:
-      ValueError: it names a class that this version does not have, or fields that the class does not have.
+      ValueError: `data` names a class that this version does not have, or fields that the class does not have.
     """
     if isinstance(data, list):
         return tuple(from_json(item) for item in data)
@@ -185,7 +185,7 @@ def from_json(data):
     module, _, name = str(data.get("type")).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name) if module else None
-        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):  # and nothing else is called
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):  # only config classes are called
             raise TypeError("there is no such config")
         return cls(**fields)
     except (ImportError, AttributeError, TypeError) as error:
@@ -193,7 +193,7 @@ def from_json(data):
 
 
 def load_config(path: str | os.PathLike) -> TrainConfig:
-    """The config in a run's config.json.
+    """Return the config in a run's config.json.
 
     Raises:
       ValueError: the file is damaged, or was written by another version.

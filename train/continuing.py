@@ -1,17 +1,17 @@
-"""What a call must share with the earlier calls of a run in order to go on with it: the model, and the text."""
+"""Checks that a call has the model and the text of the run that it resumes."""
 
 from train.config import TrainConfig, to_json
 from train.workdir import Workdir, differences, read_json
 
 TEXT_FIELDS = ("dataset", "path", "data_dir", "validation_fraction")
-"""The fields of DataConfig that choose the text."""
+"""Fields of DataConfig that select the text."""
 
 
 def check_run(config: TrainConfig, workdir: Workdir) -> list[str]:
-    """What differs between this config and that of the run in the working directory, if there is one.
+    """Return the differences between this config and that of the run in the working directory, if there is one.
 
     Raises:
-      ValueError: the model differs, so that the run's checkpoints could not be used; or its config cannot be read.
+      ValueError: the model differs, so that the run's checkpoints cannot be used, or the run's config cannot be read.
     """
     if not workdir.config_path.exists():
         return []
@@ -26,10 +26,10 @@ def check_run(config: TrainConfig, workdir: Workdir) -> list[str]:
 
 
 def check_text(config: TrainConfig, workdir: Workdir, identity: dict) -> list[str]:
-    """What differs between this text and that of the run in the working directory, where the config names another one.
+    """Return the differences between this text and that of the run, if the config selects another text.
 
     Raises:
-      ValueError: the config is the same and the text is another: the same command would not be the same run.
+      ValueError: the text differs although the config selects the same one, so the command would not resume the run.
     """
     if not (workdir.config_path.exists() and workdir.data_path.exists()):
         return []

@@ -1,4 +1,4 @@
-"""The training loop: reads like what it does, and can be killed at any moment."""
+"""Provides the training loop, which can be killed and resumed at any moment."""
 
 import contextlib
 import dataclasses
@@ -24,22 +24,22 @@ from train.workdir import Workdir, versions, write_json_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended."""
+    """The outcome of a call of `train`."""
 
     step: int
     interrupted: bool
-    """A SIGTERM or a Ctrl-C ended it before its last step; the state is saved."""
+    """Whether SIGTERM or Ctrl-C ended the call before its last step; the state is saved."""
 
 
 def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outcome:
-    """Trains in the working directory `path` up to config.steps, from where the run there stands.
+    """Train in the working directory `path` up to config.steps, and resume the run there if there is one.
 
     Raises:
-      ValueError: the config does not fit the devices, the data or the run in `path`; nothing is touched then.
-      BlockingIOError: another run has the working directory.
-      FloatingPointError: the loss or the gradient is not finite, and no checkpoint holds that state; or the loss spikes
-        too often.
-      BadRecordError: the text cannot be read any more; the state is saved, if this is the only process.
+      ValueError: the config does not fit the devices, the data or the run in `path`; nothing is written then.
+      BlockingIOError: another run holds the lock of the working directory.
+      FloatingPointError: the loss or the gradient is not finite, and that state is not saved; or the loss spikes too
+        often.
+      BadRecordError: the text cannot be read any more; the state is saved if this is the only process.
     """
     profiler = Profiler(profile)
     mesh = sharding.make_mesh(config.mesh)
@@ -69,7 +69,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         state = init_state(config, abstract) if state is None else state
         step = start = int(state.step)
         if processes.is_first():
-            # In this order: whenever a kill comes, the text is not older than the config that names it.
+            # Written in this order: if the process is killed in between, the text is not older than the config.
             write_json_atomically(workdir.data_path, identity)
             write_json_atomically(workdir.versions_path, versions())
             write_json_atomically(workdir.config_path, to_json(config))
@@ -80,7 +80,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         writers = [file.append, *([tensorboard_writer(workdir.path)] if tensorboard else [])]
 
         def complete_checkpoints() -> tuple[int, ...]:
-            checkpointer.wait()  # one may be about to be complete
+            checkpointer.wait()  # a checkpoint may still be in progress
             return checkpointer.steps
 
         recorder = Recorder(config, writers, display, complete_checkpoints)
@@ -104,7 +104,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             return train_batches(rows, config.data, config.seed, int(state.batch), local)
 
         batches = batches_from(state)
-        stack.callback(lambda: batches.close())  # those of the time when it ends
+        stack.callback(lambda: batches.close())  # the iterator at the time of the exit: it is replaced after a spike
         watch = SpikeWatch(config.spike)
         stack.callback(profiler.close, workdir.path, display.say)
         profiler(step, None, workdir.path, display.say)
@@ -113,7 +113,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             while step < config.steps and not should_stop():
                 state, metrics = train_step(state, sharding.to_devices(next(batches), split))
                 step += 1
-                # Settles the step before this one: its numbers are there by now, and the device is busy with this one.
+                # Settles the previous step: its metrics are available, and the device is busy with this step.
                 recorder.step(step, metrics)
                 if spike := watch(metrics):
                     state = before_spike(config, checkpointer, abstract, state)
@@ -136,7 +136,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
                         if saves:
                             checkpointer.save(step, state, validation_loss=loss)
         except BadRecordError as error:
-            if jax.process_count() > 1:  # the others are in the midst of a step and would not save
+            if jax.process_count() > 1:  # the other processes are in the middle of a step and would not save
                 raise
             unreadable = error
         recorder.settle()
@@ -155,9 +155,9 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
 def before_spike(
     config: TrainConfig, checkpointer: Checkpointer, abstract: TrainState, state: TrainState
 ) -> TrainState:
-    """An earlier state, about to read the batch after the spike, where `state` is that of the step after the spike.
+    """Restore an earlier state that continues with the batch after the spike; `state` is one step past the spike.
 
-    Checkpoints after the one gone back to are deleted.
+    Checkpoints after the restored one are deleted.
     """
     restored = checkpointer.go_back(abstract, to=int(state.step) - 1 - config.spike.rewind)
     if restored is None:
@@ -166,7 +166,7 @@ def before_spike(
 
 
 def due(step: int, every: int, config: TrainConfig) -> bool:
-    """Every so many steps, and after the last one."""
+    """Return whether `step` is a multiple of `every` or the last step."""
     return step % every == 0 or step == config.steps
 
 
@@ -175,17 +175,17 @@ def rows_per_slice(config: TrainConfig) -> int:
 
 
 def owes_evaluation(config: TrainConfig, rows: list[dict], step: int) -> bool:
-    """Whether the run was stopped between a step and its evaluation."""
+    """Return whether the run was stopped between this step and its evaluation."""
     was_due = step > 0 and due(step, config.evaluation.every, config)
     return was_due and bool(rows) and rows[-1]["step"] == step and "validation_loss" not in rows[-1]
 
 
 def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -> Iterator[str]:
-    """What a user wants to know before the first number."""
+    """Yield the lines that are printed before training: size, mesh, data, and changes of the config."""
     axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     parameters = describe(abstract.params).splitlines()[-1].split(" parameters")[0]
     yield f"{parameters} parameters on {axes} ({mesh.devices.flat[0].device_kind}); {rows.num_bytes:,} bytes of text"
-    yield from dict.fromkeys(notes)  # both splits say the same
+    yield from dict.fromkeys(notes)  # both splits report the same notes
     for line in changed:
         yield f"Changed since this run was started: {line}"
     if start:

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, the terminal, TensorBoard, loss.png."""
+"""Writes the metrics of a run to metrics.jsonl, the terminal, TensorBoard and loss.png."""
 
 import contextlib
 import functools
@@ -18,20 +18,20 @@ from train import processes
 from train.config import TrainConfig
 
 BITS = 1 / math.log(2)
-# More than this and it is not a batch that is wrong.
+# After more non-finite steps in a row, the cause is not a single batch.
 SKIPPED_IN_A_ROW = 10
 
 
 def number(value) -> float | None:
-    """For JSON, which has no number for what is not finite."""
+    """Return a finite value as a float, else None, because JSON has no non-finite numbers."""
     return float(value) if math.isfinite(value) else None
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object per logged step, in ascending order of steps, each step once.
+    """The file metrics.jsonl: one JSON object per logged step, in ascending order of steps, each step once.
 
-    Opened at the step a run resumes from: rows after it, and a last row cut short by a kill, are dropped. Of several
-    processes the first writes; the others know the same rows.
+    The file is opened at the step from which a run resumes: later rows, and a last row that is truncated by a kill, are
+    dropped. Only the first of several processes writes; the others have the same `rows`.
     """
 
     def __init__(self, path: str | os.PathLike, step: int):
@@ -45,14 +45,14 @@ class MetricsFile:
         self._file.flush()
 
     def amend(self, row: dict) -> None:
-        """Adds fields to the last row, which must be of the same step."""
+        """Add fields to the last row, which must be of the same step."""
         assert self.rows[-1]["step"] == row["step"]
         self.rows[-1] |= row
         self._file.close()
         self._reopen()
 
     def go_back(self, step: int) -> None:
-        """Drops the rows after this step."""
+        """Drop the rows after this step."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         self._file.close()
         self._reopen()
@@ -74,7 +74,7 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The rows of a metrics.jsonl; none if there is no such file. A last line without its end is left out.
+    """Return the rows of a metrics.jsonl, none if the file does not exist. An unterminated last line is left out.
 
     Raises:
       ValueError: another line is not a row of a step; the message names it.
@@ -98,7 +98,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 class Recorder:
-    """Takes every step's metrics and writes down those that are due, one step late: the device never waits for us."""
+    """Takes every step's metrics and writes those that are due, one step late, so that the device never waits."""
 
     def __init__(
         self,
@@ -113,20 +113,20 @@ class Recorder:
         self._restart_clock()
 
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """The metrics of this step, still being computed. Settles those of the step before."""
+        """Take the metrics of this step, which may still be being computed, and settle those of the previous step."""
         self.settle()
         self._pending = step, metrics
         self._steps += 1
         self._display.advance(step)
 
     def go_back(self) -> None:
-        """Forgets the last step."""
+        """Drop the metrics of the last step."""
         self._pending = self._checked = None
         self._restart_clock()
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[Callable]:
-        """Waits for the last step, and keeps what is done inside out of tokens_per_second. Yields `settle`."""
+        """Wait for the last step and yield `settle`; the time inside the context is excluded from tokens_per_second."""
         _, metrics = self._pending
         self._check(*self._pending)
         jax.block_until_ready(metrics)
@@ -135,18 +135,18 @@ class Recorder:
         self._restart_clock()
 
     def settle(self, *, validation_loss: float | None = None, rate: float | None = None) -> None:
-        """Checks the last step's metrics, and writes its row if it is due or has been evaluated.
+        """Check the last step's metrics, and write its row if it is due or has been evaluated.
 
         Raises:
-          FloatingPointError: the loss or the gradient is not finite, and such steps are not to be skipped, or it is one
-            too many in a row.
+          FloatingPointError: the loss or the gradient is not finite, and such steps are not skipped or too many were
+            skipped in a row.
         """
         if self._pending is None:
             return
         (step, metrics), config = self._pending, self._config
         self._check(step, metrics)
         self._pending = None
-        # A step that is evaluated has a row even if the evaluation was cut short: it is made up for in that row.
+        # A step with an evaluation has a row even if the evaluation was interrupted: a later call adds the loss to it.
         if step % config.log.every and step % config.evaluation.every and step != config.steps:
             return
         row = {"step": step, "loss": number(metrics["loss"])}
@@ -194,10 +194,10 @@ class Recorder:
 
 
 class Display:
-    """A progress bar where there is a terminal, plain lines where there is none."""
+    """A progress bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, step: int, steps: int):
-        # Lines are never wrapped: a log file is no window.
+        # Lines are never wrapped, because log files have no width.
         self._console = rich.console.Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
         self._steps = steps
         self._bar = None
@@ -225,7 +225,7 @@ class Display:
             self._bar.update(self._task, completed=step)
 
     def show(self, row: dict, seconds_left: float) -> None:
-        """A logged row: on the bar, or as a line."""
+        """Show a logged row on the bar or as a line."""
         numbers = (
             f"loss {row['loss']:.4f} ({row['loss'] * BITS:.3f} bits/byte), {row['tokens_per_second']:,.0f} tokens/s"
             if row["loss"] is not None
@@ -242,7 +242,7 @@ class Display:
 
 
 def require_tensorboard() -> None:
-    """Raises ValueError if the extra `tensorboard` is not installed."""
+    """Raise ValueError if the extra `tensorboard` is not installed."""
     try:
         import tensorboardX  # noqa: F401
     except ImportError:
@@ -250,7 +250,7 @@ def require_tensorboard() -> None:
 
 
 def tensorboard_writer(folder: str | os.PathLike) -> Callable[[dict], None]:
-    """write(row) as TensorBoard scalars."""
+    """Return a function that writes a row as TensorBoard scalars into the folder."""
     import tensorboardX
 
     writer = tensorboardX.SummaryWriter(str(folder))
@@ -265,7 +265,7 @@ def tensorboard_writer(folder: str | os.PathLike) -> Callable[[dict], None]:
 
 
 def plot_loss(rows: list[dict], path: str | os.PathLike, title: str) -> None:
-    """loss.png: training and held-out loss in bits per byte over steps."""
+    """Plot training and held-out loss in bits per byte over steps to `path`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -279,7 +279,7 @@ def plot_loss(rows: list[dict], path: str | os.PathLike, title: str) -> None:
         values = [row["validation_loss"] * BITS for row in held_out]
         axes.plot([row["step"] for row in held_out], values, "o-", ms=4, label=f"held out, last {values[-1]:.3f}")
     axes.set(xlabel="step", ylabel="bits per byte")
-    axes.set_title(title, parse_math=False)  # a directory may have any name
+    axes.set_title(title, parse_math=False)  # a directory's name may look like a formula
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = pathlib.Path(path).with_suffix(".writing.png")

@@ -1,16 +1,16 @@
-"""Paths that users give: one place that makes a path from an option."""
+"""Provides `local_path`, which makes a path from the value of an option."""
 
 import os
 import pathlib
 
 
 def local_path(name: str, value: str | os.PathLike) -> pathlib.Path:
-    """The absolute path that the option `name` means by `value`: `~` is the home directory, as in a shell.
+    """Return the absolute path of the option `name` with this value, with `~` expanded as in a shell.
 
-    A shell leaves `--workdir=~/run` and quoted values to the program.
+    A shell does not expand `--workdir=~/run` and quoted values.
 
     Raises:
-      ValueError: the value is empty, a URL, or in the home directory of a user that does not exist.
+      ValueError: the value is empty, a URL, or in the home directory of a user who does not exist.
     """
     text = os.fspath(value)
     if not text:

@@ -1,13 +1,14 @@
-"""Which numbers are kept in which precision: the whole policy, and the part of it that is a choice of the run.
+"""Defines the precision of parameters, activations, states and gradients, and the part of it that a run can choose.
 
-parameters   float32, and the optimizer's moments: an update of bfloat16 parameters is mostly lost in rounding
-compute      `model.dtype`, float32 or bfloat16: activations, factors of products and what tensor-parallel devices
-             add up of them. Each product adds up in float32; norms, gates, softmax, logits and the loss are float32
-state        float32, always: what a recurrence carries, and decays as sums of float32 logs (`recurrax.ops`). Keys
-             and values that attention keeps are in model.dtype
+parameters   float32, as are the optimizer's moments: an update of bfloat16 parameters is mostly lost in rounding
+compute      `model.dtype`, float32 or bfloat16: activations, operands of matrix products, and the sums of their
+             results over tensor-parallel devices. Each matrix product accumulates in float32; norms, gates, softmax,
+             logits and the loss are float32
+state        always float32: the states of recurrences, and decays as sums of float32 logs (`recurrax.ops`). The keys
+             and values in the caches of attention have model.dtype
 reduction    `precision.reduction`: gradients of matrices, as sums over the rows of a batch and over devices.
-             float32 sends twice the bytes of bfloat16. Slices of a batch are added up in float32 either way, and
-             so are experts' matrices over devices, each of which rounds its own part
+             float32 sends twice the bytes of bfloat16. Slices of a batch are always accumulated in float32, and so
+             are gradients of experts' matrices over devices, each of which rounds its own part
 """
 
 import dataclasses
@@ -24,10 +25,10 @@ MATRICES = "|".join(pattern for pattern, _ in RULES if "embedding" not in patter
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionConfig:
-    """What of the policy is a choice of the run."""
+    """The part of the precision policy that a run can choose."""
 
     reduction: str = "float32"
-    """What matrices' gradients are summed in over rows and devices, where model.dtype is bfloat16."""
+    """Dtype in which gradients of matrices are summed over rows and devices, if model.dtype is bfloat16."""
 
     def __post_init__(self):
         object.__setattr__(self, "reduction", checks.dtype_name(self.reduction, REDUCTIONS))
@@ -36,7 +37,7 @@ class PrecisionConfig:
 
 
 def for_products(params, config: PrecisionConfig):
-    """The parameters as the model gets them: a product's gradient is summed in the dtype that its matrix has there."""
+    """Return the parameters for the model, matrices cast to `reduction`: their gradients are summed in their dtype."""
 
     def cast(path, leaf):
         matrix = re.search(MATRICES, jax.tree_util.keystr(path, simple=True, separator="/"))

@@ -1,13 +1,13 @@
-"""The mesh, and the rules that say which axis of it each parameter is split over.
+"""Provides the mesh, and the rules that assign its axes to the dimensions of parameters.
 
-    data     rows of the batch; parameters are copied
-    fsdp     rows of the batch too, and parameters are split: a device holds one part and gathers the others
-    tensor   parameters are split inside matrix products: heads and hidden units
-    time     the sequence: a device has one stretch of each row (`recurrax.ops.time_sharding`)
+    data     splits the rows of the batch; parameters are replicated
+    fsdp     splits the rows of the batch and the parameters: a device holds one shard and gathers the others
+    tensor   splits parameters within matrix products: heads and hidden units
+    time     splits the sequence: a device has one shard of each row (`recurrax.ops.time_sharding`)
 
-A rule is a pattern of the parameter's path and the axes of its *last* dimensions; what comes before them (the depth
-that `nn.scan` stacks) is never split. The first rule that matches decides. Mixers and projections name their matrices
-in_* where they lead from the residual stream and out_* where they lead back to it, so a few rules cover them all.
+A rule is a pattern of the parameter's path and the axes of its *last* dimensions; dimensions before them (the depth
+that `nn.scan` stacks) are never split. The first matching rule applies. Mixers and projections name their matrices
+in_* if they read the residual stream and out_* if they write to it, so a few rules cover all of them.
 """
 
 import dataclasses
@@ -32,33 +32,33 @@ RULES: Rules = (
     (r"(^|/)in_\w+$", PartitionSpec("fsdp", "tensor")),
     (r"(^|/)out_\w+$", PartitionSpec("tensor", "fsdp")),
 )
-"""Of the large matrices: a dimension that cannot be split as its rule says is an error."""
+"""Large matrices: a dimension that the mesh axis does not divide is an error."""
 
 WHERE_IT_FITS: Rules = (
-    (r"(^|/)(key|value)_kernel$", PartitionSpec("fsdp", "tensor")),  # from latent vectors
-    (r"(^|/)(decay|rate|blend|gate|dt)_kernel$", PartitionSpec(None, ("tensor", "fsdp"))),  # from low ranks
-    (r"(^|/)select_kernel$", PartitionSpec(("tensor", "fsdp"), None)),  # to a few numbers
+    (r"(^|/)(key|value)_kernel$", PartitionSpec("fsdp", "tensor")),  # input: latent vectors
+    (r"(^|/)(decay|rate|blend|gate|dt)_kernel$", PartitionSpec(None, ("tensor", "fsdp"))),  # input: low-rank vectors
+    (r"(^|/)select_kernel$", PartitionSpec(("tensor", "fsdp"), None)),  # output: a few numbers
     (r"(^|/)router_kernel$", PartitionSpec("fsdp", None)),
     (r"(^|/)(input|recurrence)_gate_kernel$", PartitionSpec("tensor", "fsdp", None)),  # one block per head
-    (r"", PartitionSpec()),  # norms, biases and the recurrences' own vectors: small, on every device
+    (r"", PartitionSpec()),  # norms, biases and vectors of recurrences: small, replicated
 )
-"""Of the small ones, whose sizes are as they are: a dimension that cannot be split stays whole."""
+"""Small matrices: a dimension that the mesh axis does not divide is replicated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices along each axis of the mesh."""
+    """Number of devices along each axis of the mesh."""
 
     data: int | None = None
-    """Copies of the parameters, each with its own rows of the batch; None: all devices the other axes leave."""
+    """Replicas of the parameters, each with its own rows of the batch; None: all devices that the other axes leave."""
     fsdp: int = 1
-    """Parts that parameters and rows are split into."""
+    """Number of shards of the parameters and of the rows of each replica."""
     tensor: int = 1
-    """Parts that heads and hidden units are split into."""
+    """Number of shards of the heads and hidden units."""
     time: int = 1
-    """Stretches that each sequence is cut into."""
+    """Number of shards of each sequence."""
     rules: tuple[str, ...] = ()
-    """Rules before the built-in ones, such as 'in_gate$=fsdp,tensor' ('-' leaves a dimension whole)."""
+    """Rules that precede the built-in ones, such as 'in_gate$=fsdp,tensor' ('-' does not split a dimension)."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -69,7 +69,7 @@ class MeshConfig:
 
 
 def parse_rules(rules: Sequence[str]) -> Rules:
-    """'PATTERN=AXIS,AXIS' as (pattern, PartitionSpec). Raises ValueError for anything else."""
+    """Parse 'PATTERN=AXIS,AXIS' into (pattern, PartitionSpec). Raises ValueError for anything else."""
     parsed = []
     for rule in rules:
         pattern, separator, axes = rule.rpartition("=")
@@ -86,10 +86,10 @@ def parse_rules(rules: Sequence[str]) -> Rules:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over the first data * fsdp * tensor * time devices.
+    """Return the mesh over the first data * fsdp * tensor * time devices.
 
     Raises:
-      ValueError: it needs more devices than there are.
+      ValueError: the mesh needs more devices than there are.
     """
     devices = jax.devices() if devices is None else devices
     others = config.fsdp * config.tensor * config.time
@@ -105,17 +105,17 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over `data` and `fsdp`, their tokens over `time`."""
+    """Return the sharding of a batch: rows over `data` and `fsdp`, tokens over `time`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "time"))
 
 
 def on(mesh: Mesh):
-    """A context for tracing: ops called in it run split over this mesh."""
+    """Return a context for tracing, in which ops are sharded over this mesh."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def check_batch(name: str, batch_size: int, sequence_length: int, mesh: Mesh) -> None:
-    """Raises ValueError if rows or their tokens cannot be dealt evenly to the devices."""
+    """Raise ValueError if rows or their tokens cannot be distributed evenly over the devices."""
     if sequence_length % mesh.shape["time"]:
         raise ValueError(f"data.sequence_length {sequence_length} is not divisible by mesh.time {mesh.shape['time']}")
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -127,13 +127,14 @@ def check_batch(name: str, batch_size: int, sequence_length: int, mesh: Mesh) ->
 
 
 def shardings(abstract_state, mesh: Mesh, first: Rules = ()):
-    """A NamedSharding for every array of the state, by the first rule whose pattern its path matches.
+    """Return a NamedSharding for every array of the state, by the first rule whose pattern matches its path.
 
-    The rules are those of `first`, RULES and WHERE_IT_FITS. Optimizer moments have the path of their parameter behind
-    their own, so they are split like it.
+    The rules are `first`, RULES and WHERE_IT_FITS, in this order. The paths of optimizer moments end with the path of
+    their parameter, so they are split like it.
 
     Raises:
-      ValueError: one of `first` matches nothing, or a dimension is not divisible by its axes.
+      ValueError: a rule in `first` matches nothing, a parameter has too few dimensions for its rule, or a dimension is
+        not divisible by its axes.
     """
     rules = (*first, *RULES, *WHERE_IT_FITS)
     used, problems = set(), []
@@ -170,16 +171,16 @@ def shardings(abstract_state, mesh: Mesh, first: Rules = ()):
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> slice:
-    """The rows of a global batch that this process has to read: those of its own devices."""
+    """Return the slice of a global batch's rows that this process reads: the rows of its own devices."""
     return _held(sharding, (batch_size, sharding.mesh.shape["time"]), 0)
 
 
 def to_devices(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's rows as its part of the global batch."""
+    """Return the global batch, of which this process provides the rows in `batch`."""
     parts = sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"]
 
     def put(rows):
-        # Where `time` splits a row over processes, each has read all of it and takes what is its own.
+        # If `time` splits a row over processes, each process has read the whole row and takes its own shard.
         columns = _held(sharding, (parts, rows.shape[1]), 1)
         return jax.make_array_from_process_local_data(sharding, rows[:, columns])
 
@@ -187,7 +188,7 @@ def to_devices(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[st
 
 
 def _held(sharding, shape, axis):
-    """The part of an array's axis that this process's devices hold."""
+    """Return the slice of an array's axis that this process's devices hold."""
     indices = sharding.addressable_devices_indices_map(shape).values()
     bounds = [index[axis].indices(shape[axis])[:2] for index in indices]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))

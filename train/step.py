@@ -1,4 +1,4 @@
-"""One training step and one evaluation step: pure functions, jitted once."""
+"""Provides the training step and the evaluation step as pure, jitted functions."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Batch = dict[str, jax.Array]
 def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=None, rngs=None):
     """Return the sum of -log p(target) in nats over the weighted targets, their number, and the model's state.
 
-    A target of weight 0 is left out, whatever its loss is.
+    A target of weight 0 is left out, even if its loss is not finite.
     """
     logits, state = model.apply({"params": params}, batch["inputs"], state, reset=batch["reset"], rngs=rngs)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
@@ -28,11 +28,11 @@ def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=No
 
 
 def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
-    """step(state, batch) -> (state, metrics), donating the state.
+    """Return step(state, batch) -> (state, metrics), which donates the state.
 
-    loss is the mean of the batch in nats per byte, before the update; grad_norm the global norm before clipping;
-    skipped the number of steps so far that changed nothing, where config.on_nonfinite says so; batch the number of the
-    step's batch and spike whether it is one, where spikes are looked for.
+    The metrics are loss, the mean of the batch in nats per byte before the update; grad_norm, the global norm before
+    clipping; learning_rate; with on_nonfinite = "skip", skipped, the number of skipped steps so far; and with spike
+    detection, batch, the number of the step's batch, and spike, whether its loss is a spike.
     """
     model, optimizer, schedule = (
         LanguageModel(config.model),
@@ -47,7 +47,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
         return total
 
     def gradients(params, batch, key):
-        """Sum of losses and its gradient, `parts` slices of the batch one after the other."""
+        """Return the sum of losses and its gradient, computed on `parts` slices of the batch one after the other."""
         if parts == 1:
             return jax.value_and_grad(loss_sum)(params, batch, key)
         # Row i goes to slice i mod parts, so that every device has rows in every slice.
@@ -70,7 +70,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
         metrics = {
             "loss": total / count,
             "grad_norm": optax.tree.norm(grads),
-            # The schedule counts the steps that changed something, as the optimizer does.
+            # The schedule counts the steps that were not skipped, as the optimizer does.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
         }
         new = optax.apply_updates(state.params, updates), opt_state
@@ -98,7 +98,10 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
 
 
 def make_evaluation_step(model: LanguageModel, mesh: Mesh, state_shardings) -> Callable:
-    """step(params, state, batch) -> (loss sum in nats, bytes, state), donating the model's state, split like this."""
+    """Return step(params, state, batch) -> (loss sum in nats, bytes, state).
+
+    It donates the model's state and returns it with `state_shardings`.
+    """
 
     def step(params, state, batch: Batch):
         with sharding.on(mesh):

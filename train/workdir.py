@@ -1,7 +1,7 @@
-"""The working directory of a run: its file names, its lock, and the small JSON files that say what ran.
+"""Provides the working directory of a run: its file names, its lock, and its small JSON files.
 
-A run holds an exclusive `flock` on DIR/.lock from beginning to end; the kernel drops it with the process, also at
-SIGKILL. Reading the directory (evaluation) needs no lock: use the paths of a `Workdir` that was not entered.
+A run holds an exclusive `flock` on DIR/.lock from beginning to end; the kernel releases it when the process ends, even
+by SIGKILL. Reading the directory (evaluation) needs no lock: use the paths of a `Workdir` that was not entered.
 """
 
 import fcntl
@@ -47,7 +47,12 @@ class Workdir:
         self._lock: int | None = None
 
     def __enter__(self) -> "Workdir":
-        """Raises BlockingIOError, naming the holder, if another run has the lock; ValueError if it cannot be made."""
+        """Create and lock the directory.
+
+        Raises:
+          BlockingIOError: another run has the lock; the message names its process.
+          ValueError: the directory cannot be created.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,7 +62,7 @@ class Workdir:
         return self
 
     def __exit__(self, *exception) -> None:
-        # The file stays: removing it would let a third run lock a new file while a second one holds the old.
+        # The file is not removed: otherwise a third run could lock a new file while a second one holds the old file.
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -78,7 +83,7 @@ def _lock(path: pathlib.Path) -> int:
 
 
 def write_json_atomically(path: str | os.PathLike, data) -> None:
-    """Writes `data` as JSON so that `path` holds either all of the old or all of the new, even after a power cut."""
+    """Write `data` as JSON atomically: `path` holds either the old or the new content, even after a power failure."""
     path = pathlib.Path(path)
     text = json.dumps(data, indent=2) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -99,14 +104,14 @@ def write_json_atomically(path: str | os.PathLike, data) -> None:
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """The JSON object in a file of a run.
+    """Return the JSON object in a file of a run.
 
     Raises:
-      ValueError: the file is empty, cut short, or holds something else; the message names it.
+      ValueError: the file is empty, truncated, or does not hold a JSON object; the message names it.
     """
     try:
         data = json.loads(pathlib.Path(path).read_bytes())
-    except ValueError as error:  # of JSON, or of UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} is damaged: it holds no JSON object but {data!r:.40}")
@@ -114,7 +119,7 @@ def read_json(path: str | os.PathLike) -> dict:
 
 
 def versions() -> dict:
-    """What ran: commit of this checkout, packages (None: not installed), platform and devices."""
+    """Return the commit of this checkout, versions of packages (None: not installed), the platform and the devices."""
     devices = jax.devices()
     return {
         "git": _git_state(pathlib.Path(__file__).resolve().parent.parent),
@@ -127,7 +132,7 @@ def versions() -> dict:
 
 
 def _git_state(root: pathlib.Path) -> dict | None:
-    """Commit and whether files differ from it; None if `root` is no checkout of its own, or git is not there."""
+    """Return the commit and whether files differ from it; None if `root` is not a checkout, or git is missing."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(root), *arguments]
@@ -139,7 +144,7 @@ def _git_state(root: pathlib.Path) -> dict | None:
 
     top = git("rev-parse", "--show-toplevel")
     commit = git("rev-parse", "--verify", "HEAD")
-    if top is None or commit is None or pathlib.Path(top).resolve() != root:  # a copy inside a foreign repository
+    if top is None or commit is None or pathlib.Path(top).resolve() != root:  # a copy inside another repository
         return None
     return {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
 
@@ -152,9 +157,9 @@ def _package_version(name: str) -> str | None:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """One line per value that differs between two nested JSON dicts: `model.dim: 128 in the workdir, 256 now`.
+    """Return one line per value that differs between two nested dicts: `model.dim: 128 in the workdir, 256 now`.
 
-    Values are compared as JSON would store them: a tuple equals the list it became, and 1 equals 1.0.
+    Values are compared as JSON stores them: a tuple equals a list, and 1 equals 1.0.
     """
     return _differences(json.loads(json.dumps(old)), json.loads(json.dumps(new)), "")
 
@@ -171,5 +176,5 @@ def _differences(old: dict, new: dict, prefix: str) -> list[str]:
 
 
 def _equal(one, other) -> bool:
-    """Python's equality, except that true is not 1."""
+    """Return whether the values are equal in Python, except that True differs from 1."""
     return isinstance(one, bool) == isinstance(other, bool) and one == other
