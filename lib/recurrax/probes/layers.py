@@ -28,7 +28,7 @@ class Given:
     x: Array
     """Input of the mixer (B, T, D): the residual stream, normed if the block has a norm before the mixer."""
     shared: Array | None
-    """Value residual that a layer below provides; None if the mixer uses none."""
+    """Value residual that a layer below provides; None if there is none."""
 
 
 def given(model: nn.Module, params: PyTree, inputs: ArrayLike, *, reset: Reset | None = None) -> list[Given]:
