@@ -141,10 +141,10 @@ def test_dtypes_are_the_same_in_every_format(name):
     params, (x, reset) = parameters(module), inputs(module)
     created, uses, gradient = dtypes(module, params, x, reset)
     assert set(jax.tree.leaves((created, gradient))) == {jnp.dtype("float32")}
-    with jax.enable_x64(True):
-        assert dtypes(module, params, x, reset) == (created, uses, gradient)
+    # Both at once, to trace one program less: whatever either of them changes is seen.
     half = jax.tree.map(lambda _: jnp.dtype("float16"), gradient)
-    assert dtypes(module, cast(params, jnp.float16), x, reset) == (created, uses, half)
+    with jax.enable_x64(True):
+        assert dtypes(module, cast(params, jnp.float16), x, reset) == (created, uses, half)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -178,9 +178,9 @@ def test_initializers_draw_the_same_numbers_with_x64():
         assert (a.dtype, a.tobytes()) == (np.dtype("float32"), b.tobytes()), initializer
 
 
-# Vectors, complex numbers and matrices as states, and each normaliser. Op by op each primitive and shape is compiled by
-# itself, so that all layers together would take minutes.
-EAGER = ("RGLRU", "S4D", "LinearAttention", "MLSTM", "LightNet", "RWKV7", "Attention")
+# Vectors and matrices as states, and the layers that subtract, divide and take logarithms most. Op by op each primitive
+# and shape is compiled by itself, so that all layers together would take minutes.
+EAGER = ("RGLRU", "MLSTM", "LightNet")
 
 
 @pytest.mark.parametrize("name", EAGER)

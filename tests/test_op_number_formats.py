@@ -128,9 +128,9 @@ def test_op_keeps_dtypes_in_every_format(name, implementation):
                 assert dtypes(name, implementation, real, real) == expected(name, real, real)
 
 
-# Both decays in chunks, a triangular system, and a form of the scan that no layer takes by default on a CPU. Layers run
-# the others op by op in test_number_formats.py.
-EAGER = [("linear attention, channel", "xla"), ("delta rule, scalar", "xla"), ("diagonal scan, complex", "chunked")]
+# Chunks with a triangular system, and a form of the scan that no layer takes by default on a CPU. Layers run others op
+# by op in test_number_formats.py.
+EAGER = [("delta rule, scalar", "xla"), ("diagonal scan, complex", "chunked")]
 
 
 @pytest.mark.parametrize(("name", "implementation"), EAGER)

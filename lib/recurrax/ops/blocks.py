@@ -74,12 +74,17 @@ def sweep(
         tokens, reset = jax.tree.map(
             lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), (tokens, reset)
         )
-    output, state = _sweep(functools.partial(_contained, block, chunks), blocks, state, tokens, reset)
+    # The number of each token's document, here for all blocks at once.
+    borders = None if reset is None else (reset, jnp.cumsum(reset, axis=1, dtype=jnp.int32))
+    output, state = _sweep(functools.partial(_contained, block, chunks), blocks, state, tokens, borders)
     return output[:, :length], state
 
 
-def _contained(block, chunks, state, tokens, reset):
+def _contained(block, chunks, state, tokens, borders):
     """Run the block on finite numbers, and return NaN in everything that depends on other numbers."""
+    reset, document = (None, None) if borders is None else borders
+    if document is not None:  # counted from the document that the state belongs to
+        document = document - document[:, :1] + reset[:, :1].astype(document.dtype)
     q, own = containment.admit(tokens.q, 3)
     state, start = containment.admit(state, 2)
     lead = tokens.written[0].ndim - 1  # a flag for each step of a token, then their sum
@@ -92,7 +97,7 @@ def _contained(block, chunks, state, tokens, reset):
     if log_decay is not None:
         log_decay, flag = containment.admit(log_decay, 3, log=True)
         seen = seen + flag
-    seen = containment.since_reset(seen, start, reset, chunks)
+    seen = containment.since_reset(seen, start, document, chunks)
     state, output = block(chunks, state, Tokens(q, written, strength, log_decay), reset)
     read = jnp.repeat(seen, q.shape[2] // seen.shape[2], axis=2)
     return containment.release(state, seen[:, -1]), containment.release(output, read, own)
@@ -143,47 +148,47 @@ def separate(tokens, x, *rows):
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
-def _sweep(block, blocks, state, tokens, reset):
-    return _run(block, blocks, state, tokens, reset)[0]
+def _sweep(block, blocks, state, tokens, borders):
+    return _run(block, blocks, state, tokens, borders)[0]
 
 
-def _run(block, blocks, state, tokens, reset):
+def _run(block, blocks, state, tokens, borders):
     """Return (output, last state), and the states before each block."""
     if blocks == 1:
-        last, output = block(state, tokens, reset)
+        last, output = block(state, tokens, borders)
         return (output, last), state[None]
 
     def step(carry, n):
         state, output = carry
-        new, piece = block(state, *_piece((tokens, reset), n, blocks))
+        new, piece = block(state, *_piece((tokens, borders), n, blocks))
         return (new, _put(output, piece, n)), state
 
-    shape = jax.eval_shape(block, state, *_piece((tokens, reset), 0, blocks))[1]
+    shape = jax.eval_shape(block, state, *_piece((tokens, borders), 0, blocks))[1]
     output = jnp.zeros((shape.shape[0], blocks * shape.shape[1], *shape.shape[2:]), shape.dtype)
     (last, output), states = lax.scan(step, (state, output), jnp.arange(blocks))
     return (output, last), states
 
 
-def _forward(block, blocks, state, tokens, reset):
-    results, states = _run(block, blocks, state, tokens, reset)
-    return results, (states, tokens, reset)
+def _forward(block, blocks, state, tokens, borders):
+    results, states = _run(block, blocks, state, tokens, borders)
+    return results, (states, tokens, borders)
 
 
 def _backward(block, blocks, residuals, cotangents):
-    states, tokens, reset = residuals
+    states, tokens, borders = residuals
     output_cotangent, state_cotangent = cotangents
 
-    def differentiate(state, tokens, reset, output_cotangent, state_cotangent):
-        _, pullback = jax.vjp(lambda state, tokens: block(state, tokens, reset), state, tokens)
+    def differentiate(state, tokens, borders, output_cotangent, state_cotangent):
+        _, pullback = jax.vjp(lambda state, tokens: block(state, tokens, borders), state, tokens)
         return pullback((state_cotangent, output_cotangent))
 
     if blocks == 1:
-        return *differentiate(states[0], tokens, reset, output_cotangent, state_cotangent), None
+        return *differentiate(states[0], tokens, borders, output_cotangent, state_cotangent), None
 
     def step(carry, before):
         state_cotangent, gradients = carry
         state, n = before
-        pieces = _piece((tokens, reset, output_cotangent), n, blocks)
+        pieces = _piece((tokens, borders, output_cotangent), n, blocks)
         state_cotangent, piece = differentiate(state, *pieces, state_cotangent)
         return (state_cotangent, jax.tree.map(lambda whole, part: _put(whole, part, n), gradients, piece)), None
 

@@ -17,7 +17,7 @@ A flag stands for a token and a head: one bad entry of a key or a value makes al
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Int
 
 from recurrax.ops.forward_mode import custom_vjp
 
@@ -97,29 +97,25 @@ release.defvjp(_release, _release_back)
 
 
 def since_reset(
-    flags: Float[Array, "B T H"], start: Float[Array, "B H"], reset: Bool[Array, "B T"] | None, chunks: int
+    flags: Float[Array, "B T H"], start: Float[Array, "B H"], document: Int[Array, "B T"] | None, chunks: int
 ) -> Float[Array, "B T H"]:
     """Return the number of flags since the document's start, this token's included; linear in flags and start.
 
     Args:
-      flags: flags of each token.
-      start: flags of the state before the first token.
-      reset: True where a document starts.
-      chunks: number of chunks that T is divided into; sums run within chunks, then over chunks.
+      flags: of each token.
+      start: of the state before the first token.
+      document: numbers of the documents, 0 for the one that the state belongs to; None: there is no other.
+      chunks: into which T is cut: sums are taken within chunks, then over them.
     """
     batch, length, heads = flags.shape
     size = length // chunks
-    x = flags.reshape(batch, chunks, size, heads)
-    here = jnp.zeros((1, length), bool) if reset is None else reset
-    until, before = jnp.tri(size, dtype=FLAG), jnp.tri(chunks, k=-1, dtype=FLAG)
-    # Index of each token's document within its chunk, and of each chunk's last document, counted from the first chunk.
-    document = jnp.matmul(here.reshape(-1, chunks, size).astype(FLAG), until.T)
-    last = jnp.matmul(document[..., -1], jnp.tri(chunks, dtype=FLAG).T)
-    same = jnp.where(document[..., :, None] == document[..., None, :], until[None, None], 0)
-    within = jnp.matmul(same, x)
-    # The end of chunk j is in the document that chunk i starts in, if no document starts in the chunks between them.
-    first = jnp.pad(last, ((0, 0), (1, 0)))[:, :-1]
-    same = jnp.where(first[:, :, None] == last[:, None, :], before[None], 0)
-    entering = jnp.matmul(same, within[:, :, -1]) + (first == 0).astype(FLAG)[..., None] * start[:, None]
-    seen = within + (document == 0).astype(FLAG)[..., None] * entering[:, :, None]
-    return seen.reshape(batch, length, heads)
+    document = jnp.zeros((1, length), jnp.int32) if document is None else document
+    number = document.reshape(-1, chunks, size)
+    same = (number[..., :, None] == number[..., None, :]) & jnp.tri(size, dtype=bool)[None, None]
+    within = jnp.matmul(same.astype(FLAG), flags.reshape(batch, chunks, size, heads))
+    # Of an earlier chunk only its last document can go on.
+    chunk = jnp.arange(length) // size
+    goes_on = document[:, :, None] == number[:, None, :, -1]
+    goes_on &= (chunk[:, None] > jnp.arange(chunks)[None])[None]
+    earlier = jnp.matmul(goes_on.astype(FLAG), within[:, :, -1])
+    return within.reshape(flags.shape) + earlier + (document == 0).astype(FLAG)[..., None] * start[:, None]

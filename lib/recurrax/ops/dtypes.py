@@ -21,11 +21,11 @@ def wide_dtype(*values: ArrayLike | Dtype | None) -> jnp.dtype:
     return common_dtype(jnp.float32, *values)
 
 
-def upcast(x: Array) -> Array:
+def upcast(x: ArrayLike) -> Array:
     """Return x in float32 or complex64, or in its own dtype if that is wider."""
-    return x.astype(wide_dtype(x.dtype))
+    return jnp.asarray(x).astype(wide_dtype(x.dtype))
 
 
-def complexify(x: Array) -> Array:
+def complexify(x: ArrayLike) -> Array:
     """Return a real x as complex64 or complex128."""
-    return x.astype(wide_dtype(x.dtype, jnp.complex64))
+    return jnp.asarray(x).astype(wide_dtype(x.dtype, jnp.complex64))
