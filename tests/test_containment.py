@@ -32,12 +32,12 @@ def normal(*shape):
 
 
 def finite(array):
-    """Whether all numbers of a token are finite: (B, T)."""
+    """Return whether all numbers of a token are finite, (B, T)."""
     return np.isfinite(array).reshape(*array.shape[:2], -1).all(-1)
 
 
 def spoilt(inputs, name, row=0):
-    """The inputs with one bad number in this array: at BAD, or in the state of this row."""
+    """Return the inputs with one bad number in this array: at BAD, or in the state of this row."""
     array = np.array(inputs[name])
     array.reshape(BATCH, -1)[row, 0 if name in ("state", "h0") else BAD * array[row, 0].size] = (
         np.nan if name in ("state", "log_decay") else np.inf
@@ -54,7 +54,7 @@ MATRIX = [
 
 @functools.cache
 def matrix_results(case, implementation):
-    """A function (inputs, cotangents) -> (o, state), gradients; compiled once."""
+    """Return a compiled function (inputs, cotangents) -> (o, state), gradients."""
     run = functools.partial(matrix_ops.evaluate, case, implementation=implementation, chunk_size=8)
     return lambda inputs, cotangents: jax.device_get(run(inputs, cotangents, jnp.asarray(RESET)))
 

@@ -197,7 +197,7 @@ COMPRESSORS = {
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
 def test_compressed_text_is_refused_and_named(tmp_path, suffix):
-    """By its first bytes, whatever its name is."""
+    """A compressed file is recognised by its first bytes, whatever its name is."""
     text = b"words of a text that is easily compressed, " * 40
     write_files(tmp_path, {f"a.{suffix}": COMPRESSORS[suffix](text), "named.txt": COMPRESSORS[suffix](text)})
     for name in (f"a.{suffix}", "named.txt"):

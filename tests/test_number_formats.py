@@ -39,7 +39,7 @@ SIZES = {
 
 
 def sized(kind, **options):
-    """A config of this class with the common sizes that it has fields for."""
+    """Return a config of this class with the common sizes that it has fields for."""
     fields = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: size for name, size in SIZES.items() if name in fields}, **options)
 
@@ -75,7 +75,7 @@ def draw(*shape, seed=0):
 
 
 def inputs(module, length=LENGTH):
-    """Tokens, or vectors, and a reset after the first of them in one row."""
+    """Return tokens, or vectors, and a reset after the first of them in one row."""
     reset = np.zeros((BATCH, length), bool)
     reset[0, 1] = True
     if getattr(module.config, "vocab_size", None) is not None:
@@ -84,21 +84,21 @@ def inputs(module, length=LENGTH):
 
 
 def parameters(module):
-    """Random numbers for all of them, so that a forgotten bias would show; above 0, as stored decays are."""
+    """Return random parameters, so that a forgotten bias would show; above 0, as stored decays are."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), inputs(module)[0])["params"]
     leaves, tree = jax.tree.flatten(shapes)
     return tree.unflatten([jnp.asarray(0.3 * np.abs(draw(*leaf.shape, seed=i))) for i, leaf in enumerate(leaves)])
 
 
 def call(module, params, x, state=None, reset=None):
-    """(y, state), also of a projection, which has none."""
+    """Return (y, state); a projection has no state."""
     if not hasattr(module, "init_state"):
         return module.apply({"params": params}, x), None
     return module.apply({"params": params}, x, state, reset=reset)
 
 
 def every_use(module, params, x, reset):
-    """The whole sequence, a chunk with a state, and single tokens from the initial state under a scan."""
+    """Return the results for the whole sequence, for a chunk with a state, and for a scan over single tokens."""
 
     def step(state, inputs):
         y, state = call(module, params, inputs[0][:, None], state, inputs[1][:, None])
@@ -112,7 +112,7 @@ def every_use(module, params, x, reset):
 
 
 def total(tree):
-    """The sum of all numbers, real and imaginary."""
+    """Return the sum of all numbers, real and imaginary."""
     numbers = [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != bool]
     return sum(leaf.real.sum() + leaf.imag.sum() for leaf in numbers)
 

@@ -65,7 +65,7 @@ CASES = {
 
 
 def matrix_op(case):
-    """The op of a case of the table of matrix-state ops, by name of its inputs."""
+    """Return the op of a case of the table of matrix-state ops, called with its inputs by name."""
 
     def op(reset=None, **options):
         inputs = {name: options.pop(name) for name in list(options) if name not in ("implementation", "chunk_size")}
@@ -98,7 +98,7 @@ def differentiated(name, implementation, inputs):
 
 
 def dtypes(name, implementation, real, states):
-    """Of output and last state, and of the gradient, for inputs of one dtype and a state of another."""
+    """Return the dtypes of output and last state, and check those of the gradient, for inputs and a state of these."""
     complex_ = np.result_type(states, np.complex64)
 
     def shape(key, value):

@@ -228,7 +228,7 @@ def test_absent_rank_of_rwkv7_is_not_null(tmp_path):
 
 
 def test_second_names_of_fields_are_read(tmp_path):
-    """By transformers' attribute maps; the first name of the pair holds where a file has both."""
+    """Names of transformers' attribute maps are read; the first of a pair holds where a file has both."""
     for family, first, second in (
         ("kimi_linear", "num_experts", "num_local_experts"),
         ("kimi_linear", "num_experts_per_token", "num_experts_per_tok"),

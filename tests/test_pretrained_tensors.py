@@ -56,7 +56,7 @@ def test_tensors_without_effect_are_ignored(family, tmp_path):
 
 @pytest.mark.parametrize("family", ["mamba", "gated_deltanet", "transnormer"])
 def test_head_beside_tied_embedding_is_never_dropped(family, tmp_path):
-    """As in transformers 5: a head that is another matrix is read; a copy is the tied head; either name will do."""
+    """Like transformers 5: a head that is another matrix is read; a copy is the tied head; either name will do."""
     copy = checkpoints.copied(family, tmp_path)
     table, name = checkpoints.tensors(copy), embedding_name(family)
     checkpoints.store(copy, {**table, "lm_head.weight": table[name].copy()})

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def unit(x):
-    """Of length 1, but for the constant that the kernels add."""
+    """Return x scaled to length 1, up to the constant that the kernels add."""
     return x / np.sqrt((x**2).sum(-1, keepdims=True) + 1e-6)
 
 
