@@ -1,4 +1,4 @@
-"""A cache of fixed size, which gives attention a state: what the last W tokens left, and which of them are there."""
+"""Provide the state of attention: a cache of fixed size for the last W tokens, and a mask of its filled entries."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -9,13 +9,13 @@ from recurrax.types import Dtype, Reset, State
 
 
 def check_length(length: int, window: int | None, max_length: int) -> None:
-    """Raises ValueError where a call without a window is longer than the cache: it could not hold what was seen."""
+    """Raise ValueError if a call without a window is longer than the cache, which could not hold all of its tokens."""
     if window is None and length > max_length:
         raise ValueError(f"{length} tokens in one call, but max_length is {max_length}; raise it or set a window")
 
 
 def empty(batch_size: int, size: int, dtype: Dtype, **shapes: tuple[int, ...]) -> State:
-    """The cache before the first token: zeros (B, W, *shape) by name, and "seen": (B, W) bool."""
+    """Return the cache before the first token: zeros (B, W, *shape) by name, and "seen", (B, W) bool, all False."""
     arrays = {name: jnp.zeros((batch_size, size, *shape), dtype) for name, shape in shapes.items()}
     return {**arrays, "seen": jnp.zeros((batch_size, size), bool)}
 
@@ -23,9 +23,9 @@ def empty(batch_size: int, size: int, dtype: Dtype, **shapes: tuple[int, ...]) -
 def extended(
     new: dict[str, Array], state: State | None, size: int, *, reset: Reset | None
 ) -> tuple[dict[str, Array], int, Bool[Array, "B 1 T S"] | None, State]:
-    """What is cached with what is new after it; how much of it is the cache; who sees whom; and the next cache.
+    """Return the cached entries followed by the new ones, the number of cached ones, the mask, and the next cache.
 
-    The mask is None where nothing needs one beyond causality: there is no cache, and no document starts.
+    The mask says which entries each query sees. It is None if causality is enough: no cache and no document starts.
     """
     first = next(iter(new.values()))
     (batch, length), past = first.shape[:2], 0
@@ -48,9 +48,9 @@ def extended(
 
 
 def enter(op, given: dict) -> tuple[State, State]:
-    """The cache before a stretch of time and the one after the last, for ops of (new, state, reset, config).
+    """Return the cache before this time shard and the one after the last, for ops of (new, state, reset, config).
 
-    Where nothing came before the call, the first is no longer than all other stretches.
+    Without an incoming state the first is no longer than all the other shards together.
     """
     del op
     new, state, reset, size = given["new"], given["state"], given["reset"], given["config"].cache_size
@@ -67,7 +67,7 @@ def enter(op, given: dict) -> tuple[State, State]:
 
 
 def _last(array, size):
-    """The last `size` entries of axis 1, zeros (False) in front where there are fewer."""
+    """Return the last `size` entries of axis 1, padded in front with zeros (False) if there are fewer."""
     missing = max(size - array.shape[1], 0)
     padded = jnp.pad(array, ((0, 0), (missing, 0), *((0, 0) for _ in array.shape[2:])))
     return padded[:, padded.shape[1] - size :]

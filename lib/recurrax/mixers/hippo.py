@@ -1,16 +1,16 @@
-"""The state matrices that remember polynomials of the past (HiPPO, Gu et al., 2020, arXiv 2008.07669).
+"""Compute state matrices that project the past onto polynomials (HiPPO, Gu et al., 2020, arXiv 2008.07669).
 
     LegS    d/dt h = A h + B x      A_nk = -sqrt(2n+1) sqrt(2k+1)   n > k
                                          = -(n + 1)                 n = k,   0 above
                                     B_n  =  sqrt(2n+1)
 
 A + P P^T with P_n = sqrt(n + 1/2) is normal, -1/2 I plus a skew-symmetric matrix: a unitary V takes A to Lambda - p p^H
-with Lambda diagonal and p = V^H P (S4, arXiv 2111.00396, theorem 1). Eigenvalues and what belongs to them come in
-conjugate pairs, of which the one with the positive imaginary part is kept.
+with Lambda diagonal and p = V^H P (S4, arXiv 2111.00396, theorem 1). Eigenvalues come in conjugate pairs; of each pair
+the one with positive imaginary part is stored.
 
     delay   theta d/dt m = A m + B u   A_ij = (2i+1) (-1 if i < j else (-1)^(i-j+1)),   B_i = (2i+1) (-1)^i
 
-m are coefficients of Legendre polynomials over the last theta steps (Voelker et al., 2019). All in float64.
+m are coefficients of Legendre polynomials over the last theta steps (Voelker et al., 2019). All arrays are float64.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from jaxtyping import Complex, Float
 
 
 def legs(size: int) -> tuple[Float[np.ndarray, "N N"], Float[np.ndarray, " N"]]:
-    """A and B of HiPPO-LegS."""
+    """Return A and B of HiPPO-LegS."""
     b = np.sqrt(2 * np.arange(size) + 1.0)
     return -np.tril(np.outer(b, b), -1) - np.diag(np.arange(size) + 1.0), b
 
@@ -39,7 +39,7 @@ class Diagonalised(NamedTuple):
 
 
 def diagonalised_legs(size: int) -> Diagonalised:
-    """Of an even size."""
+    """Return HiPPO-LegS in diagonal form; the size must be even."""
     a, b = legs(size)
     p = np.sqrt(np.arange(size) + 0.5)
     # The skew-symmetric part times -i is Hermitian: real eigenvalues, sorted, and a unitary V.
@@ -49,7 +49,7 @@ def diagonalised_legs(size: int) -> Diagonalised:
 
 
 def delay(size: int, theta: float) -> tuple[Float[np.ndarray, "N N"], Float[np.ndarray, " N"]]:
-    """A and B of the Legendre delay system, per step."""
+    """Return A and B of the Legendre delay system, per step."""
     i, j = np.arange(size)[:, None], np.arange(size)[None]
     scale = (2 * i + 1) / theta
     return scale * np.where(i < j, -1.0, (-1.0) ** (i - j + 1)), (scale * (-1.0) ** i)[:, 0]
@@ -58,9 +58,10 @@ def delay(size: int, theta: float) -> tuple[Float[np.ndarray, "N N"], Float[np.n
 def hold(
     a: Float[np.ndarray, "N N"], b: Float[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, "N N"], Float[np.ndarray, " N"]]:
-    """exp(A) - I and A^-1 (exp(A) - I) B: one step of d/dt h = A h + B x with x held constant.
+    """Return exp(A) - I and A^-1 (exp(A) - I) B: one step of d/dt h = A h + B x with x held constant.
 
-    Both are in exp of the matrix (A B; 0 0), by its Taylor series at a small multiple and then repeated squaring.
+    Both are blocks of exp of the matrix (A B; 0 0), computed by its Taylor series at a small multiple and then by
+    repeated squaring.
     """
     size = len(b)
     matrix = np.zeros((size + 1, size + 1))
