@@ -98,9 +98,13 @@ def test_forward_mode_of_half_precision_products():
     def products(kernel):
         return ops.scale(ops.shift(ops.linear(x, kernel), kernel[0]), kernel[1])
 
+    direction = jnp.asarray([[1, -2], [3, 1], [-1, 2]], jnp.float32)
     with forward_mode():
-        forwards = jax.jacfwd(products)(kernel)
-    np.testing.assert_allclose(forwards, jax.jacrev(products)(kernel), rtol=0.05, atol=0.05)
+        tangent = jax.jvp(products, (kernel,), (direction,))[1]
+    weights = jnp.cos(jnp.arange(tangent.size)).reshape(tangent.shape).astype(tangent.dtype)
+    gradient = jax.vjp(products, kernel)[1](weights)[0]
+    want = (gradient * direction).sum()
+    np.testing.assert_allclose((weights * tangent).astype(jnp.float32).sum(), want, rtol=0.05)
 
 
 @pytest.mark.parametrize("wrap", [jax.jacfwd, jax.hessian, lambda f: jax.linearize(f, jnp.ones((1, 4, 2)))[1]])
