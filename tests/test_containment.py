@@ -15,7 +15,7 @@ from recurrax.models import Classifier, ClassifierConfig
 from recurrax.projections import MixtureOfExperts
 
 BATCH, LENGTH = 2, 24
-BAD, BORDER = 9, 15  # the first row holds a bad number at BAD; both rows start a document at BORDER
+BAD, BORDER = 9, 18  # the first row holds a bad number at BAD; both rows start a document at BORDER
 RESET = np.zeros((BATCH, LENGTH), bool)
 RESET[:, BORDER] = True
 # Where nothing may depend on the bad number.
