@@ -1,6 +1,7 @@
 """A number that is not finite stays in its document and behind its token, in every form of every op and mixer."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from recurrax import ops
 from recurrax.mixers import RGLRU
 from recurrax.models import Classifier, ClassifierConfig
 from recurrax.projections import MixtureOfExperts
+from train.step import negative_log_likelihood
 
 BATCH, LENGTH = 2, 24
 BAD, BORDER = 9, 18  # the first row holds a bad number at BAD; both rows start a document at BORDER
@@ -233,3 +235,12 @@ def test_classifier_mask_leaves_out_bad_steps():
     bad[0, BAD, 1] = np.inf
     want, y = (model.apply(params, inputs, mask=mask)[0] for inputs in (x, bad))
     np.testing.assert_array_equal(y, want)
+
+
+def test_target_of_weight_zero_is_left_out_of_the_loss():
+    logits = np.zeros((1, 2, 4), np.float32)
+    logits[0, 1] = np.nan
+    model = types.SimpleNamespace(apply=lambda *_, **__: (jnp.asarray(logits), None))
+    batch = {"inputs": None, "reset": None, "targets": np.zeros((1, 2), np.int32), "weights": np.float32([[1, 0]])}
+    loss, weight, _ = negative_log_likelihood(model, None, batch)
+    np.testing.assert_allclose((loss, weight), (np.log(4), 1), rtol=1e-6)
