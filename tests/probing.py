@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_cases import DIM
-from recurrax.probes.implicit_attention import layer_attention
+from recurrax.probes.attention import layer_attention
 from recurrax.probes.layers import Given
 
 BATCH, LENGTH = 2, 9

@@ -11,7 +11,7 @@ from eval.bench.cli import Bench, main, resolve
 from eval.bench.contestants import BENCHMARKS, DIAGONAL_SCAN, MATRIX_STATE, Contestant
 from eval.bench.measure import BANDWIDTH, MATMUL, Row
 from eval.bench.programs import compile_jax
-from recurrax.ops.diagonal.api import IMPLEMENTATIONS
+from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS
 
 SMALL = ["--shape", "2,9,4", "--repeats", "2"]
 FIELDS = {field.name for field in dataclasses.fields(Row)} | {"machine"}

@@ -116,7 +116,7 @@ def test_a_norm_without_a_scale_has_no_parameters():
         (lambda: LanguageModelConfig(embedding_scale=-1.0), "embedding_scale must be positive, got -1"),
         (lambda: LanguageModelConfig(first=(GLU(),)), "first must be a tuple of mixer configs"),
         (lambda: LanguageModelConfig(num_layers=2, first=3 * (LRU(),)), "num_layers 2 is less than the 3 blocks"),
-        (lambda: LanguageModelConfig(pattern=(LATER,)), r"reads what .* hands on.*first=\(RWKV7\(\),\)"),
+        (lambda: LanguageModelConfig(pattern=(LATER,)), r"uses a value residual.*first=\(RWKV7\(\),\)"),
         (
             lambda: LanguageModelConfig(dim=12, num_layers=2, last=(Attention(num_heads=5),)),
             "dim 12 is not divisible by num_heads 5",

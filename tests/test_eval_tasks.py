@@ -167,8 +167,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(suite, tmp_path, capsys):
     found = json.loads((tmp_path / "results/small/copying/LRU.json").read_text())
     assert found["seeds"] == [0, 1]
     assert set(found["score"]) == {"4", "6"}
-    assert found["config"]["setting"]["task"]["type"] == "recurrax.tasks.copying.Copying"
-    assert found["config"]["model"]["pattern"][0]["type"] == "recurrax.mixers.lru.LRU"
+    assert found["config"]["setting"]["task"]["type"] == "recurrax.tasks.Copying"
+    assert found["config"]["model"]["pattern"][0]["type"] == "recurrax.mixers.LRU"
     assert {"git", "packages", "devices"} <= set(found["versions"])
     assert results.load(tmp_path / "results/small/copying/LRU.json").setting == TINY
     assert found["seconds"] > 0

@@ -12,6 +12,7 @@ from mixer_cases import DIM, MIXERS
 from oracles.common import sigmoid, silu, softplus
 from probing import BATCH, FLOAT64, LENGTH, TOKENS, apply, attend, convolved, draw, error
 from recurrax import probes
+from recurrax.layers import RECURRENT
 from recurrax.mixers import (
     GLA,
     HGRN,
@@ -132,6 +133,8 @@ def test_columns_in_pieces_are_the_columns():
 class Toy(MixerConfig):
     """y = W_out f(W x)."""
 
+    capabilities = RECURRENT
+
     def layer(self, dim, dtype=jnp.float32, name=None):
         return ToyLayer(self, dim, dtype, name=name)
 
@@ -143,7 +146,7 @@ class ToyLayer(Mixer):
     def parameters(self, depth):
         return {"in_v": (fan_in, (self.dim, self.dim)), "out_kernel": (fan_in, (self.dim, self.dim))}
 
-    def mix(self, params, x, state, reset, shared):
+    def run(self, params, x, state, **_):
         return self.config.mixed(x @ params["in_v"]) @ params["out_kernel"], self.init_state(len(x))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from oracles import ops as oracles
 from recurrax.ops import causal_conv1d, long_convolution
-from recurrax.ops.long_convolution.api import fft_length
+from recurrax.ops.families.long_convolution.api import fft_length
 
 # Float32 rounds at 6e-8; sums of some tens of terms stay well below this.
 FLOAT32 = 2e-6

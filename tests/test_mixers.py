@@ -12,6 +12,7 @@ from matrix_ops import ops_by_definition
 from mixer_cases import DIM, LENGTH, MIXERS
 from oracles.common import sigmoid, softplus, wide
 from recurrax import mixers, projections
+from recurrax.layers import Depth
 from recurrax.mixers import GLA, LRU, RGLRU, RWKV7, Attention
 
 BATCH = 2
@@ -75,9 +76,9 @@ class Compiled:
     def __init__(self, name):
         self.config = MIXERS[name].config
         self.layer = layer = self.config.layer(DIM)
-        init = jax.jit(jax.vmap(lambda key, depth: layer.init(key, jnp.zeros((1, 1, DIM)), depth=depth)["params"]))
+        init = jax.jit(jax.vmap(lambda key, i: layer.init(key, jnp.zeros((1, 1, DIM)), depth=Depth(i, 2))["params"]))
         # Two layers, each with the parameters that its depth starts from.
-        self.layers = jax.device_get(init(jax.random.split(jax.random.key(0), 2), np.arange(2) / 2))
+        self.layers = jax.device_get(init(jax.random.split(jax.random.key(0), 2), np.arange(2)))
         # Biases start at 0, where a forgotten one would not show.
         first = {name: value[0] for name, value in self.layers.items()}
         self.params = {name: value if value.any() else 0.3 * draw(*value.shape) for name, value in first.items()}
@@ -358,8 +359,8 @@ def first_steps(config):
 
     @jax.jit
     def measure(key, depth):
-        init = jax.vmap(lambda key, depth: layer.init(key, jnp.zeros((1, 1, dim)), depth=depth)["params"])
-        params = init(jax.random.split(key, DEPTH), jnp.minimum(jnp.arange(DEPTH) / depth, 1 - 1 / DEPTH))
+        init = jax.vmap(lambda key, i: layer.init(key, jnp.zeros((1, 1, dim)), depth=Depth(i, DEPTH))["params"])
+        params = init(jax.random.split(key, DEPTH), jnp.minimum(DEPTH * jnp.arange(DEPTH) / depth, DEPTH - 1))
         gradients, output = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x, depth)
         return output, jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))
 

@@ -12,7 +12,7 @@ import pytest
 
 import matrix_ops
 from recurrax import ops
-from recurrax.ops.diagonal.api import IMPLEMENTATIONS as DIAGONAL
+from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS as DIAGONAL
 
 LENGTH = 3
 STATES = ("state", "h0")

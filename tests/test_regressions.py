@@ -22,7 +22,7 @@ from matrix_ops import (
     wide,
 )
 from oracles import ops, vector
-from recurrax.mixers.rglru import RGLRU
+from recurrax.mixers.layers.rglru import RGLRU
 from recurrax.ops import causal_conv1d, diagonal_scan, linear_attention
 
 every_op = pytest.mark.parametrize("case", ONE_PER_OP)

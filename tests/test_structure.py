@@ -1,7 +1,9 @@
 """What holds of the tree as a whole: who imports whom, what is shipped, and style."""
 
 import ast
+import importlib
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -140,3 +142,12 @@ def test_the_licence_is_the_one_that_the_package_names():
     text = (ROOT / "LICENSE").read_text()
     assert re.search(r"Apache License\s+Version 2\.0, January 2004", text)
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_no_function_hides_the_module_of_its_name():
+    for package in ("recurrax", "train", "eval"):
+        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            module = importlib.import_module(found.name) if not found.name.endswith("__main__") else None
+            parent, _, leaf = found.name.rpartition(".")
+            attribute = getattr(sys.modules[parent], leaf, module)
+            assert module is None or attribute is module, f"{found.name} is hidden by {attribute!r}"

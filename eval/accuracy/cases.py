@@ -9,10 +9,10 @@ from eval import oracles
 from eval.accuracy import regimes
 from eval.accuracy.regimes import Regime
 from recurrax import ops
-from recurrax.ops.delta_rule.api import IMPLEMENTATIONS as DELTA_IMPLEMENTATIONS
-from recurrax.ops.diagonal.api import IMPLEMENTATIONS as DIAGONAL_IMPLEMENTATIONS
-from recurrax.ops.dplr_rule.api import IMPLEMENTATIONS as DPLR_IMPLEMENTATIONS
-from recurrax.ops.linear_attention.api import IMPLEMENTATIONS as LINEAR_IMPLEMENTATIONS
+from recurrax.ops.families.delta_rule.api import IMPLEMENTATIONS as DELTA_IMPLEMENTATIONS
+from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS as DIAGONAL_IMPLEMENTATIONS
+from recurrax.ops.families.dplr_rule.api import IMPLEMENTATIONS as DPLR_IMPLEMENTATIONS
+from recurrax.ops.families.linear_attention.api import IMPLEMENTATIONS as LINEAR_IMPLEMENTATIONS
 
 BATCH, HEADS, KEY, VALUE = 1, 2, 32, 32
 CHANNELS = 64

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax import checks
+from recurrax.layers import RECURRENT
 from recurrax.mixers import Mixer, MixerConfig
 from recurrax.mixers.base import fan_in, zeros
 from recurrax.ops import linear, shift
@@ -18,6 +19,8 @@ orthogonal = nn.initializers.orthogonal()
 @dataclasses.dataclass(frozen=True)
 class LSTM(MixerConfig):
     """Hochreiter and Schmidhuber, 1997, with forget gates that start at sigmoid(1)."""
+
+    capabilities = RECURRENT._replace(linear_in_values=False, splits_time=False)
 
     width: int | None = None
     """E of the state; None is dim."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrax import checks
+from recurrax.layers import RECURRENT
 from recurrax.mixers import Mixer, MixerConfig
 from recurrax.mixers.base import fan_in
 from recurrax.ops import diagonal_scan, linear, shift
@@ -23,6 +24,8 @@ from recurrax.ops import diagonal_scan, linear, shift
 @dataclasses.dataclass(frozen=True)
 class Rotation(MixerConfig):
     """A layer of N complex states that the input turns."""
+
+    capabilities = RECURRENT
 
     state_dim: int = 64
     """N."""

@@ -8,7 +8,7 @@ from eval import oracles
 from eval.bench import shapes
 from eval.bench.contestants.base import Benchmark, Contestant, oracle_truth, our_contestant, state_dtype
 from recurrax.ops import diagonal_scan
-from recurrax.ops.diagonal.api import IMPLEMENTATIONS
+from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS
 
 
 def _draw(rng, sizes, is_complex):

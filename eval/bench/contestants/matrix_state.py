@@ -12,9 +12,9 @@ from eval.bench import shapes
 from eval.bench.contestants import chunked, fla, stepwise
 from eval.bench.contestants.base import Benchmark, Contestant, oracle_truth, our_contestant, too_many
 from recurrax import ops
-from recurrax.ops.delta_rule import api as delta_rule
-from recurrax.ops.dplr_rule import api as dplr_rule
-from recurrax.ops.linear_attention import api as linear_attention
+from recurrax.ops.families.delta_rule import api as delta_rule
+from recurrax.ops.families.dplr_rule import api as dplr_rule
+from recurrax.ops.families.linear_attention import api as linear_attention
 
 RANK = 2
 """R of delta_product."""

@@ -2,10 +2,10 @@
 
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.block import Block, BlockConfig
-from recurrax.models.describe import describe
 from recurrax.models.language_model import LanguageModel, LanguageModelConfig
 from recurrax.models.readout import Classifier, ClassifierConfig, Regressor, RegressorConfig
 from recurrax.models.sampling import generate, prefill, sample
+from recurrax.models.table import describe
 
 __all__ = [
     "Backbone",

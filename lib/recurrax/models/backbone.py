@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
+from recurrax.layers import Depth
 from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
 from recurrax.models.block import NORMS, Block, BlockConfig, Norm
 from recurrax.projections import GLU, MLP, ProjectionConfig
@@ -79,12 +80,12 @@ class BackboneConfig:
         handed = False
         for i, block in enumerate(self.layout.blocks):
             block.mixer.layer(self.dim)  # raises if the mixer cannot have this dim
-            if block.mixer.reads_shared and not handed:
+            if block.mixer.uses_value_residual and not handed:
                 raise ValueError(
-                    f"{block.mixer} reads what one of the first blocks hands on, and none does: start with one, as in "
-                    "first=(RWKV7(),), pattern=(RWKV7(value_residual=True),)"
+                    f"{block.mixer} uses a value residual, which none of the first blocks provides: start with one, "
+                    "as in first=(RWKV7(),), pattern=(RWKV7(value_residual=True),)"
                 )
-            handed = handed or (block.mixer.hands_on and i < len(self.first))
+            handed = handed or (block.mixer.provides_value_residual and i < len(self.first))
 
     def block(self, of: MixerConfig | BlockConfig) -> BlockConfig:
         """Return the block config for an entry of `pattern`, `first` or `last`."""
@@ -116,7 +117,7 @@ class Layout:
     @property
     def shares(self) -> bool:
         """Whether a layer uses the value residual of a layer below."""
-        return any(block.mixer.reads_shared for block in self.blocks)
+        return any(block.mixer.uses_value_residual for block in self.blocks)
 
 
 class Group(nn.Module):
@@ -132,7 +133,7 @@ class Group(nn.Module):
         for i, block in enumerate(self.blocks):
             state = None if states is None else states[i]
             layer = Block(block, config.dim, norm, config.layout.shares, name=block_name(i, block))
-            x, shared, state = layer(x, shared, state, reset, (first + i) / config.num_layers)
+            x, shared, state = layer(x, shared, state, reset, Depth(first + i, config.num_layers))
             after.append(state)
         return (x, shared), tuple(after)
 

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
+from recurrax.layers import Depth
 from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
 from recurrax.ops.sharding import placed
 from recurrax.projections import GLU, MLP, ProjectionConfig
-from recurrax.types import Dtype, Reset, Scalar, State
+from recurrax.types import Dtype, Reset, State
 
 ORDERS = ("pre_norm", "post_norm", "normed_residual")
 NORMS = ("rms", "simple_rms", "layer")
@@ -95,7 +96,7 @@ class Block(nn.Module):
         shared: Array | None,
         state: State | None,
         reset: Reset | None,
-        depth: Scalar = 0.0,
+        depth: Depth = Depth(),  # noqa: B008
     ) -> tuple[Float[Array, "B T D"], Array | None, State]:
         config, dtype = self.config, jnp.dtype(self.norm.dtype)
         state = state or {"mixer": None, "projection": None}

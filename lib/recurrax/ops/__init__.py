@@ -1,15 +1,15 @@
 """Provide recurrences as pure functions of arrays. Time is axis 1; every op returns (outputs, final state)."""
 
-from recurrax.ops.convolution import causal_conv1d
-from recurrax.ops.delta_rule.api import delta_product, delta_rule
-from recurrax.ops.diagonal.api import diagonal_scan
-from recurrax.ops.dplr_rule.api import dplr_rule
-from recurrax.ops.forward_mode import forward_mode
-from recurrax.ops.linear import contract, linear, scale, shift
-from recurrax.ops.linear_attention.api import linear_attention
-from recurrax.ops.long_convolution.api import long_convolution
-from recurrax.ops.selective_scan.api import selective_scan
-from recurrax.ops.state_space.api import state_space
+from recurrax.ops.differentiation import forward_mode
+from recurrax.ops.families.causal_convolution import causal_conv1d
+from recurrax.ops.families.delta_rule.api import delta_product, delta_rule
+from recurrax.ops.families.diagonal.api import diagonal_scan
+from recurrax.ops.families.dplr_rule.api import dplr_rule
+from recurrax.ops.families.linear_attention.api import linear_attention
+from recurrax.ops.families.long_convolution.api import long_convolution
+from recurrax.ops.families.selective_scan.api import selective_scan
+from recurrax.ops.families.state_space.api import state_space
+from recurrax.ops.tokenwise import contract, linear, scale, shift
 
 __all__ = [
     "causal_conv1d",

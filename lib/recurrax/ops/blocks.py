@@ -25,7 +25,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from recurrax.ops import containment
-from recurrax.ops.forward_mode import custom_vjp
+from recurrax.ops.differentiation import custom_vjp
 
 # Rows per block: tokens times steps per token. On a CPU a block's arrays should fit in the cache; a GPU or TPU needs
 # few, large launches.

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
-from recurrax.ops.forward_mode import custom_vjp
+from recurrax.ops.differentiation import custom_vjp
 
 FLAG = jnp.float32
 """The dtype of flags: linear functions of them are computed and transposed."""

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax.ops.blocks import to_chunks
-from recurrax.ops.forward_mode import custom_vjp
+from recurrax.ops.differentiation import custom_vjp
 
 FLOOR = -1024.0
 """Lower bound of log-decays. e^-1024 is 0 in float32 and in float64, so the bound changes no result; it keeps sums of

@@ -8,7 +8,7 @@ prod_j (I + M^(2^j)) is not: for equal keys its powers grow like binomial coeffi
 import jax.numpy as jnp
 from jax import lax
 
-from recurrax.ops.forward_mode import custom_vjp
+from recurrax.ops.differentiation import custom_vjp
 
 SUBSTITUTED = 16
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Inexact
 
-from recurrax.probes.implicit_attention import LayerAttention
+from recurrax.probes.attention import LayerAttention
 
 
 def plot_attention(

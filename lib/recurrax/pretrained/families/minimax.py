@@ -6,7 +6,7 @@ not read it and rotates whole heads, as this family does if the field is missing
 """
 
 from recurrax.mixers import Attention, Lightning
-from recurrax.mixers.transnormer_llm import slopes
+from recurrax.mixers.layers.transnormer_llm import slopes
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
 from recurrax.pretrained.rotary import BUFFERS, read_rotary, write_rotary

@@ -1,0 +1,1 @@
+"""Hold the published token mixers, one per file; `recurrax.mixers` exports them."""

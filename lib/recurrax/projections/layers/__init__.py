@@ -1,0 +1,1 @@
+"""Hold the projections, one per file; `recurrax.projections` exports them."""
