@@ -14,7 +14,7 @@ from recurrax.mixers import Attention
 from train import plan, presets
 from train.paths import local_path
 from train.plan import CHIPS, Plan, times
-from train.plan.report import bytes_text, fits, seconds_text
+from train.plan.page import bytes_text, fits, seconds_text
 from train.sharding import MeshConfig
 
 DEVICES = 256

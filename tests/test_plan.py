@@ -17,8 +17,8 @@ from train.data import VOCAB_SIZE, DataConfig
 from train.plan import CHIPS, Cost, Plan, make_plan, report, times
 from train.plan.collectives import Collective, group
 from train.plan.cost import program_cost
+from train.plan.page import bytes_text, fits
 from train.plan.program import abstract_batch, compiled
-from train.plan.report import bytes_text, fits
 from train.sharding import MeshConfig, make_mesh
 
 RING = jax.make_mesh((8,), ("ring",), axis_types=(AxisType.Auto,))

@@ -5,13 +5,13 @@ hlo          the compiled program's text as objects
 cost         products, memory traffic and exchanges of one device, counted in it
 collectives  who exchanges what with whom
 chips        peak rates of named accelerators
-report       all of it as a page
+page         all of it as a page
 """
 
 from train.plan.chips import CHIPS, Chip, Times, times
 from train.plan.cost import Cost
+from train.plan.page import report
 from train.plan.program import Plan, devices_of, make_plan, use_virtual_devices
-from train.plan.report import report
 
 __all__ = [
     "CHIPS",
