@@ -40,14 +40,6 @@ def draw(op, decay, rng):
     return inputs, {"reset": reset, "scale": 0.7}, (rng.standard_normal((B, T, 2 * H, V)), shapes["state"])
 
 
-def draw_diagonal(decay, rng):
-    def normal(*shape):
-        return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if decay == "complex" else 0)
-
-    inputs = {"a": normal(B, T, K), "x": normal(B, T, K), "h0": normal(B, K)}
-    return inputs, {"reset": np.arange(B * T).reshape(B, T) % 4 == 2}, (normal(B, T, K), normal(B, K))
-
-
 @pytest.mark.parametrize("decay", ["none", "scalar", "channel"])
 @pytest.mark.parametrize("op", MATRIX_OPS)
 def test_gradients_of_the_oracles_are_finite_differences(op, decay):
@@ -61,11 +53,64 @@ def test_gradients_of_the_oracles_are_finite_differences(op, decay):
     check_differences(run, inputs, (d_o, rng.standard_normal(shape)), rng)
 
 
-@pytest.mark.parametrize("decay", ["real", "complex"])
-def test_gradients_of_the_diagonal_oracle_are_finite_differences(decay):
+def vector_cases():
+    """Return (op, inputs, whether it takes resets) by name."""
     rng = np.random.default_rng(1)
-    inputs, options, cotangents = draw_diagonal(decay, rng)
-    check_differences(lambda x, c=None: oracles.diagonal_scan({**x, **options}, c), inputs, cotangents, rng)
+
+    def normal(*shape):
+        return rng.standard_normal(shape)
+
+    def complex_normal(*shape):
+        return normal(*shape) + 1j * normal(*shape)
+
+    n, m, w = 4, 2, 3
+    system = {"x": normal(B, T, K), "b": normal(K, n), "c": normal(K, m, n), "state": normal(B, K, n)}
+    tokens = {"x": normal(B, T, K), "state": normal(B, w - 1, K)}
+    return {
+        "diagonal": ("diagonal_scan", {"a": normal(B, T, K), "x": normal(B, T, K), "h0": normal(B, K)}, True),
+        "diagonal, complex": ("diagonal_scan", {"a": complex_normal(K), "x": complex_normal(B, T, K)}, True),
+        "selective": (
+            "selective_scan",
+            {
+                **{"x": normal(B, T, K), "dt": np.exp(normal(B, T, K)), "a": -np.exp(normal(K, n))},
+                **{"b": normal(B, T, n), "c": normal(B, T, n), "state": normal(B, K, n)},
+            },
+            True,
+        ),
+        "state space": ("state_space", {**system, "a": -np.exp(normal(K, n))}, True),
+        "state space, complex": (
+            "state_space",
+            {
+                **{"x": normal(B, T, K), "a": -np.exp(normal(K, n)) + 1j * normal(K, n)},
+                **{"b": complex_normal(K, n), "c": complex_normal(K, m, n), "state": complex_normal(B, K, n)},
+            },
+            True,
+        ),
+        "state space, dense": ("state_space", {**system, "a": 0.3 * normal(K, n, n)}, True),
+        "short convolution": ("causal_conv1d", {**tokens, "kernel": normal(w, K), "bias": normal(K)}, True),
+        "long convolution": ("long_convolution", {**tokens, "kernel": normal(K, m, w)}, False),
+        "long convolution, shared": ("long_convolution", {"x": normal(B, T, K), "kernel": normal(1, T)}, False),
+    }
+
+
+VECTOR_CASES = vector_cases()
+
+
+@pytest.mark.parametrize("case", VECTOR_CASES)
+def test_oracle_gradients_of_vector_ops_are_differences(case):
+    op, inputs, takes_reset = VECTOR_CASES[case]
+    rng = np.random.default_rng(2)
+    options = {"reset": np.arange(B * T).reshape(B, T) % 4 == 2} if takes_reset else {}
+
+    def run(x, cotangents=None):
+        return getattr(oracles, op)({**x, **options}, cotangents=cotangents)
+
+    outputs, last, _ = run(inputs)
+    cotangents = [
+        rng.standard_normal(v.shape) + (1j * rng.standard_normal(v.shape) if np.iscomplexobj(v) else 0)
+        for v in (outputs, last)
+    ]
+    check_differences(run, inputs, cotangents, rng)
 
 
 def check_differences(run, inputs, cotangents, rng):
@@ -75,13 +120,14 @@ def check_differences(run, inputs, cotangents, rng):
 
     def loss(name, change):
         outputs = run({**inputs, name: inputs[name] + change})[:2]
-        return sum((weight * value).sum() for weight, value in zip(cotangents, outputs, strict=True))
+        return sum((weight * value).sum().real for weight, value in zip(cotangents, outputs, strict=True))
 
     for name, value in inputs.items():
         assert gradients[name].shape == value.shape
         for _ in range(3):
             step = 1e-5 * rng.standard_normal(value.shape)
-            got, want = (gradients[name] * step).sum(), (loss(name, step) - loss(name, -step)) / 2
+            step = step + 1j * 1e-5 * rng.standard_normal(value.shape) if np.iscomplexobj(value) else step
+            got, want = (gradients[name] * step).sum().real, (loss(name, step) - loss(name, -step)) / 2
             assert abs(got - want) <= 1e-8 * abs(step).sum(), name
 
 

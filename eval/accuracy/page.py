@@ -28,7 +28,7 @@ def _introduction(lengths, command, machine):
     yield from ("# Accuracy", "")
     yield from _paragraph(
         """How far the ops are from their definition, computed step by step in NumPy float64 with gradients written by
-        hand (`eval/oracles.py`). The oracle gets the same numbers, already rounded to the dtype: the errors below are
+        hand (`eval/oracles`). The oracle gets the same numbers, already rounded to the dtype: the errors below are
         those of the arithmetic and of rounding the results."""
     )
     yield from (f"    {command}", "", machine.replace("\n", "; "), "", "The error of an array of n numbers is", "")

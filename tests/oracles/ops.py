@@ -1,4 +1,4 @@
-"""`diagonal_scan` and `causal_conv1d`, step by step. Those of matrix states are in eval/oracles.py."""
+"""`diagonal_scan` and `causal_conv1d`, step by step. Those of matrix states are in eval/oracles/."""
 
 import numpy as np
 

@@ -1,35 +1,6 @@
-"""What the recurrences are, and their gradients: step by step in NumPy float64, by hand.
-
-Imports no JAX: shares no bug with the library. All take `inputs`, a dict with the op's arguments by name (those that
-are missing or None are not there), `scale` where states are matrices, and `cotangents` (do, dS) of the outputs and the
-final state or None; all return the outputs o, the final state S, and a dict of gradients by name.
-"""
+"""Compute the ops with matrix states and their gradients, step by step."""
 
 import numpy as np
-
-
-def diagonal_scan(inputs, cotangents=None):
-    """h_t = a_t h_{t-1} + x_t; complex gradients are linear transposes, as JAX's: nothing is conjugated."""
-    reset = inputs.get("reset")
-    x = {n: np.asarray(v) for n, v in inputs.items() if v is not None and n != "reset"}
-    dtype = np.complex128 if any(np.iscomplexobj(v) for v in x.values()) else np.float64
-    x = {n: v.astype(dtype) for n, v in x.items()}
-    keep = np.ones(x["x"].shape[:2]) if reset is None else 1.0 - np.asarray(reset)
-    factor = keep[..., None] * x["a"]
-    h, last = np.zeros(x["x"].shape, dtype), x.get("h0", np.zeros(x["x"][:, 0].shape, dtype))
-    before = np.zeros_like(h)
-    for t in range(h.shape[1]):
-        before[:, t] = last
-        last = h[:, t] = factor[:, t] * last + x["x"][:, t]
-    if cotangents is None:
-        return h, last, {}
-
-    d_h, d_last = (np.asarray(c).astype(dtype) for c in cotangents)
-    d_x = np.zeros_like(h)
-    for t in reversed(range(h.shape[1])):
-        d_x[:, t] = d_h[:, t] + d_last
-        d_last = factor[:, t] * d_x[:, t]
-    return h, last, {"a": keep[..., None] * d_x * before, "x": d_x, "h0": d_last}
 
 
 def linear_attention(inputs, scale=None, cotangents=None):
