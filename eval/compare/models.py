@@ -1,4 +1,6 @@
-"""The models that are compared: one per mixer and a few hybrids, all of one depth, width and number of parameters."""
+"""Define the compared models: one per mixer and a few hybrids, of one depth, one width and one number of parameters."""
+
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -15,38 +17,19 @@ from train.sharding import MeshConfig
 DIM = 128
 LAYERS = 4
 LENGTH = 256
-"""Tokens of a training sequence. What looks farther back than this is nobody's strength here."""
+"""Tokens of a training sequence. The comparison cannot show how layers use longer contexts."""
 
 WINDOW = mixers.Attention(window=LENGTH)
 
-# Every layer as its paper has it, but for sizes that would leave no parameters for the projections.
-PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
-    "Attention": (WINDOW,),
-    "LatentAttention": (mixers.LatentAttention(window=LENGTH, rotary_base=10_000.0),),
-    "LinearAttention": (mixers.LinearAttention(),),
-    "Lightning": (mixers.Lightning(),),
-    "TransNormer": (mixers.TransNormer(),),
-    "TransNormerLLM": (mixers.TransNormerLLM(),),
-    "RetNet": (mixers.RetNet(),),
-    "LightNet": (mixers.LightNet(),),
-    "GLA": (mixers.GLA(),),
-    "HGRN2": (mixers.HGRN2(),),
-    "Mamba2": (mixers.Mamba2(state_dim=64),),
-    "MLSTM": (mixers.MLSTM(),),
-    "DeltaNet": (mixers.DeltaNet(),),
-    "GatedDeltaNet": (mixers.GatedDeltaNet(),),
-    "KDA": (mixers.KDA(),),
-    "DeltaProduct": (mixers.DeltaProduct(),),
-    "RWKV7": (mixers.RWKV7(),),
-    "LRU": (mixers.LRU(state_dim=128),),
-    "S5": (mixers.S5(state_dim=128),),
-    "S4D": (mixers.S4D(),),
-    "S4": (mixers.S4(),),
-    "LSSL": (mixers.LSSL(),),
-    "LMU": (mixers.LMU(),),
-    "RGLRU": (mixers.RGLRU(),),
-    "HGRN": (mixers.HGRN(),),
-    "Mamba": (mixers.Mamba(),),
+SIZES: dict[str, MixerConfig] = {
+    "Attention": WINDOW,
+    "LRU": mixers.LRU(state_dim=128),
+    "LatentAttention": mixers.LatentAttention(window=LENGTH, rotary_base=10_000.0),
+    "Mamba2": mixers.Mamba2(state_dim=64),
+    "S5": mixers.S5(state_dim=128),
+}
+"""Mixers whose default sizes would leave no parameters for the projections, or whose cache is longer than a row."""
+HYBRIDS: dict[str, tuple[MixerConfig, ...]] = {
     "Griffin 2:1": (mixers.RGLRU(), mixers.RGLRU(), WINDOW),
     "Samba": (mixers.Mamba(), WINDOW),
     "GatedDeltaNet 3:1": (*3 * (mixers.GatedDeltaNet(),), WINDOW),
@@ -54,8 +37,28 @@ PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
 }
 
 
+def _each_alone() -> dict[str, tuple[MixerConfig, ...]]:
+    """Return the pattern of one layer for every exported mixer that a language model takes, by its exported name.
+
+    The settings are those of SIZES, else the defaults. Wrappers, whose settings include another mixer, are left out.
+    """
+    exported = {name: getattr(mixers, name) for name in mixers.__all__}
+    patterns = {}
+    for name, cls in exported.items():
+        is_config = isinstance(cls, type) and issubclass(cls, MixerConfig) and cls is not MixerConfig
+        if is_config and all(p.default is not p.empty for p in inspect.signature(cls).parameters.values()):
+            config = SIZES.get(name, cls())
+            if config.causal:
+                patterns[name] = (config,)
+    return patterns
+
+
+PATTERNS: dict[str, tuple[MixerConfig, ...]] = {**_each_alone(), **HYBRIDS}
+"""All models that are compared. A mixer that the library exports is compared with no line here."""
+
+
 def training(name: str, parameters: int, steps: int) -> TrainConfig:
-    """How the model of that name is trained: all alike but for the mixers and the projections' width."""
+    """Return the training config of the model of that name. Only the mixers and the projections' width differ."""
     return TrainConfig(
         steps=steps,
         model=fitted(PATTERNS[name], parameters),
@@ -71,10 +74,10 @@ def training(name: str, parameters: int, steps: int) -> TrainConfig:
 
 
 def fitted(pattern: tuple[MixerConfig, ...], parameters: int) -> LanguageModelConfig:
-    """The model whose gated projections are as wide as brings its parameters nearest to that number.
+    """Return the model whose gated projections have the width that brings its parameters nearest to that number.
 
     Raises:
-      ValueError: the mixers alone have more.
+      ValueError: the mixers alone have more parameters.
     """
 
     def model(width):
@@ -95,17 +98,17 @@ def fitted(pattern: tuple[MixerConfig, ...], parameters: int) -> LanguageModelCo
 
 
 def count(config: LanguageModelConfig) -> int:
-    """Parameters of the model."""
+    """Return the number of parameters of the model."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_parameters(config)))
 
 
 def abstract_parameters(config: LanguageModelConfig):
-    """Their shapes and dtypes."""
+    """Return the parameters as shapes and dtypes."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(lambda: LanguageModel(config).init(jax.random.key(0), tokens))["params"]
 
 
 def state_bytes(config: LanguageModelConfig) -> int:
-    """What one sequence's state takes."""
+    """Return the number of bytes of one sequence's state."""
     state = jax.eval_shape(lambda: LanguageModel(config).init_state(1))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -1,4 +1,4 @@
-"""docs/mixers.md and its picture."""
+"""Write docs/comparison.md and its figure."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from eval.compare.measure import DECODED, STEPS, Result
 
 
 def page(results: Sequence[Result], steps: int, command: str, machine: str, picture: str) -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     tokens = steps * 4 * models.LENGTH
-    return f"""# Mixers
+    return f"""# Comparison of mixers
 
-Every mixer in the same small language model, trained on the same {tokens:,} bytes of Python's standard library in the
-same order: {models.LAYERS} layers of width {models.DIM}, gated projections as wide as brings all models to one number
-of parameters, AdamW with one learning rate for all ({steps:,} steps of 4 x {models.LENGTH} bytes). One seed each.
+Each mixer is the only mixer of the same small language model, trained on the same {tokens:,} bytes of Python's standard
+library in the same order. All models have {models.LAYERS} layers of width {models.DIM}. The width of their gated
+projections gives all models the same number of parameters. All are trained by AdamW with one learning rate
+({steps:,} steps of 4 x {models.LENGTH} bytes), with one seed each.
 
-A model this small, on sequences this short, does not tell which layer is the best at scale. The table shows that each
-layer trains, what it costs here, and what it carries from token to token.
+A model this small, on sequences this short, does not show which layer is the best at scale. The table shows that each
+layer trains, what it costs on this machine, and how large its state is.
 
     {command}
 
@@ -28,19 +29,19 @@ layer trains, what it costs here, and what it carries from token to token.
 
 {table(results)}
 
-- **state**: bytes that one sequence carries from one call to the next, all layers together; attention's is a cache of
-  {models.LENGTH} tokens.
+- **state**: bytes of one sequence's state, all layers together; attention has a cache of {models.LENGTH} tokens.
 - **train**: bytes per second of training, the median of {STEPS} steps. **decode**: bytes per second of one sequence,
-  token by token, the median of calls of {DECODED}. Both measured after all models were trained, one after the other.
+  token by token, the median of calls of {DECODED} tokens. Both are measured after all models are trained, one model
+  after the other.
 - **held out**: bits per byte of held-out files after the last step.
-- **wall**: seconds of the whole training; compilation, evaluation and checkpoints included.
+- **wall**: seconds of the whole training, including compilation, evaluation and checkpoints.
 
 ![bits per byte over bytes of state]({picture})
 """
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a Markdown table, best first."""
+    """Return the results as a Markdown table, best first."""
     lines = [
         "| mixer | parameters | state, bytes | train, bytes/s | decode, bytes/s | held out, bits per byte | wall, s |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -54,7 +55,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def plot(results: Sequence[Result], path: pathlib.Path) -> None:
-    """Bits per byte over bytes of state, and over training speed."""
+    """Plot bits per byte over bytes of state, and over training speed."""
     figure = Figure(figsize=(14, 9), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axis, label, value in (
@@ -62,7 +63,7 @@ def plot(results: Sequence[Result], path: pathlib.Path) -> None:
         (right, "training, bytes per second", lambda row: row.training_tokens_per_second),
     ):
         axis.scatter([value(row) for row in results], [row.bits_per_byte for row in results], s=18)
-        # Names on either side in turn, from the best on: neighbours are often close.
+        # Names alternate between the two sides, from the best model on, because neighbours are often close.
         for i, row in enumerate(sorted(results, key=lambda row: row.bits_per_byte)):
             place, side = ((5, 3), "left") if i % 2 else ((-5, -8), "right")
             at = (value(row), row.bits_per_byte)
