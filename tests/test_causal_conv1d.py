@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from oracles import ops as oracles
+from eval import oracles
 from recurrax.ops import causal_conv1d
 
 
@@ -25,11 +25,12 @@ def test_output_and_state_match_the_oracle_with_resets_anywhere(length, width):
     for density in (0.0, 0.3, 1.0):
         reset = rng.uniform(size=(2, length)) < density
         y, final = jax.jit(causal_conv1d)(x, kernel, bias, state, reset=reset)
-        want, want_final = oracles.causal_conv1d(x, kernel, bias, state, reset)
+        given = {"x": x, "kernel": kernel, "bias": bias, "state": state, "reset": reset}
+        want, want_final, _ = oracles.causal_conv1d(given)
         np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(final, want_final, rtol=1e-6)
     y, final = causal_conv1d(x, kernel)
-    want, want_final = oracles.causal_conv1d(x, kernel)
+    want, want_final, _ = oracles.causal_conv1d({"x": x, "kernel": kernel})
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(final, want_final, rtol=1e-6)
 

@@ -3,28 +3,29 @@
 import numpy as np
 
 
-def diagonal_scan(inputs, cotangents=None):
-    """h_t = a_t h_{t-1} + x_t, for a (B, T, D) or (D,)."""
+def diagonal_scan(inputs, cotangents=None, reverse=False):
+    """h_t = a_t h_{t-1} + x_t, for a (B, T, *D) or (*D,); with `reverse` h_t = a_t h_{t+1} + x_t."""
     x, reset = _arrays(inputs)
     dtype = np.result_type(*x.values())
     x = {n: v.astype(dtype) for n, v in x.items()}
-    keep = 1.0 - reset
-    factor = keep[..., None] * x["a"]
     h, last = np.zeros(x["x"].shape, dtype), x.get("h0", np.zeros(x["x"][:, 0].shape, dtype))
-    before = np.zeros_like(h)
-    for t in range(h.shape[1]):
+    keep = (1.0 - reset).reshape(*reset.shape, *(1,) * (h.ndim - 2))
+    factor = keep * x["a"]
+    before, steps = np.zeros_like(h), range(h.shape[1])[:: -1 if reverse else 1]
+    for t in steps:
         before[:, t] = last
-        last = h[:, t] = factor[:, t] * last + x["x"][:, t]
+        last = h[:, t] = np.where(keep[:, t] == 0, 0, factor[:, t] * last) + x["x"][:, t]
     if cotangents is None:
         return h, last, {}
 
     d_h, d_last = (np.asarray(c).astype(dtype) for c in cotangents)
     d_x = np.zeros_like(h)
-    for t in reversed(range(h.shape[1])):
+    for t in reversed(steps):
         d_x[:, t] = d_h[:, t] + d_last
         d_last = factor[:, t] * d_x[:, t]
-    d_a = keep[..., None] * d_x * before
-    return h, last, _given(inputs, {"a": d_a if x["a"].ndim == 3 else d_a.sum((0, 1)), "x": d_x, "h0": d_last})
+    d_a = keep * d_x * before
+    d_a = d_a if x["a"].ndim == h.ndim else d_a.sum((0, 1))
+    return h, last, _given(inputs, {"a": d_a, "x": d_x, "h0": d_last})
 
 
 def selective_scan(inputs, cotangents=None):
