@@ -133,6 +133,7 @@ def test_the_version_is_one():
 def test_the_oracles_share_no_code_with_the_library():
     for path in (*(ROOT / "eval" / "oracles").rglob("*.py"), *(ROOT / "tests" / "oracles").rglob("*.py")):
         assert imports(path) <= {"numpy", "oracles", "eval"}, path
+        assert not re.search(r"^(from|import) eval(?!\.oracles\.)", path.read_text(), re.MULTILINE), path
 
 
 def test_the_licence_is_the_one_that_the_package_names():

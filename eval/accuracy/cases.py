@@ -1,4 +1,4 @@
-"""The ops: how to draw their inputs, who computes them, and who knows the truth."""
+"""Define the measured ops: how their inputs are drawn, their implementations and their oracles."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from recurrax.ops.families.linear_attention.api import IMPLEMENTATIONS as LINEAR
 
 BATCH, HEADS, KEY, VALUE = 1, 2, 32, 32
 CHANNELS = 64
-"""Of `diagonal_scan`."""
+"""Number of channels of `diagonal_scan`."""
 DTYPES = ("float32", "bfloat16")
 
 
@@ -45,14 +45,17 @@ class Case:
     draw: Callable[..., dict[str, np.ndarray]]
 
     def has(self, decay: str, dtype: str, regime: Regime) -> bool:
-        """Whether there is such a measurement: no half precision of complex numbers, no gates without a decay."""
+        """Return whether this is measured: no complex numbers in half precision, no regime of gates without a decay."""
         if decay == "complex" and dtype == "bfloat16":
             return False
         return regime in self.regimes and not (decay == "none" and regime.needs_gates)
 
 
 def _draw(rng, regime, decay, length, unit=True, steps=(), more=None):
-    """What the ops of matrix states share, and `more` of its own; `steps` is the axis of several keys per token."""
+    """Draw the inputs of an op with matrix states.
+
+    `more` draws the op's own inputs from the keys; `steps` is the axis of several keys per token.
+    """
     times = (BATCH, length)
     gates = {"none": None, "scalar": (*times, HEADS), "channel": (*times, HEADS, KEY)}[decay]
     key = regime.draw_keys(rng, (*times, *steps, HEADS, KEY), unit)
@@ -81,7 +84,7 @@ def _draw_product(rng, regime, decay, length):
 
 
 def _draw_dplr(rng, regime, decay, length):
-    """As RWKV-7: a is minus the key, b the key times beta."""
+    """Draw inputs as in RWKV-7: a is minus the key, and b is the key times beta."""
 
     def more(key):
         return {"a": -key, "b": key * regime.draw_beta(rng, key.shape[:-1])[..., None]}
@@ -90,7 +93,7 @@ def _draw_dplr(rng, regime, decay, length):
 
 
 def _draw_diagonal(rng, regime, decay, length):
-    """Decays e^g, where complex of any phase."""
+    """Draw decay factors e^g, with uniform phases if they are complex."""
     shape = (BATCH, length, CHANNELS)
 
     def normal(*shape):
@@ -109,7 +112,7 @@ _UP_TO_2 = (*_UP_TO_1, regimes.BETA_2, regimes.EQUAL_KEYS_2)
 
 
 def _matrix_case(op, implementations, draw, more=()):
-    """Of the op with this name, in the library as in the oracles."""
+    """Return the case of the op with this name, which is also the name of its oracle."""
     names = tuple(sorted(implementations, key=lambda name: name == "reference"))
     every = (*_GATES, *_KEYS, *more, regimes.LONG)
     in_order = tuple(regime for regime in regimes.REGIMES if regime in every)

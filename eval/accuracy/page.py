@@ -1,4 +1,4 @@
-"""docs/accuracy.md: what was measured and how, the worst of it, and then all of it."""
+"""Write docs/accuracy.md: what was measured and how, the largest errors, then all of them."""
 
 import inspect
 import itertools
@@ -12,7 +12,7 @@ from eval.accuracy.regimes import REGIMES
 
 
 def page(rows: Sequence[Row], cases: Sequence[Case], lengths: tuple[int, int], command: str, machine: str) -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     return "\n".join(
         [
             *_introduction(lengths, command, machine),
@@ -128,7 +128,7 @@ def _number(error, bar=float("inf")):
 
 
 def _grouped(rows: Sequence[Row], *fields: str) -> Iterator[tuple[tuple[str, ...], list[Row]]]:
-    """The rows by these fields, in the order in which they first come."""
+    """Yield the rows grouped by these fields, in the order in which they first occur."""
 
     def key(row):
         return tuple(getattr(row, field) for field in fields)

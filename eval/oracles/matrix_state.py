@@ -87,7 +87,7 @@ def apply_transposed(state, x):
 
 
 def _recur(inputs, scale, cotangents, step, back, reads_before=False):
-    """The decay before and the reading after a family's own `step`, and their gradients around its own `back`."""
+    """Run decay, the family's own `step` and the read for each token; then their gradients, with its own `back`."""
     reset = inputs.get("reset")
     x = {n: np.asarray(v, np.float64) for n, v in inputs.items() if v is not None and n != "reset"}
     batch, length, heads, key = x["k"].shape[:2] + x["k"].shape[-2:]

@@ -1,4 +1,4 @@
-"""Define what all layers have in common, mixers and projections alike: a frozen config and a Linen module.
+"""Define what mixers, and layers that are called like them, have in common: a frozen config and a Linen module.
 
     y, state = layer(x, state, reset=reset)
 
@@ -20,10 +20,10 @@ from recurrax.types import Dtype, Params, Reset, Scalar, State
 
 
 class Capabilities(NamedTuple):
-    """What a layer can do."""
+    """What a layer can do; its config declares this."""
 
     causal: bool
-    """Whether no output depends on a later input. A language model needs causal layers."""
+    """Whether no output depends on a later input."""
     streams: bool
     """Whether a sequence may be split between two calls, the state passed on."""
     linear_in_values: bool
@@ -39,7 +39,7 @@ POSITION_WISE = Capabilities(causal=True, streams=True, linear_in_values=False, 
 
 
 class Depth(NamedTuple):
-    """Where a layer stands in its model: by this some papers initialise gates or fix decay factors."""
+    """Where a layer stands in its model: some papers initialise gates and decay factors by it."""
 
     index: Scalar = 0
     """Number of blocks below."""

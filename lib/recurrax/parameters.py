@@ -2,8 +2,8 @@
 
     "in_kernel": Parameter(fan_in, (d, e), ("embed", "heads"))
 
-Every layer has a table of its parameters by name, and creates them with `declare`. How a parameter is sharded, whether
-it is decayed, in which dtype its gradient is summed and what is printed of it follow from this declaration.
+A layer has a table of its parameters by name, and creates them with `declare`. So far nothing else reads axes, roles,
+weight decay and learning rates: the training program still goes by the paths of parameters.
 """
 
 import contextlib
@@ -94,7 +94,11 @@ def recording() -> Iterator[dict[str, Parameter]]:
 
 
 def declare(module: nn.Module, table: dict) -> Params:
-    """Create or look up the module's parameters, in float32, also with `jax_enable_x64`."""
+    """Create or look up the module's parameters, in float32, also with `jax_enable_x64`.
+
+    An entry of the table is a `Parameter`, or a tuple of an initializer, a shape and further arguments of the
+    initializer, of which neither axes nor role are known.
+    """
     table = {name: p if isinstance(p, Parameter) else _from_tuple(*p) for name, p in table.items()}
     found = _FOUND.get()
     if found is not None:
@@ -103,4 +107,5 @@ def declare(module: nn.Module, table: dict) -> Params:
 
 
 def _from_tuple(init, shape, *arguments):
+    """Return a Parameter without axes; its role is the default and says nothing."""
     return Parameter(lambda key, shape, dtype: init(key, shape, *arguments, dtype=dtype), shape, (None,) * len(shape))

@@ -5,7 +5,7 @@ hlo          the compiled program's text as objects
 cost         products, memory traffic and exchanges of one device, counted in it
 collectives  who exchanges what with whom
 chips        peak rates of named accelerators
-page         all of it as a page
+page         the figures as a page of text
 """
 
 from train.plan.chips import CHIPS, Chip, Times, times

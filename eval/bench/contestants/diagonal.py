@@ -1,4 +1,4 @@
-"""The table of `diagonal_scan`."""
+"""Provide the table of `diagonal_scan`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS
 
 
 def _draw(rng, sizes, is_complex):
-    """Decays sigmoid(normal + 2), of any phase where complex, and normal inputs."""
+    """Draw decay factors sigmoid(normal + 2), with uniform phases if they are complex, and normal inputs."""
     a, x = 1 / (1 + np.exp(-rng.standard_normal(sizes) - 2)), rng.standard_normal(sizes)
     if is_complex:
         return a * np.exp(2j * np.pi * rng.uniform(size=sizes)), x + 1j * rng.standard_normal(sizes)
@@ -20,17 +20,17 @@ def _draw(rng, sizes, is_complex):
 
 
 def _numbers_moved(sizes, direction):
-    """Forward reads a and x and writes h; backward reads a and h and writes the two gradients."""
+    """Count the numbers: forward reads a and x and writes h; backward reads a and h and writes the two gradients."""
     return int(np.prod(sizes)) * (3 if direction == "forward" else 3 + 4)
 
 
 def _operations(sizes, direction):
-    """One multiplication and one addition forward; backward as many again, the product d h, and 2 h."""
+    """Count the operations: forward one multiplication and one addition; backward as many again, d h and 2 h."""
     return int(np.prod(sizes)) * (2 if direction == "forward" else 2 + 4)
 
 
 def _lax_scan(a, x):
-    """The textbook loop: `lax.scan` over time, which must lead."""
+    """Run the textbook loop, `lax.scan` over time, which must be the leading axis."""
     dtype = state_dtype(x)
 
     def step(h, inputs):
@@ -44,7 +44,7 @@ def _lax_scan(a, x):
 
 
 def _lax_associative_scan(a, x):
-    """The textbook parallel form: (a2, x2) o (a1, x1) = (a2 a1, a2 x1 + x2)."""
+    """Run the textbook parallel form, (a2, x2) o (a1, x1) = (a2 a1, a2 x1 + x2)."""
     dtype = state_dtype(x)
 
     def combine(earlier, later):

@@ -1,4 +1,4 @@
-"""The tables of the ops of matrix states: one per op and kind of decay, all over shapes (B, T, H, K, V)."""
+"""Provide the tables of the ops with matrix states: one per op and kind of decay, for shapes (B, T, H, K, V)."""
 
 import functools
 import math
@@ -31,7 +31,7 @@ class Variant(NamedTuple):
         return f"{self.op}/{self.decay}" if self.decay else self.op
 
     def shapes(self, sizes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Those of the op's arguments by name, in their order."""
+        """Return the shapes of the op's arguments by name, in their order."""
         batch, length, heads, key, value = sizes
         times, per_channel = (batch, length), (batch, length, heads, key)
         steps = (*times, RANK) if self.op == "delta_product" else times
@@ -61,12 +61,12 @@ class Variant(NamedTuple):
         return tuple(x.values())
 
     def oracle(self, *inputs: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """The op of the same name in `eval.oracles`."""
+        """Return the output and gradients of the oracle, the function of the op's name in `eval.oracles`."""
         sizes = (*inputs[0].shape, inputs[2].shape[-1])
         return oracle_truth(getattr(oracles, self.op), dict(zip(self.shapes(sizes), inputs, strict=True)))
 
     def numbers_moved(self, sizes: tuple[int, ...], direction: str) -> int:
-        """Forward reads the arguments and writes o; backward reads all these and writes the gradients."""
+        """Count: forward reads the arguments and writes o; backward reads these and writes the gradients."""
         read = sum(map(math.prod, self.shapes(sizes).values()))
         written = math.prod(self.shapes(sizes)["q"][:3]) * sizes[-1]
         return read + written if direction == "forward" else 3 * read + 2 * written

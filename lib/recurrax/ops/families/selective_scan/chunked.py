@@ -1,7 +1,7 @@
-"""A loop over chunks of time, in each of them a diagonal scan over the E N states.
+"""Run Mamba's recurrence as a loop over chunks of time, with a diagonal scan over the E N states in each.
 
-The states of one chunk are all that is ever held: the backward pass keeps the inputs and the state before each chunk,
-and makes the chunk's states again.
+Only the states of one chunk are in memory at a time: the backward pass stores the inputs and the state before each
+chunk, and recomputes the chunk's states.
 """
 
 import functools
@@ -13,13 +13,13 @@ from jax import lax
 from recurrax.ops.families.diagonal.api import diagonal_scan
 from recurrax.ops.tokenwise import scale
 
-# On a CPU a chunk's states are to stay near the cache; a GPU or TPU wants few, large launches.
+# On a CPU a chunk's states should fit in the cache; a GPU or TPU needs few, large launches.
 CHUNK = {"cpu": 16, "default": 128}
 
 
 @functools.partial(jax.jit, static_argnames="chunk_size")
 def scan(x, dt, a, b, c, state, reset, *, chunk_size=None):
-    """As `reference.scan`."""
+    """Return the same as `reference.scan`."""
     length = x.shape[1]
     size = min(chunk_size or CHUNK.get(jax.default_backend(), CHUNK["default"]), length)
 
@@ -44,6 +44,6 @@ def scan(x, dt, a, b, c, state, reset, *, chunk_size=None):
 
 
 def _chunks(array, missing, size):
-    """(B, T, ...) -> (chunks, B, size, ...), with `missing` zeros at the end."""
+    """Reshape (B, T, ...) to (chunks, B, size, ...), with `missing` zeros at the end."""
     padded = jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
     return padded.reshape(array.shape[0], -1, size, *array.shape[2:]).swapaxes(0, 1)

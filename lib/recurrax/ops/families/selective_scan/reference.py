@@ -1,4 +1,4 @@
-"""The definition: one step after the other."""
+"""Define `selective_scan` step by step."""
 
 import functools
 
@@ -9,7 +9,9 @@ from jax import lax
 
 @functools.partial(jax.jit, static_argnames="chunk_size")
 def scan(x, dt, a, b, c, state, reset, *, chunk_size=None):
-    """x, dt (B, T, E), a (E, N), b, c (B, T, N), state (B, E, N), reset (B, T) or None: y (B, T, E), the last state."""
+    """Return y (B, T, E) and the last state, for x and dt (B, T, E), a (E, N), b and c (B, T, N), state (B, E, N) and
+    reset (B, T) or None.
+    """
     del chunk_size
     reset = jnp.zeros(x.shape[:2], bool) if reset is None else reset
 
