@@ -13,6 +13,7 @@ import pytest
 
 from matrix_ops import ops_by_definition
 from mixer_cases import DIM, MIXERS
+from recurrax.layers import Depth
 from recurrax.mixers import RGLRU, RWKV7, Attention
 from recurrax.models import (
     BlockConfig,
@@ -164,7 +165,7 @@ def test_bfloat16_parameters_are_computed_with_in_float32(name):
 
 
 def test_initializers_draw_the_same_numbers_with_x64():
-    tables = [case.config.layer(DIM).parameters(0.25) for case in MIXERS.values()]
+    tables = [case.config.layer(DIM).parameters(Depth(1, 4)) for case in MIXERS.values()]
     arguments = {initializer: rest for table in tables for initializer, *rest in table.values()}
 
     @jax.jit
