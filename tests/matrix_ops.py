@@ -2,12 +2,10 @@
 
 import contextlib
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from eval import oracles
 from recurrax import ops
@@ -127,7 +125,11 @@ def ops_by_definition():
     That all forms of an op agree, in every gradient, is tested op by op. Here values are those of the default forms;
     what is differentiated, split and stacked is the layers around them.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for api in (ops.delta_rule, ops.dplr_rule, ops.linear_attention, ops.selective_scan):
-            patch.setitem(sys.modules[api.__module__].BEST, "default", "reference")
+    with ops.implementations(
+        delta_rule="reference",
+        delta_product="reference",
+        dplr_rule="reference",
+        linear_attention="reference",
+        selective_scan="reference",
+    ):
         yield

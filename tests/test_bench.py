@@ -11,7 +11,7 @@ from eval.bench.cli import Bench, main, resolve
 from eval.bench.contestants import BENCHMARKS, DIAGONAL_SCAN, MATRIX_STATE, Contestant
 from eval.bench.measure import BANDWIDTH, MATMUL, Row
 from eval.bench.programs import compile_jax
-from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS
+from recurrax.ops import OPS
 
 SMALL = ["--shape", "2,9,4", "--repeats", "2"]
 FIELDS = {field.name for field in dataclasses.fields(Row)} | {"machine"}
@@ -76,7 +76,7 @@ def test_one_of_ours_and_all_others_are_right_in_other_dtypes_too(tmp_path, dtyp
 def test_all_of_ours_are_compared_unless_one_is_named():
     names = [contestant.name for contestant in resolve(Bench(), BENCHMARKS)[1]]
     assert names[0] == "default"
-    assert set(names) == {*IMPLEMENTATIONS, "default", "lax.scan", "lax.associative_scan"}
+    assert set(names) == {*OPS["diagonal_scan"].implementations, "default", "lax.scan", "lax.associative_scan"}
 
 
 def wrong_value(a, x):
@@ -206,7 +206,7 @@ def test_the_associative_scan_runs_at_small_sizes_alone():
         ("--op", "delta_product", "unknown op 'delta_product' (did you mean 'delta_product/scalar'?)"),
         ("--direction", "backwards", "(did you mean 'backward'?); choose one of 'forward', 'backward', 'both'"),
         ("--dtype", "float16", "choose one of 'float32', 'complex64', 'bfloat16'"),
-        ("--implementation", "sequental", "(did you mean 'sequential'?); choose one of 'all', 'default', 'reference'"),
+        ("--implementation", "sequental", "(did you mean 'sequential'?); choose one of 'all', 'default', 'sequential'"),
         ("--shape", "bach", "unknown shape 'bach' (did you mean 'batch'?); choose one of 'all', 'batch'"),
         ("--shape", "8,2048", "shape must be 3 positive numbers B,T,D, or all, or one of batch = 8,2048,512"),
         ("--shape", "8,0,512", "got '8,0,512'"),

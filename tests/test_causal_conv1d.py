@@ -63,7 +63,7 @@ def test_half_precision_output_with_a_float32_state():
 
 def test_shapes_that_do_not_fit_are_refused(unchecked_shapes):
     x, kernel, bias, state = draw(5)
-    with pytest.raises(ValueError, match=r"needs x \(B, T, 3\)"):
+    with pytest.raises(ValueError, match=r"kernel must be \(W, D\) = \(4, 2\), got shape \(4, 3\)"):
         causal_conv1d(x[..., :2], kernel, bias)
     with pytest.raises(ValueError, match=r"state must be \(B, W-1, D\) = \(2, 3, 3\)"):
         causal_conv1d(x, kernel, bias, state[:, :2])

@@ -195,9 +195,12 @@ def test_sequential_form_needs_no_temporary_array():
     ("change", "message"),
     [
         ({"implementation": "chunk"}, "did you mean 'chunked'"),
-        ({"implementation": "pallas"}, "'reference', 'sequential', 'associative', 'chunked'"),
+        ({"implementation": "pallas"}, "'sequential', 'chunked', 'associative', 'reference'"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
-        ({"x": np.zeros((2, 0, 3), np.float32), "a": np.zeros(3, np.float32)}, "T >= 1"),
+        (
+            {"x": np.zeros((2, 0, 3), np.float32), "a": np.zeros(3, np.float32)},
+            r"x must be \(B, T, \*D\), no axis empty",
+        ),
         ({"x": np.zeros((2, 5, 3), np.int32)}, "x must be real or complex floating point, got int32"),
         ({"a": np.zeros((2, 4, 3), np.float32)}, r"a must be \(B, T, \*D\) = \(2, 5, 3\)"),
         ({"h0": np.zeros((3, 3), np.float32)}, r"h0 must be \(B, \*D\) = \(2, 3\)"),

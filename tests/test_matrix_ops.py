@@ -207,7 +207,7 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"implementation": "xl"}, "unknown implementation 'xl'.*'reference', 'xla'"),
+        ({"implementation": "xl"}, "unknown implementation 'xl'.*'xla', 'reference'"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ({"v": np.zeros((2, 5, 2), np.float32)}, r"v must be \(B, T, H, V\), no axis empty, got shape \(2, 5, 2\)"),
         ({"v": np.zeros((2, 0, 2, 6), np.float32)}, "v must be .* no axis empty"),

@@ -12,9 +12,9 @@ import pytest
 
 import matrix_ops
 from recurrax import ops
-from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS as DIAGONAL
 
 LENGTH = 3
+DIAGONAL = tuple(ops.OPS["diagonal_scan"].implementations)
 STATES = ("state", "h0")
 
 

@@ -177,17 +177,17 @@ X, A, B, C = draw(2, 5, 3), draw(3, 4), draw(3, 4), draw(3, 2, 4)
     ("arguments", "options", "message"),
     [
         ((draw(2, 5), A, B, C), {}, r"x must be \(B, T, D\), no axis empty, got shape \(2, 5\)"),
-        ((X, A, draw(2, 4), C), {}, r"b must be \(D, N\) with D = 3, got shape \(2, 4\)"),
+        ((X, A, draw(2, 4), C), {}, r"b must be \(D, N\) = \(3, 4\), got shape \(2, 4\)"),
         ((X, draw(3, 5), B, C), {}, r"\(D, N\) = \(3, 4\) or \(D, N, N\) = \(3, 4, 4\), got shape \(3, 5\)"),
         ((X, A, B, draw(3, 4)), {}, r"c must be \(D, M, N\) = \(3, M, 4\), got shape \(3, 4\)"),
         ((X, A, B, C, draw(2, 4, 3)), {}, r"state must be \(B, D, N\) = \(2, 3, 4\), got shape \(2, 4, 3\)"),
         ((X, A, B, C), {"reset": np.zeros((5, 2), bool)}, r"reset must be boolean \(B, T\) = \(2, 5\), got bool"),
-        ((X, A.astype(int), B, C), {}, "a must be floating point, got int"),
-        ((X, draw(3, 4, 4) + 0j, B, C), {}, "of dense matrices, must be real"),
+        ((X, A.astype(int), B, C), {}, "a must be real or complex floating point, got int"),
+        ((X, draw(3, 4, 4) + 0j, B, C), {}, "a, b and c of dense matrices must be real"),
         ((X, A, B, C, draw(2, 3, 4) + 0j), {}, "state must be real where a, b and c are"),
         ((X, A, B, C), {"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ((X, A, B, C), {"implementation": "ftt"}, r"unknown implementation 'ftt' \(did you mean 'fft'\?\)"),
-        ((X, A, B, C, draw(2, 3, 4)), {"implementation": "fft"}, "knows neither states nor resets"),
+        ((X, A, B, C, draw(2, 3, 4)), {"implementation": "fft"}, "does not support a state; use 'chunked'"),
     ],
 )
 def test_state_space_says_what_does_not_fit(unchecked_shapes, arguments, options, message):

@@ -20,10 +20,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recurrax import checks
-from recurrax.ops.sharding import AXES as AXES_OF
+from recurrax.ops.sharding import DEFAULT
 
-BATCH_AXES = AXES_OF["B"]
-AXES = (*BATCH_AXES, *AXES_OF["H"], *AXES_OF["T"])
+BATCH_AXES = DEFAULT.B
+AXES = (*BATCH_AXES, *DEFAULT.H, *DEFAULT.T)
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 

@@ -9,10 +9,6 @@ from eval import oracles
 from eval.accuracy import regimes
 from eval.accuracy.regimes import Regime
 from recurrax import ops
-from recurrax.ops.families.delta_rule.api import IMPLEMENTATIONS as DELTA_IMPLEMENTATIONS
-from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS as DIAGONAL_IMPLEMENTATIONS
-from recurrax.ops.families.dplr_rule.api import IMPLEMENTATIONS as DPLR_IMPLEMENTATIONS
-from recurrax.ops.families.linear_attention.api import IMPLEMENTATIONS as LINEAR_IMPLEMENTATIONS
 
 BATCH, HEADS, KEY, VALUE = 1, 2, 32, 32
 CHANNELS = 64
@@ -111,9 +107,9 @@ _UP_TO_1 = (regimes.BETA_0, regimes.BETA_1)
 _UP_TO_2 = (*_UP_TO_1, regimes.BETA_2, regimes.EQUAL_KEYS_2)
 
 
-def _matrix_case(op, implementations, draw, more=()):
+def _matrix_case(op, draw, more=()):
     """Return the case of the op with this name, which is also the name of its oracle."""
-    names = tuple(sorted(implementations, key=lambda name: name == "reference"))
+    names = tuple(ops.OPS[op].implementations)
     every = (*_GATES, *_KEYS, *more, regimes.LONG)
     in_order = tuple(regime for regime in regimes.REGIMES if regime in every)
     decays = ("none", "scalar", "channel")
@@ -121,19 +117,18 @@ def _matrix_case(op, implementations, draw, more=()):
 
 
 CASES = (
-    _matrix_case("linear_attention", LINEAR_IMPLEMENTATIONS, _draw_linear),
-    _matrix_case("delta_rule", DELTA_IMPLEMENTATIONS, _draw_delta, _UP_TO_2),
-    _matrix_case("delta_product", DELTA_IMPLEMENTATIONS, _draw_product, _UP_TO_2),
-    _matrix_case("dplr_rule", DPLR_IMPLEMENTATIONS, _draw_dplr, _UP_TO_1),
+    _matrix_case("linear_attention", _draw_linear),
+    _matrix_case("delta_rule", _draw_delta, _UP_TO_2),
+    _matrix_case("delta_product", _draw_product, _UP_TO_2),
+    _matrix_case("dplr_rule", _draw_dplr, _UP_TO_1),
     Case(
         op="diagonal_scan",
         run=ops.diagonal_scan,
         oracle=oracles.diagonal_scan,
-        implementations=("sequential", "chunked", "associative", "reference"),
+        implementations=tuple(ops.OPS["diagonal_scan"].implementations),
         decays=("real", "complex"),
         outputs=("h", "h_T"),
         regimes=(*_GATES, regimes.LONG),
         draw=_draw_diagonal,
     ),
 )
-assert set(CASES[-1].implementations) == set(DIAGONAL_IMPLEMENTATIONS)

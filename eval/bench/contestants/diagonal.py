@@ -7,8 +7,7 @@ from jax import lax
 from eval import oracles
 from eval.bench import shapes
 from eval.bench.contestants.base import Benchmark, Contestant, oracle_truth, our_contestant, state_dtype
-from recurrax.ops import diagonal_scan
-from recurrax.ops.families.diagonal.api import IMPLEMENTATIONS
+from recurrax.ops import OPS, diagonal_scan
 
 
 def _draw(rng, sizes, is_complex):
@@ -66,7 +65,10 @@ DIAGONAL_SCAN = Benchmark(
     operations=_operations,
     reference=our_contestant(diagonal_scan, "reference"),
     contestants=(
-        *(our_contestant(diagonal_scan, implementation) for implementation in (None, *IMPLEMENTATIONS)),
+        *(
+            our_contestant(diagonal_scan, implementation)
+            for implementation in (None, *OPS["diagonal_scan"].implementations)
+        ),
         Contestant("lax.scan", _lax_scan),
         Contestant("lax.associative_scan", _lax_associative_scan),
     ),

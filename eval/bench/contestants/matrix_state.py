@@ -12,9 +12,6 @@ from eval.bench import shapes
 from eval.bench.contestants import chunked, fla, stepwise
 from eval.bench.contestants.base import Benchmark, Contestant, oracle_truth, our_contestant, too_many
 from recurrax import ops
-from recurrax.ops.families.delta_rule import api as delta_rule
-from recurrax.ops.families.dplr_rule import api as dplr_rule
-from recurrax.ops.families.linear_attention import api as linear_attention
 
 RANK = 2
 """R of delta_product."""
@@ -93,12 +90,8 @@ STEPS = {
     "delta_product": (stepwise.write_delta_product, stepwise.step_delta_product),
     "dplr_rule": (stepwise.write_dplr_rule, stepwise.step_dplr_rule),
 }
-IMPLEMENTATIONS = {
-    "linear_attention": linear_attention.IMPLEMENTATIONS,
-    "delta_rule": delta_rule.IMPLEMENTATIONS,
-    "delta_product": delta_rule.IMPLEMENTATIONS,
-    "dplr_rule": dplr_rule.IMPLEMENTATIONS,
-}
+
+
 MOST_ELEMENTS, MOST_SCORES = 2**26, 2**30
 
 
@@ -150,7 +143,7 @@ def _benchmark(variant):
         numbers_moved=variant.numbers_moved,
         operations=variant.operations,
         reference=ours("reference"),
-        contestants=(*map(ours, (None, *IMPLEMENTATIONS[variant.op])), *_peers(variant)),
+        contestants=(*map(ours, (None, *ops.OPS[variant.op].implementations)), *_peers(variant)),
     )
 
 

@@ -1,10 +1,13 @@
 """Provide the state of attention: a cache of fixed size for the last W tokens, and a mask of its filled entries."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool
 
 from recurrax.ops import time_sharding
+from recurrax.ops.summaries import LastTokens
 from recurrax.types import Dtype, Reset, State
 
 
@@ -47,23 +50,38 @@ def extended(
     return new, past, mask, {name: _last(array, size) for name, array in after.items()}
 
 
-def enter(op, given: dict) -> tuple[State, State]:
-    """Return the cache before this time shard and the one after the last, for ops of (new, state, reset, config).
+class LastEntries(LastTokens):
+    """How a cache crosses a cut in time, for functions of (new, state, reset, config)."""
 
-    Without an incoming state the first is no longer than all the other shards together.
-    """
-    del op
-    new, state, reset, size = given["new"], given["state"], given["reset"], given["config"].cache_size
-    (batch, length), needed = next(iter(new.values())).shape[:2], size
-    if state is None:
-        state = {name: jnp.zeros((batch, size, *array.shape[2:]), array.dtype) for name, array in new.items()}
-        state["seen"] = jnp.zeros((batch, size), bool)
-        needed = min(size, (lax.axis_size(time_sharding.TIME) - 1) * length)
-    state = {name: array.astype(new[name].dtype) if name in new else array for name, array in state.items()}
-    tokens = {**new, "seen": jnp.ones((batch, length), bool)}
-    before, kept, last, kept_at_last = time_sharding.past(tokens, state, reset)
-    before["seen"], last["seen"] = before["seen"] & kept, last["seen"] & kept_at_last
-    return {name: _last(array, needed) for name, array in before.items()}, last
+    def __init__(self):
+        super().__init__(tokens=_entries, empty=_no_entries)
+
+    def across(self, run: Callable, given: dict[str, Any], state: str) -> tuple[Array, State]:
+        """Run the shard from the cache before it.
+
+        If no cache enters the sequence, that of a shard is no longer than all the other shards together.
+        """
+        before, last = self.around(given, state)
+        if given[state] is None:
+            others = (time_sharding.count() - 1) * next(iter(given["new"].values())).shape[1]
+            before = {name: _last(array, min(array.shape[1], others)) for name, array in before.items()}
+        return run({**given, state: before})[0], last
+
+    def masked(self, tokens: State, kept: Bool[Array, "B W"]) -> State:
+        """Return the cache in which entries of earlier documents are not seen; like on one device, they stay in it."""
+        return {**tokens, "seen": tokens["seen"] & kept}
+
+
+def _entries(given):
+    new = given["new"]
+    return {**new, "seen": jnp.ones(next(iter(new.values())).shape[:2], bool)}
+
+
+def _no_entries(given):
+    new, size = given["new"], given["config"].cache_size
+    shapes = {name: array.shape[2:] for name, array in new.items()}
+    first = next(iter(new.values()))
+    return empty(len(first), size, first.dtype, **shapes)
 
 
 def _last(array, size):

@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 
 from recurrax import checks
 from recurrax.mixers.marks import mark
-from recurrax.ops import causal_conv1d, time_sharding
+from recurrax.ops import causal_conv1d
 from recurrax.ops.dtypes import upcast, wide_dtype
 from recurrax.ops.sharding import sharded
+from recurrax.ops.summaries import LastTokens
 from recurrax.types import Dtype, Params, Reset, State
 
 
@@ -89,24 +90,33 @@ def conv_kernel(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float
     return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
 
 
-def _last_before(op, given):
-    """Return the last input before this time shard and the last of the sequence."""
-    del op
-    x, last = given["x"], given["last"]
-    dtype = wide_dtype(x.dtype)
-    last = jnp.zeros_like(x[:, 0], dtype) if last is None else last.astype(dtype)
-    before, _, last, _ = time_sharding.past(x.astype(dtype), last[:, None])
-    return before[:, 0], last[:, 0]
-
-
-@sharded({"x": "B T", "last": "B", "reset": "B T"}, results=("B T", "B"), state="last", enter=_last_before)
 def token_shift(
     x: Float[Array, "B T D"], last: Float[Array, "B D"] | None = None, *, reset: Reset | None = None
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
     """Return x delayed by one step, 0 where a document starts, and the last input in float32, for the next call."""
     checks.not_empty("x", x)
-    first = jnp.zeros_like(x[:, 0]) if last is None else last.astype(x.dtype)
-    shifted = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
+    shifted, last = _shifted(x, None if last is None else last[:, None], reset)
+    return shifted, last[:, 0]
+
+
+def _last_input(given):
+    return given["x"].astype(wide_dtype(given["x"].dtype))
+
+
+def _no_input(given):
+    return jnp.zeros_like(given["x"][:, :1], wide_dtype(given["x"].dtype))
+
+
+@sharded(
+    {"x": "B T", "last": "B", "reset": "B T"},
+    results=("B T", "B"),
+    state="last",
+    summary=LastTokens(_last_input, _no_input),
+)
+def _shifted(x, last, reset):
+    """Return x delayed by one step and the last input (B, 1, D)."""
+    first = jnp.zeros_like(x[:, :1]) if last is None else last.astype(x.dtype)
+    shifted = jnp.concatenate([first, x[:, :-1]], axis=1)
     if reset is not None:
         shifted = jnp.where(reset[..., None], jnp.zeros((), x.dtype), shifted)
-    return shifted, upcast(x[:, -1])
+    return shifted, upcast(x[:, -1:])

@@ -1,18 +1,16 @@
-"""Compute the state that enters a device's shard of a sequence, where mesh axis "time" cuts the sequence into shards.
+"""Communicate states between the shards of a sequence, inside `jax.shard_map` where a mesh splits it along time.
 
-There are two kinds of state, with one kind of communication each, both inside `jax.shard_map`:
-
-`fold`: a recurrence maps a state over a shard by S -> A S + U. Each device computes (A, U) of its own shard, which
-needs no state; one all-gather sends them to all devices, and each device applies those of the shards before its own in
-order. The bytes are those of one state and one transition per shard, for any length of the sequence; the backward pass
-is one reduce-scatter of the same size. A is multiplied with a state, never with another A: products of transitions
-lose no precision, and no product of K x K matrices is computed.
+`fold`: a recurrence maps a state over a shard by a function with a short summary, such as S -> A S + U. Each device
+computes (A, U) of its own shard, which needs no state; one all-gather sends them to all devices, and each device
+applies those of the shards before its own in order. The bytes are those of one state and one transition per shard, for
+any length of the sequence; the backward pass is one reduce-scatter of the same size. A is multiplied with a state,
+never with another A: products of transitions lose no precision, and no product of K x K matrices is computed.
 
 `past`: convolutions, token shifts and attention store the last W tokens themselves. If a shard has at least W tokens,
 the neighbour's last W tokens suffice (one collective-permute, the halo); otherwise all tokens are gathered, which
 attention without a window needs anyway.
 
-`sharding.sharded` then runs the op with that state, on every device at the same time.
+`recurrax.ops.summaries` says which of them an op needs.
 """
 
 from collections.abc import Callable
@@ -22,23 +20,39 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from recurrax.ops.sharding import TIME
+from recurrax.ops import sharding
 from recurrax.types import PyTree, Reset, State
 
 
-def affine(summary: tuple[Array, Array], state: Array) -> Array:
-    """Return A * S + U for a transition that acts entry by entry."""
-    kept, written = summary
-    return kept * state + written
+def count() -> int:
+    """Return the number of shards of the sequence."""
+    return lax.axis_size(sharding.axis("T"))
+
+
+def index() -> Int[Array, ""]:
+    """Return the index of this device's shard."""
+    return lax.axis_index(sharding.axis("T"))
+
+
+def from_shard(shard: int | Int[Array, ""], tree: PyTree) -> PyTree:
+    """Return the arrays of one shard on every device."""
+    mine, axis = index() == shard, sharding.axis("T")
+
+    def one(leaf):
+        wide = leaf.astype(jnp.int32) if leaf.dtype == jnp.bool_ else leaf
+        return lax.psum(jnp.where(mine, wide, jnp.zeros_like(wide)), axis).astype(leaf.dtype)
+
+    return jax.tree.map(one, tree)
 
 
 def fold(
     summary: PyTree,
     state: State,
-    step: Callable = affine,
+    step: Callable,
     *,
     reset: Bool[Array, "B T"] | None = None,
     reverse: bool = False,
+    empty: float = 0.0,
 ) -> tuple[State, State]:
     """Return the state that enters this shard and the one that leaves the last: S <- step(summary, S) for each shard.
 
@@ -46,8 +60,9 @@ def fold(
       summary: the map of a state over this shard, such as (A, U).
       state: the state that enters the first shard, (B, ...), the same on every device.
       step: (summary, state) -> state.
-      reset: True where a document starts; `step` receives a state of zeros for a shard that contains a start.
+      reset: True where a document starts; `step` receives an empty state for a shard that contains a start.
       reverse: whether time runs backwards, so that the last shard comes first.
+      empty: the entries of an empty state.
     """
     cut = None if reset is None else reset.any(1)
 
@@ -55,12 +70,11 @@ def fold(
         summary, cut = shard
         kept = state
         if cut is not None:
-            kept = jax.tree.map(lambda leaf: jnp.where(cut.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf), state)
+            kept = jax.tree.map(lambda leaf: jnp.where(cut.reshape(-1, *(1,) * (leaf.ndim - 1)), empty, leaf), state)
         return step(summary, kept), state
 
-    last, entering = lax.scan(through, state, lax.all_gather((summary, cut), TIME), reverse=reverse)
-    here = lax.axis_index(TIME)
-    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, here, keepdims=False), entering), last
+    last, entering = lax.scan(through, state, lax.all_gather((summary, cut), sharding.axis("T")), reverse=reverse)
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index(), keepdims=False), entering), last
 
 
 def past(
@@ -87,27 +101,21 @@ def past(
 
 def _from_neighbour(tokens, state, size):
     """Return the results of `past` if the neighbouring shard has all W tokens."""
-    shards, here = lax.axis_size(TIME), lax.axis_index(TIME)
+    shards, here = count(), index()
     last = tokens[1][:, -1:]
     tokens, number = jax.tree.map(lambda leaf: leaf[:, leaf.shape[1] - size :], tokens)
     kept = number == last
-    neighbour = lax.ppermute((tokens, kept), TIME, [(i, i + 1) for i in range(shards - 1)])
+    neighbour = lax.ppermute((tokens, kept), sharding.axis("T"), [(i, i + 1) for i in range(shards - 1)])
     given = (state[0], jnp.ones_like(kept))
     before = jax.tree.map(lambda first, other: jnp.where(here == 0, first, other), given, neighbour)
-    is_last = here == shards - 1
-
-    def of_the_last(leaf):
-        wide = leaf.astype(jnp.int32) if leaf.dtype == jnp.bool_ else leaf
-        return lax.psum(jnp.where(is_last, wide, jnp.zeros_like(wide)), TIME).astype(leaf.dtype)
-
-    return *before, *jax.tree.map(of_the_last, (tokens, kept))
+    return *before, *from_shard(shards - 1, (tokens, kept))
 
 
 def _from_all(tokens, state, size):
     """Return the results of `past` if W tokens span several shards."""
-    shards, here = lax.axis_size(TIME), lax.axis_index(TIME)
+    shards, here = count(), index()
     length = tokens[1].shape[1]
-    tokens, number = lax.all_gather(tokens, TIME, axis=1, tiled=True)
+    tokens, number = lax.all_gather(tokens, sharding.axis("T"), axis=1, tiled=True)
     number = _count_on(number, shards)
     everything = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), state, (tokens, number))
 

@@ -136,7 +136,13 @@ def _split(given):
     return {"q": "B T H", "new": f"B T {heads}", "state": f"B . {heads}", "reset": "B T"}
 
 
-@sharded(_split, results=("B T H", "B . H"), enter=cache.enter)
+def _results(given):
+    """Return the axes to shard of the outputs and of the cache."""
+    entries = _split(given)["state"]
+    return "B T H", {"k": entries, "v": entries, "seen": "B"}
+
+
+@sharded(_split, results=_results, summary=cache.LastEntries())
 def _attend(q, new, state, reset, config):
     """Return the attention outputs (B, T, H, K) and the next cache."""
     cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)

@@ -105,7 +105,7 @@ def latent_attention(
         **{"new": "B T", "state": "B", "reset": "B T"},
     },
     results=("B T H", "B"),
-    enter=cache.enter,
+    summary=cache.LastEntries(),
 )
 def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
     """Return the attention outputs (B, T, H, V) and the next cache."""

@@ -19,9 +19,10 @@ from recurrax.layers import RECURRENT
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
 from recurrax.mixers.marks import mark
-from recurrax.ops import linear, linear_attention, time_sharding
+from recurrax.ops import linear, linear_attention
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
+from recurrax.ops.summaries import Fold
 from recurrax.types import Params, Reset, State
 
 
@@ -77,20 +78,18 @@ def lightnet(
     return linear(mark("mixed", o * jax.nn.silu(gate)), params["out_kernel"]), {"s": s, "z": z}
 
 
-def _enter(op, given):
-    """Return z before this time shard and after the last; each shard adds its own sum to it."""
-    z, reset = given["z"], given["reset"]
-    own = op(**{**given, "z": jnp.full_like(z, -jnp.inf)})[1]
-    cut = jnp.zeros((z.shape[0],), bool) if reset is None else reset.any(1)
-
-    def step(summary, z):
-        cut, own = summary
-        return jnp.logaddexp(jnp.where(cut[:, None, None], -jnp.inf, z), own)
-
-    return time_sharding.fold((cut, own), z.astype(own.dtype), step)
+def _summarise(run, given, state):
+    """Return the sum of this shard alone, which is added to z."""
+    own = run({**given, state: jnp.full_like(given[state], -jnp.inf)})[1]
+    return own, lambda own, z: jnp.logaddexp(z, own)
 
 
-@sharded({"c": "B T H", "z": "B H", "reset": "B T"}, results=("B T H", "B H"), state="z", enter=_enter)
+@sharded(
+    {"c": "B T H", "z": "B H", "reset": "B T"},
+    results=("B T H", "B H"),
+    state="z",
+    summary=Fold(_summarise, empty=-jnp.inf),
+)
 def _log_sums(c, z, reset):
     """Return log(e^z + sum_{s < t} e^{c_s}) within the document, before each step and after the last."""
     starts = jnp.zeros(c.shape[:2], bool) if reset is None else reset

@@ -23,9 +23,10 @@ from recurrax.layers import RECURRENT
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
 from recurrax.mixers.marks import mark
-from recurrax.ops import linear, linear_attention, scale, time_sharding
+from recurrax.ops import linear, linear_attention, scale
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
+from recurrax.ops.summaries import Fold
 from recurrax.types import Dtype, Params, Reset, State
 
 INPUT_GATES = ("exponential", "sigmoid")
@@ -117,24 +118,21 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
     return h.astype(q.dtype), {"c": c, "m": last}
 
 
-def _enter(op, given):
-    """Return m before this time shard and after the last. A shard maps m to max(F + m, U); F is the sum of log f."""
-    log_f, before, reset = given["log_f"], given["before"], given["reset"]
-    cut = jnp.zeros(before.shape[:1], bool) if reset is None else reset.any(1)
-    final = op(**{**given, "before": jnp.full_like(before, -jnp.inf)})[1]
-
-    def step(summary, m):
-        cut, total, final = summary
-        return jnp.where(cut[:, None], final, jnp.maximum(total + m, final))
-
-    return time_sharding.fold((cut, log_f.sum(1), final), before, step)
+def _summarise(run, given, state):
+    """Return (F, U): a shard maps m to max(F + m, U), or to U if a document starts in it. F is the sum of log f."""
+    log_f, reset = given["log_f"], given["reset"]
+    final = run({**given, state: jnp.full_like(given[state], -jnp.inf)})[1]
+    total = log_f.sum(1)
+    if reset is not None:  # selected: log f before the start may be NaN
+        total = jnp.where(reset.any(1)[:, None], 0, total)
+    return (total, final), lambda summary, m: jnp.maximum(summary[0] + m, summary[1])
 
 
 @sharded(
     {"log_f": "B T H", "log_i": "B T H", "before": "B H", "reset": "B T"},
     results=("B T H", "B H"),
     state="before",
-    enter=_enter,
+    summary=Fold(_summarise, empty=-jnp.inf),
 )
 def _stabilizer(log_f, log_i, before, reset):
     """Return m_{t-1} and m_t = max(log f_t + m_{t-1}, log i_t), a max-plus product, both (B, T, H), and the last m."""

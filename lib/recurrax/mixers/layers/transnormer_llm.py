@@ -22,6 +22,7 @@ from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
+from recurrax.ops.summaries import Pointwise
 from recurrax.types import Dtype, Params, Reset, Scalar, State
 
 
@@ -75,7 +76,7 @@ def transnormer_llm(
 
 
 # Run per shard, so that devices sum the gradients of theta; XLA alone would sum those of every token's angles.
-@sharded({"x": "B T H", "place": "T", "theta": "H"}, results="B T H")
+@sharded({"x": "B T H", "place": "T", "theta": "H"}, results="B T H", summary=Pointwise())
 def _turned(x, place, theta):
     """Return (x, 0) rotated by place * theta: (B, T, H, 2 K)."""
     return rotary.turn_to(jnp.concatenate([x, jnp.zeros_like(x)], axis=-1), place, theta)

@@ -1,32 +1,16 @@
 """Provide the short causal convolution that most published blocks apply before their recurrence."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax import checks
-from recurrax.ops import time_sharding
 from recurrax.ops.dtypes import wide_dtype
-from recurrax.ops.sharding import sharded
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import LastTokens
 from recurrax.ops.tokenwise import scale, shift
 from recurrax.types import ArrayLike, Reset
 
 
-def _enter(op, given):
-    """Return the last W-1 inputs before this time shard, and those at the end of the sequence."""
-    del op
-    x, kernel, state, reset = (given[name] for name in ("x", "kernel", "state", "reset"))
-    dtype = wide_dtype(x, kernel)
-    if state is None:
-        state = jnp.zeros((x.shape[0], kernel.shape[0] - 1, x.shape[2]), dtype)
-    before, kept, last, kept_at_last = time_sharding.past(x.astype(dtype), state.astype(dtype), reset)
-    return jnp.where(kept[..., None], before, 0), jnp.where(kept_at_last[..., None], last, 0)
-
-
-@sharded(
-    {"x": "B T H", "kernel": ". H", "bias": "H", "state": "B . H", "reset": "B T"},
-    results=("B T H", "B . H"),
-    enter=_enter,
-)
 def causal_conv1d(
     x: Float[ArrayLike, "B T D"],
     kernel: Float[ArrayLike, "W D"],
@@ -34,6 +18,7 @@ def causal_conv1d(
     state: Float[ArrayLike, "B W-1 D"] | None = None,
     *,
     reset: Reset | None = None,
+    implementation: str | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B W-1 D"]]:
     """Return y_t = bias + sum_i kernel_i * x_{t-(W-1)+i}, depthwise; kernel's last row applies to the current input.
 
@@ -43,25 +28,22 @@ def causal_conv1d(
       bias: added to every output; None is zero.
       state: the last W-1 inputs before x; None is zeros.
       reset: True where a document starts; no filter crosses that border, in the state either.
+      implementation: "taps", one fused multiply-add per tap, "reference", one step after the other, or None for the
+        best on the program's platform.
 
     Returns:
       y in x's dtype (sums are float32 at least), and the last W-1 inputs of the current document (float32 at least).
 
     Raises:
-      ValueError: shapes do not fit, or an axis is empty.
+      ValueError: shapes or dtypes do not fit, an axis is empty, or the implementation is unknown.
     """
-    checks.not_empty("x", x)
-    checks.not_empty("kernel", kernel)
-    width, dim = kernel.shape
-    batch, length, _ = x.shape
-    if x.shape[2] != dim or (bias is not None and bias.shape != (dim,)):
-        raise ValueError(f"kernel {kernel.shape} needs x (B, T, {dim}) and bias ({dim},), got {x.shape} and {bias}")
-    if state is not None and state.shape != (batch, width - 1, dim):
-        raise ValueError(f"state must be (B, W-1, D) = {(batch, width - 1, dim)}, got {state.shape}")
-    dtype = wide_dtype(x, kernel)
-    kernel = jnp.asarray(kernel, dtype)
-    past = jnp.zeros((batch, width - 1, dim), dtype) if state is None else jnp.asarray(state, dtype)
-    inputs = jnp.concatenate([past, jnp.asarray(x, dtype)], axis=1)
+    return CAUSAL_CONV1D(implementation, x=x, kernel=kernel, bias=bias, state=state, reset=reset)
+
+
+def taps(x, kernel, bias, state, reset):
+    """Add one shifted copy of the inputs per tap: widths are below 10, where this is faster than a convolution call."""
+    (batch, length, dim), width, dtype = x.shape, kernel.shape[0], state.dtype
+    inputs = jnp.concatenate([state, x.astype(dtype)], axis=1)
 
     # inside: no document starts in the last `back` steps, so that the tap `back` steps ago is in the same document.
     inside, borders = None, []
@@ -69,7 +51,6 @@ def causal_conv1d(
         padded_reset = jnp.pad(reset, ((0, 0), (width - 1, 0)))
         inside = jnp.ones_like(reset)
 
-    # Widths are below 10: one fused multiply-add per tap is faster than a convolution call, on every backend.
     y = jnp.zeros((batch, length, dim), dtype)
     for back in range(width):
         tap = scale(inputs[:, width - 1 - back : width - 1 - back + length], kernel[width - 1 - back])
@@ -80,10 +61,61 @@ def causal_conv1d(
             borders.append(inside[:, -1])
         y = y + tap
     if bias is not None:
-        y = shift(y, jnp.asarray(bias, dtype))
+        y = shift(y, bias.astype(dtype))
 
     state = inputs[:, length:]
     if reset is not None and width > 1:
         # Row i of the state is the input W-2-i steps before the last one.
         state = jnp.where(jnp.stack(borders[width - 2 :: -1], axis=1)[..., None], state, 0)
     return y.astype(x.dtype), state
+
+
+def reference(x, kernel, bias, state, reset):
+    """Keep the window of the last W inputs and sum it with the taps, one step after the other."""
+
+    def step(past, inputs):
+        x, reset = inputs
+        past = past if reset is None else jnp.where(reset[:, None, None], 0, past)
+        window = jnp.concatenate([past, x[:, None]], axis=1)
+        return window[:, 1:], (window * kernel[None]).sum(1) + (0 if bias is None else bias.astype(kernel.dtype)[None])
+
+    inputs = (x.astype(state.dtype).swapaxes(0, 1), None if reset is None else reset.swapaxes(0, 1))
+    state, y = jax.lax.scan(step, state, inputs)
+    return y.swapaxes(0, 1).astype(x.dtype), state
+
+
+def _compute(choice, given):
+    x, kernel, state = given["x"], given["kernel"], given["state"]
+    state = _empty(given) if state is None else state
+    dtype = wide_dtype(x, kernel)
+    return choice({**given, "kernel": kernel.astype(dtype), "state": state.astype(dtype)})
+
+
+def _tokens(given):
+    return given["x"].astype(wide_dtype(given["x"], given["kernel"]))
+
+
+def _empty(given):
+    """Return the W - 1 inputs before the first one: zeros."""
+    x, width = given["x"], given["kernel"].shape[0]
+    return jnp.zeros((x.shape[0], width - 1, x.shape[2]), wide_dtype(x, given["kernel"]))
+
+
+def _draw(rng, sizes, variant, samplers):
+    del variant, samplers
+    b, t, d, w = (sizes[letter] for letter in "BTDW")
+    shapes = {"x": (b, t, d), "kernel": (w, d), "bias": (d,), "state": (b, w - 1, d)}
+    return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+CAUSAL_CONV1D = Op(
+    name="causal_conv1d",
+    arguments={"x": "B T D", "kernel": "W D", "bias": "? D", "state": "? B W-1 D", "reset": "? B T"},
+    results=("B T D", "B W-1 D"),
+    summary=LastTokens(_tokens, _empty),
+    heads="D",
+    implementations={"taps": Implementation(taps), "reference": Implementation(reference)},
+    draw=_draw,
+    sizes={"B": 2, "T": 24, "D": 4, "W": 4},
+    compute=_compute,
+)

@@ -20,9 +20,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from recurrax import checks
-from recurrax.ops import linear
+from recurrax.ops import linear, sharding
 from recurrax.ops.dtypes import upcast
-from recurrax.ops.sharding import AXES, sharded
+from recurrax.ops.sharding import sharded
+from recurrax.ops.summaries import Pointwise
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
@@ -108,6 +109,7 @@ EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernel
         "out_kernels": ". H",
     },
     results="B T",
+    summary=Pointwise(),
 )
 def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels, config):
     """Return the weighted sum over each token's experts."""
@@ -121,7 +123,8 @@ def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels
     rows = act(lax.ragged_dot(rows, gate, sizes)) * lax.ragged_dot(rows, hidden, sizes)
     rows = lax.ragged_dot(rows, out, sizes)[jnp.argsort(order)].reshape(*weights.shape, -1)
     y = (rows * weights[..., None].astype(x.dtype)).sum(1).reshape(x.shape)
-    return y if out.shape[1] == config.width(x.shape[-1]) else lax.psum(y, AXES["H"])
+    split = sharding.axis("H")  # this device has a shard of the hidden units
+    return lax.psum(y, split) if split else y
 
 
 def chosen_experts(

@@ -1,22 +1,16 @@
-"""Provide the public functions `delta_rule` and `delta_product` and check their arguments."""
+"""Provide the public functions `delta_rule` and `delta_product` and their declarations."""
+
+import dataclasses
 
 from jaxtyping import Array, Float
 
-from recurrax.ops import arguments, dispatch
-from recurrax.ops.dense_transition import enter
+from recurrax.ops import matrix_state
 from recurrax.ops.families.delta_rule import reference, xla
-from recurrax.ops.sharding import sharded
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import Dense
 from recurrax.types import ArrayLike, Reset
 
-IMPLEMENTATIONS = {"reference": reference.delta, "xla": xla.delta}
-BEST = {"default": "xla"}
 
-
-@sharded(
-    {"q": "B T H", "k": "B T H", "v": "B T H", "beta": "B T H", "log_decay": "B T H", "state": "B H", "reset": "B T"},
-    results=("B T H", "B H"),
-    enter=enter,
-)
 def delta_rule(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T H K"],
@@ -58,22 +52,13 @@ def delta_rule(
       ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
         implementation is unknown.
     """
-    q, k, v, beta, state, log_decay = arguments.arrays(q, k, v, beta, state, log_decay=log_decay)
-    arguments.check_rank("v", v, "B T H V")
-    arguments.check_rank("k", k, "B T H K")
-    arguments.check_shape("k", k, ("B T H K", (*v.shape[:3], k.shape[3])))
-    arguments.check_shape("beta", beta, ("B T H", v.shape[:3]))
-    return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
+    return DELTA_RULE(
+        implementation,
+        **{"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state},
+        **{"reset": reset, "scale": scale, "chunk_size": chunk_size},
+    )
 
 
-@sharded(
-    {
-        **{name: "B T . H" for name in ("k", "v", "beta")},
-        **{"q": "B T H", "log_decay": "B T H", "state": "B H", "reset": "B T"},
-    },
-    results=("B T H", "B H"),
-    enter=enter,
-)
 def delta_product(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T R H K"],
@@ -93,19 +78,40 @@ def delta_product(
     by any angle. Arguments, returns and errors are those of `delta_rule`; k, v and beta have an axis R after time, the
     steps of a token in order.
     """
-    q, k, v, beta, state, log_decay = arguments.arrays(q, k, v, beta, state, log_decay=log_decay)
-    arguments.check_rank("v", v, "B T R H V")
-    arguments.check_rank("k", k, "B T R H K")
-    arguments.check_shape("k", k, ("B T R H K", (*v.shape[:4], k.shape[4])))
-    arguments.check_shape("beta", beta, ("B T R H", v.shape[:4]))
-    return _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation)
+    return DELTA_PRODUCT(
+        implementation,
+        **{"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state},
+        **{"reset": reset, "scale": scale, "chunk_size": chunk_size},
+    )
 
 
-def _delta(q, k, v, beta, log_decay, state, scale, reset, chunk_size, implementation):
-    """Run either op, for k (B, T, [R,] H, K), v (B, T, [R,] H, V), beta (B, T, [R,] H)."""
-    sizes = arguments.Sizes(*v.shape[:2], v.shape[-2], k.shape[-1], v.shape[-1])
-    arguments.check_dtypes(q=q, k=k, v=v)
-    arguments.check_dtypes(beta=beta)
-    arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
-    run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
-    return arguments.call(run, q, (k, v, beta), log_decay, state, reset, scale, chunk_size, sizes)
+def _draw(rng, sizes, variant, samplers):
+    def more(keys):
+        return {"beta": samplers.strength(rng, keys.shape[:-1])}
+
+    return matrix_state.draw(rng, sizes, variant, samplers, more)
+
+
+DELTA_RULE = Op(
+    name="delta_rule",
+    arguments={
+        **{"v": "B T H V", "k": "B T H K", "beta": "B T H", "q": "B T Hq K", "log_decay": matrix_state.DECAY},
+        **{"state": "? B H K V", "reset": "? B T"},
+    },
+    results=matrix_state.RESULTS,
+    summary=Dense(),
+    implementations={"xla": Implementation(xla.delta), "reference": Implementation(reference.delta)},
+    draw=_draw,
+    sizes=matrix_state.SIZES,
+    variants=matrix_state.VARIANTS,
+    one_dtype=("q", "k", "v"),
+    logarithms=("log_decay",),
+    compute=matrix_state.compute,
+)
+
+DELTA_PRODUCT = dataclasses.replace(
+    DELTA_RULE,
+    name="delta_product",
+    arguments={**DELTA_RULE.arguments, "v": "B T R H V", "k": "B T R H K", "beta": "B T R H"},
+    sizes={**matrix_state.SIZES, "R": 2},
+)

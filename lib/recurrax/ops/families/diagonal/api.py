@@ -1,41 +1,22 @@
-"""Provide `diagonal_scan` and its gradient."""
+"""Provide the public function `diagonal_scan`, its declaration and its gradient."""
 
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Inexact
 
-from recurrax.ops import dispatch, time_sharding
+from recurrax.ops import samplers
 from recurrax.ops.differentiation import custom_vjp
 from recurrax.ops.dtypes import common_dtype, wide_dtype
 from recurrax.ops.families.diagonal import parallel, reference, sequential
-from recurrax.ops.sharding import sharded
+from recurrax.ops.op import Choice, Implementation, Op
+from recurrax.ops.summaries import EntryWise
 from recurrax.types import ArrayLike, Reset
 
-IMPLEMENTATIONS = ("reference", "sequential", "associative", "chunked")
-# On a CPU one memory-bound loop is faster than every form that passes over the data more than once. On a GPU or TPU
-# each step costs a launch or a pipeline drain, so few steps on many chunks are faster.
-BEST = {"cpu": "sequential", "default": "chunked"}
 
-
-def _letters(given):
-    """Return the axes to shard of each argument; D's first axis is split like heads."""
-    a = "B T H" if jnp.ndim(given["a"]) == jnp.ndim(given["x"]) else "H"
-    return {"a": a, "x": "B T H", "h0": "B H", "reset": "B T"}
-
-
-def _enter(op, given):
-    """Return h before this time shard and after the last. A shard maps h to A h + U: for h0 = 1, x = 0 this is A."""
-    final = op(**{**given, "h0": None})[1]
-    product = op(**{**given, "x": jnp.zeros_like(given["x"]), "h0": jnp.ones_like(final)})[1]
-    h0 = jnp.zeros_like(final) if given["h0"] is None else given["h0"]
-    h0 = h0.astype(wide_dtype(h0, final))
-    return time_sharding.fold((product, final), h0, reset=given["reset"], reverse=given["reverse"])
-
-
-@sharded(_letters, results=("B T H", "B H"), state="h0", enter=_enter)
 def diagonal_scan(
     a: Inexact[ArrayLike, "..."],
     x: Inexact[ArrayLike, "B T *D"],
@@ -68,11 +49,11 @@ def diagonal_scan(
     Raises:
       ValueError: shapes do not fit, an axis is empty, the chunk size is below 1, or the implementation is unknown.
     """
-    a, x = jnp.asarray(a), jnp.asarray(x)
-    h0 = None if h0 is None else jnp.asarray(h0)
-    _check(a, x, h0, reset, chunk_size)
-    name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, BEST)
+    return DIAGONAL_SCAN(implementation, x=x, a=a, h0=h0, reset=reset, reverse=reverse, chunk_size=chunk_size)
 
+
+def _compute(choice, given):
+    a, x, h0, reset = (given[name] for name in ("a", "x", "h0", "reset"))
     batch, length, *inner = x.shape
     out_dtype = common_dtype(x, *(jnp.complex64 for v in (a, h0) if v is not None and jnp.iscomplexobj(v)))
     dtype = wide_dtype(a, x, h0)
@@ -82,30 +63,79 @@ def diagonal_scan(
         x.astype(dtype).reshape(batch, length, -1),
         h0.astype(dtype).reshape(batch, -1),
     )
-    h, h_last = _scan(_Form(name, reverse, chunk_size), *flat, reset)
+    h, h_last = _scan(_Form(choice, given["reverse"], given["chunk_size"]), *flat, reset)
     return h.reshape(x.shape).astype(out_dtype), h_last.reshape(batch, *inner)
 
 
-def _check(a, x, h0, reset, chunk_size):
-    if x.ndim < 2 or 0 in x.shape:
-        raise ValueError(f"x must be (B, T, *D) with T >= 1, no axis empty, got shape {x.shape}")
-    for name, value in (("a", a), ("x", x)):
-        if not jnp.issubdtype(value.dtype, jnp.inexact):
-            raise ValueError(f"{name} must be real or complex floating point, got {value.dtype}")
-    if a.shape not in (x.shape, x.shape[2:]):
-        raise ValueError(f"a must be (B, T, *D) = {x.shape} or (*D,) = {x.shape[2:]}, got shape {a.shape}")
-    if h0 is not None and h0.shape != (x.shape[0], *x.shape[2:]):
-        raise ValueError(f"h0 must be (B, *D) = {(x.shape[0], *x.shape[2:])}, got shape {h0.shape}")
-    if reset is not None and (reset.shape != x.shape[:2] or reset.dtype != jnp.bool_):
-        raise ValueError(f"reset must be boolean (B, T) = {x.shape[:2]}, got {reset.dtype} of shape {reset.shape}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+def _factors(run, given, state):
+    """Return the product of the decay factors, which is the last state for x = 0 and a state of ones, and the state."""
+    final = run({**given, state: None})[1]
+    return run({**given, "x": jnp.zeros_like(given["x"]), state: jnp.ones_like(final)})[1], final
+
+
+def _draw(rng, sizes, variant, samplers_):
+    b, t, d = (sizes[letter] for letter in "BTD")
+    is_complex = variant == "complex"
+    a = np.exp(samplers_.log_decay(rng, (d,) if variant == "constant" else (b, t, d)))
+    if is_complex:  # of any phase
+        a = a * np.exp(2j * np.pi * rng.uniform(size=a.shape))
+    return {
+        "a": a,
+        "x": samplers.normal(rng, b, t, d, complex=is_complex),
+        "h0": samplers.normal(rng, b, d, complex=is_complex),
+    }
+
+
+def _on_cpu(arguments, platform):
+    """Prefer one memory-bound loop on a CPU: it is faster than every form that passes over the data more than once.
+
+    On a GPU or TPU each step costs a launch or a pipeline drain, so few steps on many chunks are faster.
+    """
+    del arguments
+    return platform == "cpu"
+
+
+def _expanded(scan):
+    """Return the scan for decay factors (B, T, N) that include resets and the adjoint's shift.
+
+    It also gets the resets, because a state that is not finite is dropped by a select, not by a product with zero.
+    """
+
+    def run(a, x, h0, reset, *, reverse, chunk_size, shifted):
+        a = _keep(jnp.broadcast_to(jnp.expand_dims(a, tuple(range(3 - a.ndim))), x.shape), reset)
+        if shifted:
+            a = _shift(a, jnp.ones_like(a[:, 0]), reverse)
+            reset = None if reset is None else _shift(reset, jnp.zeros_like(reset[:, 0]), reverse)
+        return scan(a, x, h0, reset, reverse=reverse, chunk_size=chunk_size)
+
+    return run
+
+
+DIAGONAL_SCAN = Op(
+    name="diagonal_scan",
+    arguments={"x": "B T *D", "a": "B T *D | *D", "h0": "? B *D", "reset": "? B T"},
+    results=("B T *D", "B *D"),
+    summary=EntryWise(_factors),
+    state="h0",
+    heads="D",
+    implementations={
+        "sequential": Implementation(sequential.scan, preferred=_on_cpu),
+        "chunked": Implementation(_expanded(parallel.chunked)),
+        "associative": Implementation(_expanded(parallel.associative)),
+        "reference": Implementation(_expanded(reference.scan)),
+    },
+    draw=_draw,
+    sizes={"B": 2, "T": 24, "D": 3},
+    variants=("real", "complex", "constant"),
+    complex=("a", "x", "h0"),
+    compute=_compute,
+)
 
 
 class _Form(NamedTuple):
     """Static parameters of a scan, which select the code."""
 
-    implementation: str
+    choice: Choice
     reverse: bool
     chunk_size: int | None
 
@@ -162,16 +192,9 @@ _adjoint.defvjp(_adjoint_forward, _adjoint_backward)
 # Jitted so that calls outside of jit compile once per shape: an eager loop is recompiled at each call.
 @functools.partial(jax.jit, static_argnames=("form", "shifted"))
 def _run(form, a, x, h0, reset, *, shifted):
-    if form.implementation == "sequential":
-        return sequential.scan(a, x, h0, reset, reverse=form.reverse, shifted=shifted)
-    # The other forms take decay factors (B, T, N) that include resets and the adjoint's shift, and the resets as well,
-    # because a state that is not finite is dropped by a select, not by a product with zero.
-    a = _keep(jnp.broadcast_to(jnp.expand_dims(a, tuple(range(3 - a.ndim))), x.shape), reset)
-    if shifted:
-        a = _shift(a, jnp.ones_like(a[:, 0]), form.reverse)
-        reset = None if reset is None else _shift(reset, jnp.zeros_like(reset[:, 0]), form.reverse)
-    scans = {"reference": reference.scan, "associative": parallel.associative, "chunked": parallel.chunked}
-    return scans[form.implementation](a, x, h0, reset, reverse=form.reverse, chunk_size=form.chunk_size)
+    """Run the implementation of the platform. The branch is here, inside the backward pass, not around it."""
+    arrays = {"a": a, "x": x, "h0": h0, "reset": reset}
+    return form.choice(arrays, reverse=form.reverse, chunk_size=form.chunk_size, shifted=shifted)
 
 
 def _shift(h, first, reverse):

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def scan(a, x, h0, reset=None, *, reverse=False, shifted=False):
+def scan(a, x, h0, reset=None, *, reverse=False, chunk_size=None, shifted=False):
     """Return all h_t = a_t * h_{t-1} + x_t and the last, for a (B, T, N) or (N,); where reset (B, T) is true h_t = x_t.
 
     shifted=True is the adjoint's recurrence, which decays by the a of the previous step:
     h_t = a_{t-1} * h_{t-1} + x_t, starting with h = h0 + x undecayed (t-1 is t+1 with reverse).
     """
+    del chunk_size
     length = x.shape[1]
 
     def time(i):

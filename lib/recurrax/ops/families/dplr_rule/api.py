@@ -1,22 +1,14 @@
-"""Provide the public function `dplr_rule` and check its arguments."""
+"""Provide the public function `dplr_rule` and its declaration."""
 
 from jaxtyping import Array, Float
 
-from recurrax.ops import arguments, dispatch
-from recurrax.ops.dense_transition import enter
+from recurrax.ops import matrix_state
 from recurrax.ops.families.dplr_rule import reference, xla
-from recurrax.ops.sharding import sharded
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import Dense
 from recurrax.types import ArrayLike, Reset
 
-IMPLEMENTATIONS = {"reference": reference.dplr, "xla": xla.dplr}
-BEST = {"default": "xla"}
 
-
-@sharded(
-    {**{name: "B T H" for name in ("q", "k", "v", "a", "b", "log_decay")}, "state": "B H", "reset": "B T"},
-    results=("B T H", "B H"),
-    enter=enter,
-)
 def dplr_rule(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T H K"],
@@ -59,12 +51,35 @@ def dplr_rule(
       ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
         implementation is unknown.
     """
-    q, k, v, a, b, state, log_decay = arguments.arrays(q, k, v, a, b, state, log_decay=log_decay)
-    batch, length, heads, value = arguments.check_rank("v", v, "B T H V")
-    sizes = arguments.Sizes(batch, length, heads, arguments.check_rank("k", k, "B T H K")[-1], value)
-    for name, array in (("k", k), ("a", a), ("b", b)):
-        arguments.check_shape(name, array, ("B T H K", sizes[:4]))
-    arguments.check_dtypes(q=q, k=k, v=v, a=a, b=b)
-    arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
-    run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
-    return arguments.call(run, q, (k, v, a, b), log_decay, state, reset, scale, chunk_size, sizes)
+    return DPLR_RULE(
+        implementation,
+        **{"q": q, "k": k, "v": v, "a": a, "b": b, "log_decay": log_decay, "state": state},
+        **{"reset": reset, "scale": scale, "chunk_size": chunk_size},
+    )
+
+
+def _draw(rng, sizes, variant, samplers):
+    """Draw a and b as RWKV-7 makes them: a is minus the key, b the key times a strength."""
+
+    def more(keys):
+        return {"a": -keys, "b": keys * samplers.strength(rng, keys.shape[:-1])[..., None]}
+
+    return matrix_state.draw(rng, sizes, variant, samplers, more)
+
+
+DPLR_RULE = Op(
+    name="dplr_rule",
+    arguments={
+        **{"v": "B T H V", "k": "B T H K", "a": "B T H K", "b": "B T H K", "q": "B T Hq K"},
+        **{"log_decay": matrix_state.DECAY, "state": "? B H K V", "reset": "? B T"},
+    },
+    results=matrix_state.RESULTS,
+    summary=Dense(),
+    implementations={"xla": Implementation(xla.dplr), "reference": Implementation(reference.dplr)},
+    draw=_draw,
+    sizes=matrix_state.SIZES,
+    variants=matrix_state.VARIANTS,
+    one_dtype=("q", "k", "v", "a", "b"),
+    logarithms=("log_decay",),
+    compute=matrix_state.compute,
+)

@@ -1,22 +1,15 @@
-"""Provide the public function `linear_attention` and check its arguments."""
+"""Provide the public function `linear_attention` and its declaration."""
 
 from jaxtyping import Array, Float
 
-from recurrax.ops import arguments, dispatch
+from recurrax.ops import matrix_state
 from recurrax.ops.families.linear_attention import reference, xla
-from recurrax.ops.families.linear_attention.enter import enter
-from recurrax.ops.sharding import sharded
+from recurrax.ops.families.linear_attention.factors import factors
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import EntryWise
 from recurrax.types import ArrayLike, Reset
 
-IMPLEMENTATIONS = {"reference": reference.attend, "xla": xla.attend}
-BEST = {"default": "xla"}
 
-
-@sharded(
-    {"q": "B T H", "k": "B T H", "v": "B T H", "log_decay": "B T H", "state": "B H", "reset": "B T"},
-    results=("B T H", "B H"),
-    enter=enter,
-)
 def linear_attention(
     q: Float[ArrayLike, "B T Hq K"],
     k: Float[ArrayLike, "B T H K"],
@@ -55,11 +48,26 @@ def linear_attention(
       ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
         implementation is unknown.
     """
-    q, k, v, state, log_decay = arguments.arrays(q, k, v, state, log_decay=log_decay)
-    batch, length, heads, value = arguments.check_rank("v", v, "B T H V")
-    sizes = arguments.Sizes(batch, length, heads, arguments.check_rank("k", k, "B T H K")[-1], value)
-    arguments.check_shape("k", k, ("B T H K", sizes[:4]))
-    arguments.check_dtypes(q=q, k=k, v=v)
-    arguments.check_common(q, log_decay, state, reset, chunk_size, sizes)
-    run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
-    return arguments.call(run, q, (k, v), log_decay, state, reset, scale, chunk_size, sizes)
+    return LINEAR_ATTENTION(
+        implementation,
+        **{"q": q, "k": k, "v": v, "log_decay": log_decay, "state": state},
+        **{"reset": reset, "scale": scale, "chunk_size": chunk_size},
+    )
+
+
+LINEAR_ATTENTION = Op(
+    name="linear_attention",
+    arguments={
+        **{"v": "B T H V", "k": "B T H K", "q": "B T Hq K", "log_decay": matrix_state.DECAY},
+        **{"state": "? B H K V", "reset": "? B T"},
+    },
+    results=matrix_state.RESULTS,
+    summary=EntryWise(factors),
+    implementations={"xla": Implementation(xla.attend), "reference": Implementation(reference.attend)},
+    draw=matrix_state.draw,
+    sizes=matrix_state.SIZES,
+    variants=matrix_state.VARIANTS,
+    one_dtype=("q", "k", "v"),
+    logarithms=("log_decay",),
+    compute=matrix_state.compute,
+)

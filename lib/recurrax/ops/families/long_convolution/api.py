@@ -1,36 +1,23 @@
-"""Provide `long_convolution`, causal filters as long as the sequence, by FFT."""
+"""Provide `long_convolution`, causal filters as long as the sequence, and its declaration."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax.ops import containment, time_sharding
+from recurrax.ops import containment
 from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.families.diagonal.api import diagonal_scan
-from recurrax.ops.sharding import sharded
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import LastTokens
 from recurrax.types import ArrayLike
 
 
-def _enter(op, given):
-    """Return the last W-1 inputs before this time shard, and those at the end of the sequence."""
-    del op
-    x, kernel, state = given["x"], given["kernel"], given["state"]
-    dtype = wide_dtype(x, kernel, state)
-    if state is None:
-        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]), dtype)
-    before, _, last, _ = time_sharding.past(x.astype(dtype), state.astype(dtype))
-    return before, last
-
-
-def _letters(given):
-    kernel = "." if given["kernel"].shape[0] == 1 else "H"
-    return {"x": "B T H", "kernel": kernel, "state": "B . H"}
-
-
-@sharded(_letters, results=("B T H", "B . H"), enter=_enter)
 def long_convolution(
     x: Float[ArrayLike, "B T D"],
     kernel: Float[ArrayLike, "#D W"] | Float[ArrayLike, "#D M W"],
     state: Float[ArrayLike, "B W-1 D"] | None = None,
+    *,
+    implementation: str | None = None,
 ) -> tuple[Float[Array, "B T D"] | Float[Array, "B T D M"], Float[Array, "B W-1 D"]]:
     """Return y_t = sum_i kernel_i * x_{t-i}, depthwise; kernel's first tap applies to the current input.
 
@@ -40,6 +27,7 @@ def long_convolution(
       x: inputs.
       kernel: one filter of W taps per channel, or M filters per channel; a first axis of 1 shares them among channels.
       state: the last W - 1 inputs before x; None is zeros, in which case taps beyond T cost nothing.
+      implementation: "fft", "reference" (one step after the other), or None for the best on the program's platform.
 
     Returns:
       y in x's dtype (sums are float32 at least), with an axis of M if the kernel has one, and the last W - 1 inputs
@@ -50,20 +38,21 @@ def long_convolution(
     An input that is not finite is excluded from the transform; the outputs within its W taps are NaN.
 
     Raises:
-      ValueError: shapes or dtypes do not fit, or an axis is empty.
+      ValueError: shapes or dtypes do not fit, an axis is empty, or the implementation is unknown.
     """
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    state = None if state is None else jnp.asarray(state)
-    _check(x, kernel, state)
+    return LONG_CONVOLUTION(implementation, x=x, kernel=kernel, state=state)
+
+
+def by_fft(x, kernel, state):
+    """Convolve by FFT. A state of None is not transformed."""
     (batch, length, dim), width = x.shape, kernel.shape[-1]
-    dtype = wide_dtype(x, kernel, state)
-    kernel, inputs = kernel.astype(dtype), x.astype(dtype)
+    inputs = x.astype(kernel.dtype)
     if state is None:
         kernel = kernel[..., :length]
-        past = jnp.zeros((batch, max(width - 1 - length, 0), dim), dtype)
+        past = jnp.zeros((batch, max(width - 1 - length, 0), dim), kernel.dtype)
         after = jnp.concatenate([past, inputs[:, max(length - width + 1, 0) :]], axis=1)
     else:
-        inputs = jnp.concatenate([state.astype(dtype), inputs], axis=1)
+        inputs = jnp.concatenate([state, inputs], axis=1)
         after = inputs[:, length:]
     inputs, flags = containment.admit(inputs, 3)
     kernel, everywhere = containment.admit(kernel, 1)
@@ -73,6 +62,26 @@ def long_convolution(
     before = jnp.pad(until, ((0, 0), (kernel.shape[-1], 0), (0, 0)))[:, : until.shape[1]]
     y = containment.release(y, (until - before)[:, -length:] + everywhere[None, None])
     return y.astype(x.dtype), after
+
+
+def reference(x, kernel, state):
+    """Keep the window of the last W inputs and sum it with the taps, one step after the other."""
+    newest_last = jnp.moveaxis(jnp.flip(kernel, -1), -1, 0)  # (W, D) or (W, D, M)
+
+    def step(past, x):
+        window = jnp.concatenate([past, x[:, None]], axis=1)
+        return window[:, 1:], (window.reshape(*window.shape, *(1,) * (kernel.ndim - 2)) * newest_last[None]).sum(1)
+
+    if state is None:
+        state = jnp.zeros((x.shape[0], kernel.shape[-1] - 1, x.shape[2]), kernel.dtype)
+    state, y = jax.lax.scan(step, state, x.astype(kernel.dtype).swapaxes(0, 1))
+    return y.swapaxes(0, 1).astype(x.dtype), state
+
+
+def _compute(choice, given):
+    x, kernel, state = given["x"], given["kernel"], given["state"]
+    dtype = wide_dtype(x, kernel, state)
+    return choice({"x": x, "kernel": kernel.astype(dtype), "state": None if state is None else state.astype(dtype)})
 
 
 def convolve(
@@ -92,16 +101,33 @@ def fft_length(least: int) -> int:
     return min(m << max(-(-least // m) - 1, 1).bit_length() for m in (1, 3, 5, 9, 15))
 
 
-def _check(x, kernel, state):
-    if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(f"x must be (B, T, D), no axis empty, got shape {x.shape}")
-    if kernel.ndim not in (2, 3) or kernel.shape[0] not in (1, x.shape[2]) or 0 in kernel.shape:
-        raise ValueError(
-            f"kernel must be (D, W) or (D, M, W) with D = {x.shape[2]} or 1, no axis empty, got shape {kernel.shape}"
-        )
-    for name, value in (("x", x), ("kernel", kernel), ("state", state)):
-        if value is not None and not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(f"{name} must be real floating point, got {value.dtype}")
-    want = (x.shape[0], kernel.shape[-1] - 1, x.shape[2])
-    if state is not None and state.shape != want:
-        raise ValueError(f"state must be (B, W-1, D) = {want}, got shape {state.shape}")
+def _tokens(given):
+    return given["x"].astype(wide_dtype(given["x"], given["kernel"], given["state"]))
+
+
+def _empty(given):
+    """Return the W - 1 inputs before the first one: zeros."""
+    x, width = given["x"], given["kernel"].shape[-1]
+    return jnp.zeros((x.shape[0], width - 1, x.shape[2]), wide_dtype(x, given["kernel"]))
+
+
+def _draw(rng, sizes, variant, samplers):
+    del samplers
+    b, t, d, w, m = (sizes[letter] for letter in "BTDWM")
+    kernel = {"one": (d, w), "several": (d, m, w), "shared": (1, w)}[variant]
+    shapes = {"x": (b, t, d), "kernel": kernel, "state": (b, w - 1, d)}
+    return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+LONG_CONVOLUTION = Op(
+    name="long_convolution",
+    arguments={"x": "B T D", "kernel": "#D W | #D M W", "state": "? B W-1 D"},
+    results=("B T D", "B W-1 D"),
+    summary=LastTokens(_tokens, _empty),
+    heads="D",
+    implementations={"fft": Implementation(by_fft), "reference": Implementation(reference)},
+    draw=_draw,
+    sizes={"B": 2, "T": 24, "D": 4, "W": 24, "M": 2},
+    variants=("one", "several", "shared"),
+    compute=_compute,
+)

@@ -1,35 +1,16 @@
-"""Provide the public function `selective_scan` and check its arguments."""
+"""Provide the public function `selective_scan` and its declaration."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from recurrax.ops import dispatch, time_sharding
-from recurrax.ops.arguments import check_rank, check_shape
 from recurrax.ops.dtypes import wide_dtype
 from recurrax.ops.families.selective_scan import chunked, reference
-from recurrax.ops.sharding import sharded
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import EntryWise
 from recurrax.types import ArrayLike, Reset
 
-IMPLEMENTATIONS = {"reference": reference.scan, "chunked": chunked.scan}
-BEST = {"default": "chunked"}
 
-
-def _enter(op, given):
-    """Return h before this time shard and after the last. A shard maps h to e^{a (dt_1 + ... + dt_T)} h + U."""
-    a, dt, reset = given["a"], given["dt"], given["reset"]
-    written = op(**{**given, "state": None})[1]
-    kept = jnp.exp(dt.sum(1, dtype=written.dtype)[..., None] * a[None].astype(written.dtype))
-    if reset is not None:
-        kept = jnp.where(reset.any(1)[:, None, None], 0, kept)
-    state = jnp.zeros_like(written) if given["state"] is None else given["state"].astype(written.dtype)
-    return time_sharding.fold((kept, written), state, reset=reset)
-
-
-@sharded(
-    {"x": "B T H", "dt": "B T H", "a": "H", "b": "B T", "c": "B T", "state": "B H", "reset": "B T"},
-    results=("B T H", "B H"),
-    enter=_enter,
-)
 def selective_scan(
     x: Float[ArrayLike, "B T E"],
     dt: Float[ArrayLike, "B T E"],
@@ -64,23 +45,52 @@ def selective_scan(
     Raises:
       ValueError: shapes do not fit, the chunk size is below 1, or the implementation is unknown.
     """
-    x, dt, a, b, c = (jnp.asarray(array) for array in (x, dt, a, b, c))
-    batch, length, width = check_rank("x", x, "B T E")
-    states = check_rank("a", a, "E N")[1]
-    check_shape("dt", dt, ("B T E", x.shape))
-    check_shape("a", a, ("E N", (width, states)))
-    for name, array in (("b", b), ("c", c)):
-        check_shape(name, array, ("B T N", (batch, length, states)))
-    if state is not None:
-        check_shape("state", jnp.asarray(state), ("B E N", (batch, width, states)))
-    if reset is not None and (reset.shape != (batch, length) or reset.dtype != jnp.bool_):
-        raise ValueError(f"reset must be boolean (B, T) = {(batch, length)}, got {reset.dtype} of shape {reset.shape}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    run = dispatch.choose(implementation, IMPLEMENTATIONS, BEST)
+    arrays = {"x": x, "dt": dt, "a": a, "b": b, "c": c, "state": state, "reset": reset}
+    return SELECTIVE_SCAN(implementation, **arrays, chunk_size=chunk_size)
 
-    dtype = wide_dtype(x, dt, a)
-    wide = tuple(array.astype(dtype) for array in (x, dt, a, b, c))
-    state = jnp.zeros((batch, width, states), dtype) if state is None else jnp.asarray(state, dtype)
-    y, state = run(*wide, state, reset, chunk_size=chunk_size)
+
+def _compute(choice, given):
+    arrays = dict(given)
+    chunk_size, x, a, state = arrays.pop("chunk_size"), given["x"], given["a"], given["state"]
+    dtype = wide_dtype(x, given["dt"], a)
+    wide = {name: arrays[name].astype(dtype) for name in ("x", "dt", "a", "b", "c")}
+    state = jnp.zeros((x.shape[0], *a.shape), dtype) if state is None else state.astype(dtype)
+    y, state = choice({**wide, "state": state, "reset": given["reset"]}, chunk_size=chunk_size)
     return y.astype(x.dtype), state
+
+
+def _factors(run, given, state):
+    """Return (e^{a (dt_1 + ... + dt_T)}, u), u the last state from zero."""
+    written = run({**given, state: None})[1]
+    total = given["dt"].sum(1, dtype=written.dtype)
+    return jnp.exp(total[..., None] * given["a"][None].astype(written.dtype)), written
+
+
+def _draw(rng, sizes, variant, samplers):
+    """Draw decays a dt as the log-decays of other ops."""
+    del variant
+    b, t, e, n = (sizes[letter] for letter in "BTEN")
+    return {
+        "x": rng.standard_normal((b, t, e)),
+        "dt": -samplers.log_decay(rng, (b, t, e)),
+        "a": -np.exp(rng.uniform(-1, 1, (e, n))),
+        "b": rng.standard_normal((b, t, n)),
+        "c": rng.standard_normal((b, t, n)),
+        "state": rng.standard_normal((b, e, n)),
+    }
+
+
+SELECTIVE_SCAN = Op(
+    name="selective_scan",
+    arguments={
+        **{"x": "B T E", "a": "E N", "dt": "B T E", "b": "B T N", "c": "B T N"},
+        **{"state": "? B E N", "reset": "? B T"},
+    },
+    results=("B T E", "B E N"),
+    summary=EntryWise(_factors),
+    heads="E",
+    implementations={"chunked": Implementation(chunked.scan), "reference": Implementation(reference.scan)},
+    draw=_draw,
+    sizes={"B": 2, "T": 24, "E": 4, "N": 3},
+    compute=_compute,
+)

@@ -1,22 +1,18 @@
-"""Provide the public function `state_space`, check its arguments and select the implementation."""
+"""Provide the public function `state_space` and its declaration."""
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from recurrax.ops import containment, dispatch, time_sharding
+from recurrax.ops import samplers
 from recurrax.ops.dtypes import wide_dtype
-from recurrax.ops.families.diagonal.api import diagonal_scan
-from recurrax.ops.families.long_convolution.api import convolve
-from recurrax.ops.families.state_space import chunked, powers
-from recurrax.ops.sharding import sharded, splits_time
+from recurrax.ops.families.state_space import contained, powers, reference
+from recurrax.ops.op import Implementation, Op
+from recurrax.ops.summaries import Fold
 from recurrax.types import ArrayLike, Reset
-
-IMPLEMENTATIONS = ("chunked", "fft")
 
 
 def state_space(
@@ -46,8 +42,9 @@ def state_space(
       kernel: function T -> c A^t b for t < T, if the caller has a better way than powers of A; "fft" calls it.
       chunk_size: tokens per chunk, rounded up to a power of two.
       implementation: "chunked" uses the first taps of the kernel within a chunk and states between chunks. "fft" uses
-        the whole kernel by FFT, with the rounding errors of `long_convolution`; it needs no `state`, no `reset` and no
-        mesh that splits the sequence. None is "fft" if that is possible and there is more than one chunk.
+        the whole kernel by FFT, with the rounding errors of `long_convolution`; it supports no `state`, no `reset` and
+        no mesh that splits the sequence. "reference" is one step after the other. None is "fft" if it supports the
+        arguments and there is more than one chunk, otherwise "chunked".
 
     Returns:
       y in x's dtype, and the last state in float32 or complex64 (doubles for doubles), the dtype in which the op
@@ -57,73 +54,35 @@ def state_space(
       ValueError: shapes or dtypes do not fit, the chunk size is below 1, the implementation is unknown, or it is "fft"
         with a state, resets or a sequence that a mesh splits.
     """
-    x, state = jnp.asarray(x), None if state is None else jnp.asarray(state)
-    if not all(isinstance(value, np.ndarray) for value in (a, b, c)):
-        a, b, c = (jnp.asarray(value) for value in (a, b, c))
-    _check(x, a, b, c, state, reset, chunk_size)
-    # Shards of a sequence are joined by states.
-    possible = state is None and reset is None and not (splits_time() and x.shape[1] > 1)
-    if implementation == "fft" and not possible:
-        raise ValueError('implementation "fft" knows neither states nor resets nor split sequences; use "chunked"')
-    if implementation is None:
-        implementation = "fft" if possible and x.shape[1] > chunk_size else "chunked"
-    name = dispatch.choose(implementation, {name: name for name in IMPLEMENTATIONS}, {})
-
-    # `kernel` may close over tracers of this trace: it is called here, not inside the shard_map of `_run`.
-    taps = kernel(x.shape[1]) if name == "fft" and kernel is not None else None
-    return _run(x, a, b, c, taps, state, reset, chunk_size, name)
+    arrays = {"x": x, "a": a, "b": b, "c": c, "state": state, "reset": reset, "taps": None}
+    arguments = STATE_SPACE.checked({**arrays, "chunk_size": chunk_size})
+    choice = STATE_SPACE.choose(implementation, arguments)
+    # `kernel` may close over tracers of this trace: it is called here, not inside a shard_map.
+    if kernel is not None and choice.includes("fft"):
+        arguments = STATE_SPACE.checked({**arguments.values, "taps": kernel(x.shape[1])})
+    return STATE_SPACE.run(choice, arguments)
 
 
-def _enter(op, given):
-    """Return h before this time shard and after the last. A shard of T tokens maps h to A^T h + U."""
-    x, a, b, c, state, reset = (given[name] for name in ("x", "a", "b", "c", "state", "reset"))
-    written = op(**{**given, "state": None})[1]
-    power = jnp.asarray(_system(x, a, b, c).a.power(x.shape[1]), written.dtype)
-
-    def step(written, h):
-        if a.ndim == 2:
-            return jnp.exp(power)[None] * h + written
-        # power is A^T - I
-        return h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST) + written
-
-    state = jnp.zeros_like(written) if state is None else state.astype(written.dtype)
-    return time_sharding.fold(written, state, step, reset=reset)
+def _check(arguments):
+    x, a, b, c, state = (arguments[name] for name in ("x", "a", "b", "c", "state"))
+    if a.ndim == 3 and any(map(jnp.iscomplexobj, (a, b, c))):
+        raise ValueError("a, b and c of dense matrices must be real")
+    if state is not None and jnp.iscomplexobj(state) and not any(map(jnp.iscomplexobj, (a, b, c))):
+        raise ValueError("state must be real where a, b and c are")
 
 
-@sharded(
-    {"x": "B T H", "a": "H", "b": "H", "c": "H", "taps": "H", "state": "B H", "reset": "B T"},
-    results=("B T H", "B H"),
-    enter=_enter,
-)
-def _run(x, a, b, c, taps, state, reset, chunk_size, name):
-    """Run the implementation of this name, "fft" with the caller's `taps` (D, M, T) if there are any."""
-    (a, b, c, taps), everywhere = _admit(a, b, c, taps)
-    system, inputs = _system(x, a, b, c), x.astype(_dtype(x, a, b, c))
-    state_dtype = wide_dtype(inputs, jnp.complex64) if system.is_complex else inputs.dtype
-    h = jnp.zeros((x.shape[0], *b.shape), state_dtype) if state is None else state.astype(state_dtype)
-    inputs, flags = containment.admit(inputs, 3)
-    h, start = containment.admit(h, 2)
-    seen = diagonal_scan(jnp.ones(x.shape[2:], containment.FLAG), flags, start, reset=reset)[0] + everywhere
-    length = x.shape[1]
-    size = 1 << (min(chunk_size, length) - 1).bit_length()
-    entering, last = chunked.states(inputs, system, h, reset, size)
-    if name == "fft":
-        taps = powers.kernel(system, length, size) if taps is None else taps
-        y = convolve(inputs, jnp.asarray(taps, inputs.dtype))
-    else:
-        y = chunked.outputs(inputs, system, entering, reset, size)
-    return containment.release(y, seen).astype(x.dtype), containment.release(last, seen[:, -1])
-
-
-def _admit(*parameters):
-    """Return the cleaned parameters and their flags (1, 1, D) or 0: all outputs of a channel depend on them."""
-    admitted, flags = [], 0.0
-    for value in parameters:
-        if isinstance(value, jax.Array):
-            value, flag = containment.admit(value, 1)
-            flags = flags + flag[None, None]
-        admitted.append(value)
-    return admitted, flags
+def _compute(choice, given):
+    """Run the implementation on the system, inputs and a state in the dtypes in which the op computes."""
+    x, state, reset = given["x"], given["state"], given["reset"]
+    a, b, c = (given[name] for name in "abc")
+    real = _dtype(x, a, b, c)
+    is_complex = any(map(jnp.iscomplexobj, (a, b, c)))
+    dtype = wide_dtype(real, jnp.complex64) if is_complex else real
+    h = jnp.zeros((x.shape[0], *b.shape), dtype) if state is None else state.astype(dtype)
+    size = 1 << (min(given["chunk_size"], x.shape[1]) - 1).bit_length()
+    arrays = {"x": x.astype(real), "system": (a, b, c), "h": h, "reset": reset, "taps": given["taps"]}
+    y, h = choice(arrays, size=size)
+    return y.astype(x.dtype), h
 
 
 def _dtype(x, *system):
@@ -131,31 +90,67 @@ def _dtype(x, *system):
     return wide_dtype(x, *(value.real for value in system if not isinstance(value, np.ndarray)))
 
 
-def _system(x, a, b, c):
-    return powers.system(a, b, c, _dtype(x, a, b, c))
+def _summarise(run, given, state):
+    """Return the last state from zero; a shard of T tokens maps h to A^T h plus it."""
+    x, a, b, c = (given[name] for name in "xabc")
+    written = run({**given, state: None})[1]
+    power = jnp.asarray(powers.system(a, b, c, _dtype(x, a, b, c)).a.power(x.shape[1]), written.dtype)
+
+    def step(written, h):
+        if a.ndim == 2:
+            return jnp.exp(power)[None] * h + written
+        # power is A^T - I
+        return h + jnp.einsum("dmn,bdn->bdm", power, h, precision=lax.Precision.HIGHEST) + written
+
+    return written, step
 
 
-def _check(x, a, b, c, state, reset, chunk_size):
-    if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(f"x must be (B, T, D), no axis empty, got shape {x.shape}")
-    batch, length, dim = x.shape
-    if b.ndim != 2 or b.shape[0] != dim or 0 in b.shape:
-        raise ValueError(f"b must be (D, N) with D = {dim}, got shape {b.shape}")
-    size = b.shape[1]
-    if a.shape not in ((dim, size), (dim, size, size)):
-        raise ValueError(f"a must be (D, N) = {(dim, size)} or (D, N, N) = {(dim, size, size)}, got shape {a.shape}")
-    if c.ndim != 3 or c.shape[0] != dim or c.shape[2] != size or 0 in c.shape:
-        raise ValueError(f"c must be (D, M, N) = ({dim}, M, {size}), got shape {c.shape}")
-    if state is not None and state.shape != (batch, dim, size):
-        raise ValueError(f"state must be (B, D, N) = {(batch, dim, size)}, got shape {state.shape}")
-    if reset is not None and (reset.shape != (batch, length) or reset.dtype != jnp.bool_):
-        raise ValueError(f"reset must be boolean (B, T) = {batch, length}, got {reset.dtype} of shape {reset.shape}")
-    for name, value in (("x", x), ("a", a), ("b", b), ("c", c), ("state", state)):
-        if value is not None and not jnp.issubdtype(value.dtype, jnp.inexact):
-            raise ValueError(f"{name} must be floating point, got {value.dtype}")
-    if jnp.iscomplexobj(x) or (a.ndim == 3 and any(jnp.iscomplexobj(v) for v in (a, b, c))):
-        raise ValueError("x, and a, b and c of dense matrices, must be real")
-    if state is not None and jnp.iscomplexobj(state) and not any(jnp.iscomplexobj(v) for v in (a, b, c)):
-        raise ValueError("state must be real where a, b and c are")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+def _without_states(arguments):
+    """Support sequences that start from zero and are not cut."""
+    if arguments["state"] is not None:
+        return "does not support a state"
+    if arguments["reset"] is not None:
+        return "does not support resets"
+    return "does not support a sequence that a mesh splits" if arguments.splits_time else None
+
+
+def _several_chunks(arguments, platform):
+    del platform
+    return arguments.sizes["T"] > arguments["chunk_size"]
+
+
+def _draw(rng, sizes, variant, samplers_):
+    b, t, d, m, n = (sizes[letter] for letter in "BTDMN")
+    is_complex = variant == "complex"
+    a = samplers_.log_decay(rng, (d, n))
+    if is_complex:
+        a = a + 1j * rng.uniform(0, 3, (d, n))
+    if variant == "dense":
+        a = np.expm1(a)[..., None] * np.eye(n) + 0.05 * rng.standard_normal((d, n, n))
+    shapes = {"b": (d, n), "c": (d, m, n), "state": (b, d, n)}
+    system = {name: samplers.normal(rng, *shape, complex=is_complex) for name, shape in shapes.items()}
+    return {"x": rng.standard_normal((b, t, d)), "a": a, **system}
+
+
+STATE_SPACE = Op(
+    name="state_space",
+    arguments={
+        **{"x": "B T D", "b": "D N", "a": "D N | D N N", "c": "D M N", "state": "? B D N", "reset": "? B T"},
+        "taps": "? D M T",
+    },
+    results=("B T D M", "B D N"),
+    summary=Fold(_summarise),
+    heads="D",
+    implementations={
+        "fft": Implementation(contained.by_fft, supports=_without_states, preferred=_several_chunks),
+        "chunked": Implementation(contained.chunked),
+        "reference": Implementation(reference.scan),
+    },
+    draw=_draw,
+    sizes={"B": 2, "T": 24, "D": 4, "M": 2, "N": 4},
+    variants=("real", "complex", "dense"),
+    complex=("a", "b", "c", "state"),
+    constants=("a", "b", "c"),
+    compute=_compute,
+    check=_check,
+)
