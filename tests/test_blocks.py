@@ -108,13 +108,13 @@ def test_a_norm_without_a_scale_has_no_parameters():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BlockConfig("lru"), "mixer must be a mixer config, got 'lru'"),
-        (lambda: BlockConfig(LRU(), "glu"), "projection must be a projection config or None, got 'glu'"),
+        (lambda: BlockConfig("lru"), "mixer must be the config of a layer, .* got 'lru'"),
+        (lambda: BlockConfig(LRU(), "glu"), "projection must be the config of a layer, .*None, got 'glu'"),
         (lambda: BlockConfig(LRU(), order="pre"), "unknown order 'pre'.*; choose one of pre_norm, post_norm"),
         (lambda: LanguageModelConfig(norm="rmsnorm"), r"unknown norm 'rmsnorm' \(did you mean 'rms'\?\)"),
         (lambda: LanguageModelConfig(norm_eps=0.0), "norm_eps must be positive, got 0"),
         (lambda: LanguageModelConfig(embedding_scale=-1.0), "embedding_scale must be positive, got -1"),
-        (lambda: LanguageModelConfig(first=(GLU(),)), "first must be a tuple of mixer configs"),
+        (lambda: LanguageModelConfig(first=("lru",)), "first must be a tuple of mixer or block configs"),
         (lambda: LanguageModelConfig(num_layers=2, first=3 * (LRU(),)), "num_layers 2 is less than the 3 blocks"),
         (lambda: LanguageModelConfig(pattern=(LATER,)), r"uses a value residual.*first=\(RWKV7\(\),\)"),
         (

@@ -53,7 +53,7 @@ def test_equals_its_formula_in_values_and_gradients(name):
     @jax.jit
     def run(params, x):
         def loss(params, x):
-            y = config.layer(DIM).apply({"params": params}, x)
+            y, _ = config.layer(DIM).apply({"params": params}, x)
             return (probe * y).sum(), y
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)

@@ -35,8 +35,8 @@ def readout(kind, **changes):
         (lambda: config(dim=0), "must be at least 1, got dim=0, num_layers=7"),
         (lambda: config(num_layers=0), "must be at least 1, got dim=8, num_layers=0"),
         (lambda: config(pattern=()), r"pattern must have at least one mixer config, got \(\)"),
-        (lambda: config(pattern=("lru",)), r"pattern must be a tuple of mixer configs, got \('lru',\)"),
-        (lambda: config(projection="glu"), "projection must be a projection config, got 'glu'"),
+        (lambda: config(pattern=("lru",)), r"pattern must be a tuple of mixer or block configs, got \('lru',\)"),
+        (lambda: config(projection="glu"), "projection must be the config of a layer, .* got 'glu'"),
         (
             lambda: config(dtype="bfloat"),
             r"unknown dtype 'bfloat' \(did you mean 'bfloat16'\?\); choose one of float32, bf",

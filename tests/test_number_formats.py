@@ -92,9 +92,7 @@ def parameters(module):
 
 
 def call(module, params, x, state=None, reset=None):
-    """Return (y, state); a projection has no state."""
-    if not hasattr(module, "init_state"):
-        return module.apply({"params": params}, x), None
+    """Return (y, state)."""
     return module.apply({"params": params}, x, state, reset=reset)
 
 
@@ -107,8 +105,7 @@ def every_use(module, params, x, reset):
 
     whole = call(module, params, x, None, reset)
     chunk = call(module, params, x[:, :2], whole[1])
-    initial = module.init_state(BATCH) if hasattr(module, "init_state") else None
-    last, steps = jax.lax.scan(step, initial, (x.swapaxes(0, 1), reset.swapaxes(0, 1)))
+    last, steps = jax.lax.scan(step, module.init_state(BATCH), (x.swapaxes(0, 1), reset.swapaxes(0, 1)))
     return whole, chunk, (steps, last)
 
 

@@ -33,19 +33,20 @@ def test_equals_its_formula(name, activation):
     config, oracle = PROJECTIONS[name]
     config = config(activation=activation)
     layer, params, x = build(config)
-    y = jax.jit(layer.apply)({"params": params}, x)
+    y, state = jax.jit(layer.apply)({"params": params}, x)
+    assert state == {} == layer.init_state(2)
     want = oracle(params, x, config)
     # Sums of some 30 float32 products, each rounded at 6e-8.
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=3e-6 * np.abs(want).max())
     pure = jax.make_jaxpr(lambda p, x: getattr(projections, name)(p, x, config))(params, x)
-    assert str(pure) == str(jax.make_jaxpr(lambda p, x: layer.apply({"params": p}, x))(params, x))
+    assert str(pure) == str(jax.make_jaxpr(lambda p, x: layer.apply({"params": p}, x)[0])(params, x))
 
 
 @every_projection
 def test_bfloat16_is_the_same_to_its_rounding_and_parameters_stay_float32(name):
     config, oracle = PROJECTIONS[name]
     layer, params, x = build(config())
-    y = jax.jit(layer.apply)({"params": params}, x.astype(jnp.bfloat16))
+    y, _ = jax.jit(layer.apply)({"params": params}, x.astype(jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     want = oracle(params, x, config())
     # Five roundings at 2^-9: input, weights, hidden, activation, output.
@@ -57,7 +58,7 @@ def test_bfloat16_is_the_same_to_its_rounding_and_parameters_stay_float32(name):
 @every_projection
 def test_each_position_is_on_its_own(name):
     layer, params, x = build(PROJECTIONS[name][0]())
-    jacobian = jax.jit(jax.jacrev(lambda x: layer.apply({"params": params}, x).sum(-1)))(x)
+    jacobian = jax.jit(jax.jacrev(lambda x: layer.apply({"params": params}, x)[0].sum(-1)))(x)
     for i, s, j, t in np.ndindex(2, 5, 2, 5):
         assert jacobian[i, s, j, t].any() == ((i, s) == (j, t))
 
@@ -83,7 +84,7 @@ def test_parameters_are_as_many_as_the_docstrings_say():
 def test_gradients_stay_finite_at_huge_and_at_zero_inputs(name):
     for activation in ACTIVATIONS:
         layer, params, x = build(PROJECTIONS[name][0](activation=activation))
-        gradient = jax.jit(jax.grad(lambda p, x, layer=layer: layer.apply({"params": p}, x).sum(), argnums=(0, 1)))
+        gradient = jax.jit(jax.grad(lambda p, x, layer=layer: layer.apply({"params": p}, x)[0].sum(), argnums=(0, 1)))
         for scale in (1e4, 0.0):
             for leaf in jax.tree.leaves(gradient(params, scale * x)):
                 assert np.isfinite(leaf).all(), (activation, scale)

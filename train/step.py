@@ -43,7 +43,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
 
     def loss_sum(params, batch, key):
         params = precision.for_products(params, config.precision)
-        total, _, _ = negative_log_likelihood(model, params, batch, rngs={"step": key})
+        total, _, _ = negative_log_likelihood(model, params, batch, rngs={"dropout": key})
         return total
 
     def gradients(params, batch, key):

@@ -84,6 +84,16 @@ class LayerConfig:
         """Whether a mesh may split the sequence."""
         return self.capabilities.splits_time
 
+    @property
+    def provides_value_residual(self) -> bool:
+        """Whether this layer provides the value residual, for layers above it within the same call."""
+        return False
+
+    @property
+    def uses_value_residual(self) -> bool:
+        """Whether this layer uses the value residual of a layer below."""
+        return False
+
     def layer(self, dim: int, dtype: Dtype = jnp.float32, name: str | None = None) -> "Layer":
         """Return the Linen module for inputs (B, T, dim); `dtype` is the dtype of its caches.
 

@@ -29,16 +29,6 @@ ones = nn.initializers.ones
 class MixerConfig(LayerConfig):
     """Hyperparameters of one published layer, checked at construction."""
 
-    @property
-    def provides_value_residual(self) -> bool:
-        """Whether this layer provides the value residual, for layers above it within the same call."""
-        return False
-
-    @property
-    def uses_value_residual(self) -> bool:
-        """Whether this layer uses the value residual of a layer below."""
-        return False
-
 
 class Mixer(Layer):
     """Declare a mixer's parameters and call its function.

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.layers import Depth
-from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
+from recurrax.layers import Depth, LayerConfig
+from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models.block import NORMS, Block, BlockConfig, Norm
-from recurrax.projections import GLU, MLP, ProjectionConfig
+from recurrax.projections import GLU, MLP
 from recurrax.types import Dtype, Reset, State
 
 DTYPES = ("float32", "bfloat16")
@@ -36,15 +36,15 @@ class BackboneConfig:
     """Width of the residual stream, D."""
     num_layers: int = 6
     """Total number of blocks."""
-    pattern: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = (RGLRU(),)
+    pattern: tuple[RGLRU | LRU | Attention | LayerConfig | BlockConfig, ...] = (RGLRU(),)
     """Mixers of consecutive blocks, repeated over depth: (RGLRU(), RGLRU(), Attention(window=256)) is Griffin. Use a
     BlockConfig for a block with a different projection, without one, or with a different order."""
-    first: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = ()
+    first: tuple[RGLRU | LRU | Attention | LayerConfig | BlockConfig, ...] = ()
     """Blocks before the pattern, with entries as in pattern."""
-    last: tuple[RGLRU | LRU | Attention | MixerConfig | BlockConfig, ...] = ()
+    last: tuple[RGLRU | LRU | Attention | LayerConfig | BlockConfig, ...] = ()
     """Blocks after the pattern. The pattern fills the rest of num_layers; its last repetition may be incomplete."""
-    projection: GLU | MLP | ProjectionConfig | MixerConfig | None = GLU()
-    """Position-wise network of every block, or a layer with a state such as RWKV's channel mix; None disables it."""
+    projection: GLU | MLP | LayerConfig | None = GLU()
+    """Position-wise network of every block, or any other layer; None disables it."""
     norm: str = "rms"
     """Kind of norm: "rms" is RMSNorm, "simple_rms" RMSNorm without a scale, "layer" LayerNorm with scale and bias."""
     norm_eps: float = 1e-6
@@ -52,6 +52,10 @@ class BackboneConfig:
     dtype: Dtype = "float32"
     """Dtype of activations, float32 or bfloat16: a name, or a dtype such as jnp.bfloat16, which is stored by name.
     Parameters are float32, states at least float32."""
+    dropout: float = 0.0
+    """Probability with which an entry of a layer's output is dropped in training, before the sum with the stream."""
+    layer_drop: float = 0.0
+    """Probability with which the last block is skipped for a sequence in training; it rises linearly from the first."""
     remat: str | None = None
     """Rematerialisation policy, a name in jax.checkpoint_policies: which intermediates the backward pass stores instead
     of recomputing them. None stores everything."""
@@ -63,31 +67,37 @@ class BackboneConfig:
         if not self.pattern:
             raise ValueError("pattern must have at least one mixer config, got ()")
         for name in ("pattern", "first", "last"):
-            if not all(isinstance(mixer, MixerConfig | BlockConfig) for mixer in getattr(self, name)):
-                raise ValueError(f"{name} must be a tuple of mixer configs, got {getattr(self, name)!r}")
+            if not all(isinstance(entry, LayerConfig | BlockConfig) for entry in getattr(self, name)):
+                raise ValueError(f"{name} must be a tuple of mixer or block configs, got {getattr(self, name)!r}")
         ends = len(self.first) + len(self.last)
         if self.num_layers < ends:
             raise ValueError(f"num_layers {self.num_layers} is less than the {ends} blocks of first and last")
-        if not isinstance(self.projection, ProjectionConfig | MixerConfig | None):
-            raise ValueError(f"projection must be a projection config, got {self.projection!r}")
+        if not isinstance(self.projection, LayerConfig | None):
+            raise ValueError(
+                f"projection must be the config of a layer, such as GLU(), or None, got {self.projection!r}"
+            )
         checks.choice("norm", self.norm, NORMS)
         checks.positive(self, "norm_eps")
+        for name in ("dropout", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         # Stored by name, because configs are compared, hashed, printed and written to JSON.
         object.__setattr__(self, "dtype", checks.dtype_name(self.dtype, DTYPES))
         checks.choice("dtype", self.dtype, DTYPES)
         if self.remat is not None:
             checks.choice("remat", self.remat, REMAT_POLICIES)
-        handed = False
+        provided = False
         for i, block in enumerate(self.layout.blocks):
-            block.mixer.layer(self.dim)  # raises if the mixer cannot have this dim
-            if block.mixer.uses_value_residual and not handed:
-                raise ValueError(
-                    f"{block.mixer} uses a value residual, which none of the first blocks provides: start with one, "
-                    "as in first=(RWKV7(),), pattern=(RWKV7(value_residual=True),)"
-                )
-            handed = handed or (block.mixer.provides_value_residual and i < len(self.first))
+            for layer in block.layers.values():
+                layer.layer(self.dim)  # raises if the layer cannot have this dim
+                if layer.uses_value_residual and not provided:
+                    raise ValueError(
+                        f"{layer} uses a value residual, which none of the first blocks provides: start with one, "
+                        "as in first=(RWKV7(),), pattern=(RWKV7(value_residual=True),)"
+                    )
+                provided = provided or (layer.provides_value_residual and i < len(self.first))
 
-    def block(self, of: MixerConfig | BlockConfig) -> BlockConfig:
+    def block(self, of: LayerConfig | BlockConfig) -> BlockConfig:
         """Return the block config for an entry of `pattern`, `first` or `last`."""
         return of if isinstance(of, BlockConfig) else BlockConfig(of, self.projection)
 
@@ -115,9 +125,14 @@ class Layout:
         return self.first + (self.pattern if self.repeats else ()) + self.rest
 
     @property
+    def layers(self) -> tuple[LayerConfig, ...]:
+        """The layers of these blocks in order."""
+        return tuple(layer for block in self.blocks for layer in block.layers.values())
+
+    @property
     def shares(self) -> bool:
         """Whether a layer uses the value residual of a layer below."""
-        return any(block.mixer.uses_value_residual for block in self.blocks)
+        return any(layer.uses_value_residual for layer in self.layers)
 
 
 class Group(nn.Module):
@@ -132,7 +147,15 @@ class Group(nn.Module):
         norm = Norm(config.norm, config.norm_eps, config.dtype)
         for i, block in enumerate(self.blocks):
             state = None if states is None else states[i]
-            layer = Block(block, config.dim, norm, config.layout.shares, name=block_name(i, block))
+            layer = Block(
+                block,
+                config.dim,
+                norm,
+                config.layout.shares,
+                config.dropout,
+                config.layer_drop,
+                name=block_name(i, block),
+            )
             x, shared, state = layer(x, shared, state, reset, Depth(first + i, config.num_layers))
             after.append(state)
         return (x, shared), tuple(after)
@@ -157,6 +180,10 @@ class Backbone(nn.Module):
     ) -> tuple[Float[Array, "B T D"], State]:
         config, layout = self.config, self.config.layout
         if state is not None:
+            if fixed := [layer for layer in layout.layers if not layer.streams]:
+                raise ValueError(
+                    f"{fixed[0]} cannot continue a sequence: call the model on whole ones, without a state"
+                )
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure("this model", state, want)
         states = state or {"first": None, "groups": None, "rest": None}
@@ -174,7 +201,7 @@ class Backbone(nn.Module):
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True},
+                split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast, 0),
                 length=layout.repeats,
             )

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.layers import Depth
-from recurrax.mixers import LRU, RGLRU, Attention, MixerConfig
+from recurrax.layers import Depth, LayerConfig
+from recurrax.mixers import LRU, RGLRU, Attention
+from recurrax.models.dropout import drop, layer_drop_rate
 from recurrax.ops.sharding import placed
-from recurrax.projections import GLU, MLP, ProjectionConfig
+from recurrax.projections import GLU, MLP
 from recurrax.types import Dtype, Reset, State
 
 ORDERS = ("pre_norm", "post_norm", "normed_residual")
@@ -29,10 +30,10 @@ NORMS = ("rms", "simple_rms", "layer")
 class BlockConfig:
     """A block that differs from the model's default block."""
 
-    mixer: RGLRU | LRU | Attention | MixerConfig = RGLRU()
+    mixer: RGLRU | LRU | Attention | LayerConfig = RGLRU()
     """Layer that mixes along the sequence."""
-    projection: GLU | MLP | ProjectionConfig | MixerConfig | None = None
-    """Position-wise network after the mixer, or a layer with a state such as RWKV's channel mix; None disables it."""
+    projection: GLU | MLP | LayerConfig | None = None
+    """Position-wise network after the mixer, or any other layer; None disables it."""
     order: str = "pre_norm"
     """Order of norms and sums: "pre_norm", "post_norm" or "normed_residual"."""
     mixer_weights: tuple[float, float] = (1.0, 1.0)
@@ -42,18 +43,22 @@ class BlockConfig:
 
     def __post_init__(self):
         checks.hashable(self)
-        if not isinstance(self.mixer, MixerConfig):
-            raise ValueError(f"mixer must be a mixer config, got {self.mixer!r}")
-        if not isinstance(self.projection, ProjectionConfig | MixerConfig | None):
-            raise ValueError(f"projection must be a projection config or None, got {self.projection!r}")
+        if not isinstance(self.mixer, LayerConfig):
+            raise ValueError(f"mixer must be the config of a layer, such as RGLRU(), got {self.mixer!r}")
+        if not isinstance(self.projection, LayerConfig | None):
+            raise ValueError(
+                f"projection must be the config of a layer, such as GLU(), or None, got {self.projection!r}"
+            )
         checks.choice("order", self.order, ORDERS)
 
+    @property
+    def layers(self) -> dict[str, LayerConfig]:
+        """The layers in the order in which they run, by their names among the parameters and states."""
+        return {"mixer": self.mixer} | ({} if self.projection is None else {"projection": self.projection})
+
     def init_state(self, batch_size: int, dim: int, dtype: Dtype) -> State:
-        """Return {"mixer": the mixer's state}, with "projection" if that layer has a state."""
-        state = {"mixer": self.mixer.init_state(batch_size, dim, dtype)}
-        if isinstance(self.projection, MixerConfig):
-            state["projection"] = self.projection.init_state(batch_size, dim, dtype)
-        return state
+        """Return the state of each layer, by its name."""
+        return {name: layer.init_state(batch_size, dim, dtype) for name, layer in self.layers.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +93,8 @@ class Block(nn.Module):
     dim: int
     norm: Norm
     shares: bool = False
+    dropout: float = 0.0
+    layer_drop: float = 0.0
 
     @nn.compact
     def __call__(
@@ -98,39 +105,28 @@ class Block(nn.Module):
         reset: Reset | None,
         depth: Depth = Depth(),  # noqa: B008
     ) -> tuple[Float[Array, "B T D"], Array | None, State]:
-        config, dtype = self.config, jnp.dtype(self.norm.dtype)
-        state = state or {"mixer": None, "projection": None}
-        after = {}
-
-        def mix(x):
-            nonlocal shared
-            layer = config.mixer.layer(self.dim, dtype, name="mixer")
-            y, after["mixer"] = layer(x, state["mixer"], reset=reset, depth=depth, shared=shared)
+        config, after = self.config, {}
+        weights = {"mixer": config.mixer_weights, "projection": config.projection_weights}
+        training = self.has_rng("dropout")
+        skip_key = self.make_rng("dropout") if training and self.layer_drop else None  # one decision for both layers
+        for name, layer_config in config.layers.items():
+            layer = layer_config.layer(self.dim, jnp.dtype(self.norm.dtype), name=name)
+            before = None if state is None else state[name]
+            stream = self.norm(f"{name}_norm", x) if config.order == "normed_residual" else x
+            given = self.norm(f"{name}_norm", x) if config.order == "pre_norm" else stream
+            y, after[name] = layer(given, before, reset=reset, depth=depth, shared=shared)
             if self.shares:
-                shared = layer.shared(x, state["mixer"], reset, shared)
-            return y
-
-        def project(x):
-            if not isinstance(config.projection, MixerConfig):
-                return config.projection.layer(self.dim, name="projection")(x)
-            layer = config.projection.layer(self.dim, dtype, name="projection")
-            y, after["projection"] = layer(x, state["projection"], reset=reset, depth=depth)
-            return y
-
-        x = self._add(x, mix, "mixer_norm", config.mixer_weights)
-        if config.projection is not None:
-            x = self._add(x, project, "projection_norm", config.projection_weights)
+                shared = layer.shared(given, before, reset, shared)
+            if config.order == "post_norm":
+                y = self.norm(f"{name}_norm", y)
+            if training and self.dropout:
+                y = drop(self.make_rng("dropout"), y, self.dropout, y.shape)
+            if skip_key is not None:
+                y = drop(skip_key, y, layer_drop_rate(self.layer_drop, depth), (y.shape[0], 1, 1))
+            x = weighted_sum(weights[name], stream, y)
         return placed(x, "B T"), shared, after
 
-    def _add(self, x, f, name, weights):
-        """Return the weighted sum of the stream and f of the stream."""
-        if self.config.order == "post_norm":
-            y = self.norm(name, f(x))
-        elif self.config.order == "normed_residual":
-            x = self.norm(name, x)
-            y = f(x)
-        else:
-            y = f(self.norm(name, x))
-        if weights == (1.0, 1.0):
-            return x + y
-        return weights[0] * x + weights[1] * y
+
+def weighted_sum(weights: tuple[float, float], stream: Array, y: Array) -> Array:
+    """Return r stream + s y for the weights (r, s)."""
+    return stream + y if weights == (1.0, 1.0) else weights[0] * stream + weights[1] * y

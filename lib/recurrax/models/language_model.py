@@ -36,6 +36,12 @@ class LanguageModelConfig(BackboneConfig):
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
         checks.positive(self, "embedding_scale", "logit_soft_cap")
+        for layer in self.layout.layers:
+            if not layer.causal:
+                raise ValueError(
+                    f"{layer} is not causal, so it would see the token that a language model predicts: choose causal "
+                    "layers, or a Classifier or Regressor"
+                )
 
 
 class LanguageModel(nn.Module):

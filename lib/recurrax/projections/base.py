@@ -1,6 +1,8 @@
 """Define the base classes of projections, position-wise nonlinear networks of config, pure function and Linen module.
 
-Projections have no state.
+    y = projection(params, x, config)
+
+A projection is a layer like a mixer, `y, state = layer(x, state)`, but its state is empty.
 """
 
 import dataclasses
@@ -8,10 +10,13 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.types import Params
+from recurrax.layers import POSITION_WISE, Layer, LayerConfig
+
+fan_in = nn.initializers.lecun_normal()
+"""Variance 1 / D for a matrix (D, E)."""
+zeros = nn.initializers.zeros
 
 
 def relu_squared(x):
@@ -31,8 +36,10 @@ ACTIVATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ProjectionConfig:
+class ProjectionConfig(LayerConfig):
     """Hyperparameters of a projection."""
+
+    capabilities = POSITION_WISE
 
     expansion: float = 4.0
     """Width of the hidden layer over the model's dimension; the width is rounded to the nearest multiple of 8."""
@@ -49,20 +56,15 @@ class ProjectionConfig:
         """Return E: hidden, or expansion * D rounded to a multiple of 8, an efficient size for matrix units."""
         return self.hidden or max(8, 8 * round(self.expansion * dim / 8))
 
-    def layer(self, dim: int, name: str | None = None) -> "Projection":
-        """Return the Linen module for inputs (B, T, dim)."""
-        raise NotImplementedError
+    def init_state(self, batch_size, dim, dtype=jnp.float32):
+        return {}
 
 
-class Projection(nn.Module):
-    """Declare a projection's parameters and call its function. It computes in x's dtype; parameters are float32."""
+class Projection(Layer):
+    """Declare a projection's parameters and call its function, projection(params, x, config) -> y."""
 
     config: ProjectionConfig
-    dim: int
 
-    def declare(self, parameters: dict[str, tuple]) -> Params:
-        """Create the parameters from name -> (initializer, shape), in float32 also with `jax_enable_x64`."""
-        return {name: self.param(name, *what, jnp.float32) for name, what in parameters.items()}
-
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        raise NotImplementedError
+    def run(self, params, x, state, *, reset, depth, shared):
+        del state, reset, depth, shared
+        return self.function(params, x, self.config), {}

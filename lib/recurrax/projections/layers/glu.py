@@ -2,11 +2,12 @@
 
 import dataclasses
 
-import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import linear, shift
-from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
+from recurrax.parameters import Parameter
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, fan_in, zeros
 from recurrax.types import Params
 
 
@@ -19,8 +20,8 @@ class GLU(ProjectionConfig):
     bias: bool = False
     """Whether all three matrices have a bias, as in RecurrentGemma."""
 
-    def layer(self, dim, name=None):
-        return GLULayer(self, dim, name=name)
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return GLULayer(self, dim, dtype, name=name)
 
 
 def glu(params: Params, x: Float[Array, "B T D"], config: GLU) -> Float[Array, "B T D"]:
@@ -37,11 +38,17 @@ def glu(params: Params, x: Float[Array, "B T D"], config: GLU) -> Float[Array, "
 class GLULayer(Projection):
     """Parameters of `glu`: 3 D E of them, and 2 E + D for biases."""
 
-    @nn.compact
-    def __call__(self, x):
-        d, e, fan_in = self.dim, self.config.width(self.dim), nn.initializers.lecun_normal()
-        parameters = {"in_gate": (fan_in, (d, e)), "in_kernel": (fan_in, (d, e)), "out_kernel": (fan_in, (e, d))}
+    function = staticmethod(glu)
+
+    def parameters(self, depth):
+        d, e = self.dim, self.config.width(self.dim)
+        table = {
+            "in_gate": Parameter(fan_in, (d, e), ("embed", "hidden")),
+            "in_kernel": Parameter(fan_in, (d, e), ("embed", "hidden")),
+            "out_kernel": Parameter(fan_in, (e, d), ("hidden", "embed")),
+        }
         if self.config.bias:
-            widths = {"bias_gate": e, "bias_in": e, "bias_out": d}
-            parameters |= {name: (nn.initializers.zeros, (width,)) for name, width in widths.items()}
-        return glu(self.declare(parameters), x, self.config)
+            table["bias_gate"] = Parameter(zeros, (e,), ("hidden",), "vector")
+            table["bias_in"] = Parameter(zeros, (e,), ("hidden",), "vector")
+            table["bias_out"] = Parameter(zeros, (d,), ("embed",), "vector")
+        return table

@@ -24,10 +24,13 @@ from recurrax.ops import linear, sharding
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Pointwise
-from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
+from recurrax.parameters import Parameter
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, fan_in, zeros
 from recurrax.types import Params
 
 SCORES = ("softmax", "sigmoid")
+each_fan_in = nn.initializers.lecun_normal(batch_axis=0)
+"""Variance 1 / D for each matrix of a stack (X, D, E)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +80,8 @@ class MixtureOfExperts(ProjectionConfig):
                 f"{self.groups_per_token} groups of {size}"
             )
 
-    def layer(self, dim, name=None):
-        return MixtureOfExpertsLayer(self, dim, name=name)
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return MixtureOfExpertsLayer(self, dim, dtype, name=name)
 
 
 def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: MixtureOfExperts) -> Float[Array, "B T D"]:
@@ -154,22 +157,23 @@ class MixtureOfExpertsLayer(Projection):
     A choice bias adds X, a shared expert of width S 3 D S, and its gate D.
     """
 
-    @nn.compact
-    def __call__(self, x):
-        config, d, e = self.config, self.dim, self.config.width(self.dim)
-        fan_in, each = nn.initializers.lecun_normal(), nn.initializers.lecun_normal(batch_axis=0)
-        parameters = {
-            "router_kernel": (fan_in, (d, config.num_experts)),
-            "in_gates": (each, (config.num_experts, d, e)),
-            "in_kernels": (each, (config.num_experts, d, e)),
-            "out_kernels": (each, (config.num_experts, e, d)),
+    function = staticmethod(mixture_of_experts)
+
+    def parameters(self, depth):
+        config, d, e, n = self.config, self.dim, self.config.width(self.dim), self.config.num_experts
+        table = {
+            "router_kernel": Parameter(fan_in, (d, n), ("embed", None)),
+            "in_gates": Parameter(each_fan_in, (n, d, e), ("experts", "embed", "hidden")),
+            "in_kernels": Parameter(each_fan_in, (n, d, e), ("experts", "embed", "hidden")),
+            "out_kernels": Parameter(each_fan_in, (n, e, d), ("experts", "hidden", "embed")),
         }
         if config.choice_bias:
-            parameters["choice_bias"] = (nn.initializers.zeros, (config.num_experts,))
+            table["choice_bias"] = Parameter(zeros, (n,), (None,), "vector")
         if config.shared_hidden is not None:
             s = config.shared_hidden
-            parameters |= {"in_shared_gate": (fan_in, (d, s)), "in_shared_kernel": (fan_in, (d, s))}
-            parameters["out_shared_kernel"] = (fan_in, (s, d))
+            table["in_shared_gate"] = Parameter(fan_in, (d, s), ("embed", "hidden"))
+            table["in_shared_kernel"] = Parameter(fan_in, (d, s), ("embed", "hidden"))
+            table["out_shared_kernel"] = Parameter(fan_in, (s, d), ("hidden", "embed"))
         if config.shared_gate:
-            parameters["shared_gate_kernel"] = (fan_in, (d, 1))
-        return mixture_of_experts(self.declare(parameters), x, config)
+            table["shared_gate_kernel"] = Parameter(fan_in, (d, 1), ("embed", None))
+        return table

@@ -2,11 +2,12 @@
 
 import dataclasses
 
-import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops import linear, shift
-from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
+from recurrax.parameters import Parameter
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, fan_in, zeros
 from recurrax.types import Params
 
 
@@ -14,8 +15,8 @@ from recurrax.types import Params
 class MLP(ProjectionConfig):
     """A two-layer perceptron, act(x W_in + b) W_out."""
 
-    def layer(self, dim, name=None):
-        return MLPLayer(self, dim, name=name)
+    def layer(self, dim, dtype=jnp.float32, name=None):
+        return MLPLayer(self, dim, dtype, name=name)
 
 
 def mlp(params: Params, x: Float[Array, "B T D"], config: MLP) -> Float[Array, "B T D"]:
@@ -27,12 +28,12 @@ def mlp(params: Params, x: Float[Array, "B T D"], config: MLP) -> Float[Array, "
 class MLPLayer(Projection):
     """Parameters of `mlp`: 2 D E + E of them."""
 
-    @nn.compact
-    def __call__(self, x):
-        d, e, fan_in = self.dim, self.config.width(self.dim), nn.initializers.lecun_normal()
-        parameters = {
-            "in_kernel": (fan_in, (d, e)),
-            "bias": (nn.initializers.zeros, (e,)),
-            "out_kernel": (fan_in, (e, d)),
+    function = staticmethod(mlp)
+
+    def parameters(self, depth):
+        d, e = self.dim, self.config.width(self.dim)
+        return {
+            "in_kernel": Parameter(fan_in, (d, e), ("embed", "hidden")),
+            "bias": Parameter(zeros, (e,), ("hidden",), "vector"),
+            "out_kernel": Parameter(fan_in, (e, d), ("hidden", "embed")),
         }
-        return mlp(self.declare(parameters), x, self.config)
