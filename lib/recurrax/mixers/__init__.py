@@ -1,6 +1,7 @@
 """Token mixers: one published layer per file, each a config, a pure function and a Linen shell."""
 
 from recurrax.mixers.base import Mixer, MixerConfig
+from recurrax.mixers.directions import Bidirectional, BidirectionalLayer, Reversed, ReversedLayer
 from recurrax.mixers.layers.attention import Attention, AttentionLayer, attention
 from recurrax.mixers.layers.delta_product import DeltaProduct, DeltaProductLayer, delta_product
 from recurrax.mixers.layers.deltanet import DeltaNet, DeltaNetLayer, deltanet
@@ -31,6 +32,8 @@ from recurrax.mixers.layers.transnormer_llm import TransNormerLLM, TransNormerLL
 __all__ = [
     "Attention",
     "AttentionLayer",
+    "Bidirectional",
+    "BidirectionalLayer",
     "DeltaNet",
     "DeltaNetLayer",
     "DeltaProduct",
@@ -73,6 +76,8 @@ __all__ = [
     "RWKV7Layer",
     "RetNet",
     "RetNetLayer",
+    "Reversed",
+    "ReversedLayer",
     "S4",
     "S4D",
     "S4DLayer",
