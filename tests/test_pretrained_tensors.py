@@ -1,6 +1,5 @@
 """Tensors of published checkpoints by their several names, heads beside tied embeddings, dtypes, and paths."""
 
-import inspect
 import pathlib
 
 import jax
@@ -9,10 +8,8 @@ import numpy as np
 import pytest
 
 import checkpoints
-from recurrax import mixers, pretrained
+from recurrax import pretrained
 from recurrax.pretrained.table import flat
-
-LAYERS = [layer for layer in vars(mixers).values() if inspect.isclass(layer) and issubclass(layer, mixers.Mixer)]
 
 
 def same(some, others):
@@ -113,12 +110,6 @@ def test_width_of_mamba_is_the_published_one(tmp_path):
     again, same_params = pretrained.load(tmp_path / "saved")
     assert again.config == model.config
     assert same(params, same_params)
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_every_mixer_declares_its_rates(layer):
-    if layer is not mixers.Mixer:
-        assert isinstance(vars(layer).get("rates"), tuple), f"{layer.__name__} declares no rates"
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
     "in_kernel": Parameter(fan_in, (d, e), ("embed", "heads"))
 
-A layer has a table of its parameters by name, and creates them with `declare`. So far nothing else reads axes, roles,
-weight decay and learning rates: the training program still goes by the paths of parameters.
+Every module that has parameters has a table of them by name, and creates them with `declare`. How a parameter is
+sharded, whether it is decayed, how fast it is trained, in which dtype its gradient is summed and what is printed of it
+follow from this declaration and from nothing else. `recurrax.models.parameters` collects the tables of a whole model.
 """
 
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import flax.linen as nn
 import jax
@@ -20,15 +21,17 @@ from recurrax.types import Params
 
 AXES = {
     "embed": "the model's width, D",
-    "heads": "the width of all heads, or the channels within a layer",
+    "heads": "the width of all heads or channels within a layer",
     "hidden": "hidden units of a projection",
-    "vocab": "tokens, classes or targets",
-    "experts": "experts of a mixture",
-    "state": "states of a recurrence",
-    "channels": "channels that a small matrix reads or writes, like heads, but replicated where they do not divide",
+    "vocab": "tokens",
+    "outputs": "classes or targets",
+    "inner": "a width within a layer that a small matrix reads or writes",
     "latent": "a latent vector that is expanded to heads",
     "blocks": "blocks of a block-diagonal matrix",
     "block": "rows of one block",
+    "experts": "experts of a mixture",
+    "channels": "channels or heads that have coefficients of their own, such as a decay",
+    "state": "states of one channel",
     "layers": "layers that a scan over depth stacks",
 }
 """Names of logical axes and what they index. None is an axis without a name, which is never split."""
@@ -37,10 +40,13 @@ ROLES = {
     "matrix": "a matrix between two widths",
     "embedding": "a table of vectors, one per token",
     "head": "the matrix that computes a model's outputs",
-    "vector": "a scale, a bias, the taps of a short convolution",
+    "vector": "a scale, a bias, the taps of a short convolution, the read-out of one channel",
     "recurrence": "what decay factors, step sizes, phases or a state's inputs are computed from",
 }
 """Roles of parameters: what optimizers and parametrisations treat alike."""
+
+DECAYED = ("matrix", "head")
+"""Roles to which weight decay applies unless a parameter says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +54,23 @@ class Parameter:
     """One parameter of a layer.
 
     Raises:
-      ValueError: the axes are not one for each dimension, or an axis or the role is unknown.
+      ValueError: the axes are not one for each dimension, an axis or the role is unknown, or the learning rate's factor
+        is not positive.
     """
 
-    init: Callable[..., jax.Array]
-    """Initializer: (key, shape, dtype) -> array."""
+    init: Callable[..., jax.Array] | None
+    """Initializer: (key, shape, dtype) -> array. None in the tree of a model, whose `init` creates the arrays."""
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     """Logical axis of each dimension, one of AXES or None."""
     role: str = "matrix"
     """One of ROLES."""
     decayed: bool | None = None
-    """Whether weight decay applies; None: to matrices and heads."""
+    """Whether weight decay applies; None: by the role, to those in DECAYED."""
     learning_rate: float = 1.0
     """Factor of the learning rate."""
+    wide: bool = False
+    """Whether the layer computes with it in float32 whatever the dtype of activations, as with a mixture's router."""
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -72,11 +81,37 @@ class Parameter:
             if axis is not None:
                 checks.choice("axis", axis, AXES)
         checks.choice("role", self.role, ROLES)
+        checks.positive(self, "learning_rate")
 
     @property
     def is_decayed(self) -> bool:
         """Whether weight decay applies."""
-        return self.role in ("matrix", "head") if self.decayed is None else self.decayed
+        return self.role in DECAYED if self.decayed is None else self.decayed
+
+
+def reads(init: Callable[..., jax.Array], dim: int, width: int, axis: str = "heads") -> Parameter:
+    """Return a matrix (D, width) that reads the residual stream."""
+    return Parameter(init, (dim, width), ("embed", axis))
+
+
+def writes(init: Callable[..., jax.Array], width: int, dim: int, axis: str = "heads") -> Parameter:
+    """Return a matrix (width, D) that writes to the residual stream."""
+    return Parameter(init, (width, dim), (axis, "embed"))
+
+
+def expands(init: Callable[..., jax.Array], rank: int, width: int) -> Parameter:
+    """Return the second matrix (R, width) of two, the first of which has few columns."""
+    return Parameter(init, (rank, width), (None, "inner"))
+
+
+def vector(init: Callable[..., jax.Array], size: int, axis: str = "heads") -> Parameter:
+    """Return a scale or a bias over one axis."""
+    return Parameter(init, (size,), (axis,), "vector")
+
+
+def rate(init: Callable[..., jax.Array], *shape: int) -> Parameter:
+    """Return what a recurrence computes a coefficient of each channel from: (channels,) or (channels, states)."""
+    return Parameter(init, shape, ("channels", "state")[: len(shape)], "recurrence")
 
 
 _FOUND: contextvars.ContextVar[dict[str, Parameter] | None] = contextvars.ContextVar("declared", default=None)
@@ -93,19 +128,16 @@ def recording() -> Iterator[dict[str, Parameter]]:
         _FOUND.reset(token)
 
 
-def declare(module: nn.Module, table: dict) -> Params:
+def declare(module: nn.Module, table: Mapping[str, Parameter]) -> Params:
     """Create or look up the module's parameters, in float32, also with `jax_enable_x64`.
 
-    An entry of the table is a `Parameter`, or a tuple of an initializer, a shape and further arguments of the
-    initializer, of which neither axes nor role are known.
+    Raises:
+      ValueError: an entry of the table is not a Parameter.
     """
-    table = {name: p if isinstance(p, Parameter) else _from_tuple(*p) for name, p in table.items()}
+    for name, parameter in table.items():
+        if not isinstance(parameter, Parameter):
+            raise ValueError(f"{type(module).__name__} declares {name} as {parameter!r}; it must be a Parameter")
     found = _FOUND.get()
     if found is not None:
         found.update({"/".join((*module.path, name)): parameter for name, parameter in table.items()})
     return {name: module.param(name, p.init, p.shape, jnp.float32) for name, p in table.items()}
-
-
-def _from_tuple(init, shape, *arguments):
-    """Return a Parameter without axes; its role is the default and says nothing."""
-    return Parameter(lambda key, shape, dtype: init(key, shape, *arguments, dtype=dtype), shape, (None,) * len(shape))

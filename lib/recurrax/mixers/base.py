@@ -7,7 +7,6 @@ it on x[:, :t] and then, with the state it returned, on x[:, t:] equals calling 
 """
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 
@@ -33,11 +32,7 @@ class MixerConfig(LayerConfig):
 class Mixer(Layer):
     """Declare a mixer's parameters and call its function.
 
-    Each subclass sets `function` and `rates` and defines `parameters`.
+    Each subclass sets `function` and defines `parameters`.
     """
 
     config: MixerConfig
-
-    rates: ClassVar[tuple[str, ...]]
-    """Names of the parameters from which decay factors, step sizes and phases are computed. They stay in float32 when
-    the others are cast to a narrower dtype; a name that the config does not use is ignored. Every mixer sets this."""

@@ -24,7 +24,7 @@ def log_decay(
 
 
 def log_uniform_a(
-    key: jax.Array, shape: tuple[int, ...], low: float, high: float, dtype: Dtype = jnp.float32
+    key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, *, low: float, high: float
 ) -> Float[Array, "..."]:
     """Initialise A_log = log A with A uniform in (low, high]."""
     # uniform() is in [0, 1): subtracted from the upper end, so that A is never 0, which has no logarithm.
@@ -32,7 +32,7 @@ def log_uniform_a(
 
 
 def inverse_softplus_dt(
-    key: jax.Array, shape: tuple[int, ...], dt_min: float = 1e-3, dt_max: float = 1e-1, dtype: Dtype = jnp.float32
+    key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, *, dt_min: float = 1e-3, dt_max: float = 1e-1
 ) -> Float[Array, "..."]:
     """Initialise dt_bias such that softplus(dt_bias) = dt is log-uniform in [dt_min, dt_max)."""
     dt = jnp.exp(jax.random.uniform(key, shape, dtype, math.log(dt_min), math.log(dt_max)))
@@ -51,7 +51,7 @@ def bounded_forget(
     return log_f, jax.nn.sigmoid(-bound) * jax.nn.sigmoid(-logits)
 
 
-def rising_bound(key: jax.Array, shape: tuple[int], depth: Scalar, dtype: Dtype = jnp.float32) -> Float[Array, " E"]:
+def rising_bound(key: jax.Array, shape: tuple[int], dtype: Dtype = jnp.float32, *, depth: Scalar) -> Float[Array, " E"]:
     """Initialise lower_bound with b = depth, the fraction of layers below, as HGRN's cumulative softmax starts."""
     del key
     # The first layer's bound is 0 in the paper; at 0 it could not be learned.

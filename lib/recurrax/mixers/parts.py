@@ -12,6 +12,7 @@ from recurrax.ops import causal_conv1d
 from recurrax.ops.dtypes import upcast, wide_dtype
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import LastTokens
+from recurrax.parameters import Parameter
 from recurrax.types import Dtype, Params, Reset, State
 
 
@@ -88,6 +89,11 @@ def short_convolution_state(batch_size: int, conv_width: int, **widths: int) -> 
 def conv_kernel(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "W E"]:
     """Draw taps of variance 1 / W: the convolution preserves the variance of white noise."""
     return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
+
+
+def taps(width: int, channels: int) -> Parameter:
+    """Declare the kernel of a short convolution, (W, E)."""
+    return Parameter(conv_kernel, (width, channels), (None, "heads"), "vector")
 
 
 def token_shift(

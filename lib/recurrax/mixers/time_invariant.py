@@ -1,6 +1,7 @@
 """Provide step sizes, discretisation and channel mixing for the time-invariant state-space layers."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from recurrax.mixers.base import MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
 from recurrax.ops.dtypes import complexify, upcast
+from recurrax.parameters import Parameter, vector, writes
 from recurrax.types import ArrayLike, Dtype, Params
 
 DISCRETIZATIONS = ("zoh", "bilinear")
@@ -26,16 +28,16 @@ def check(config: MixerConfig, *, pairs: bool = True) -> None:
 
 
 def log_steps(
-    key: jax.Array, shape: tuple[int, ...], config: MixerConfig, dtype: Dtype = jnp.float32
+    key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32, *, config: MixerConfig
 ) -> Float[Array, "..."]:
     """Draw log dt uniformly between log dt_min and log dt_max."""
     low, high = math.log(config.dt_min), math.log(config.dt_max)
     return low + (high - low) * jax.random.uniform(key, shape, dtype)
 
 
-def constant(key: jax.Array, shape: tuple[int, ...], value: np.ndarray, dtype: Dtype = jnp.float32) -> Array:
-    """Initialise with this value, broadcast over the leading axes of the shape."""
-    return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
+def constant(value: np.ndarray) -> Callable[..., Array]:
+    """Return the initializer with this value, broadcast over the leading axes of the shape."""
+    return lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
 def eigenvalues(params: Params) -> Complex[Array, "..."]:
@@ -85,9 +87,17 @@ def mix_channels(params: Params, y: Float[Array, "B T E"]) -> Float[Array, "B T 
     return out * mark("output_gate", jax.nn.sigmoid(gate))
 
 
-def channel_parameters(width: int, dim: int, gate: bool) -> dict[str, tuple]:
+def channel_parameters(width: int, dim: int, gate: bool) -> dict[str, Parameter]:
     """Declare the parameters of `mix_channels`: D (E + 1) of them, twice as many with a gate."""
-    parameters = {"out_kernel": (fan_in, (width, dim)), "output_bias": (zeros, (dim,))}
+    parameters = {"out_kernel": writes(fan_in, width, dim), "output_bias": vector(zeros, dim, "embed")}
     if gate:
-        parameters |= {"out_gate": (fan_in, (width, dim)), "gate_bias": (zeros, (dim,))}
+        parameters |= {"out_gate": writes(fan_in, width, dim), "gate_bias": vector(zeros, dim, "embed")}
     return parameters
+
+
+def read_out(init: Callable[..., Array], *shape: int) -> Parameter:
+    """Declare C of a state space per channel: (D, N), or (D, M, N) with M outputs.
+
+    The authors of S4 decay it and train it like any matrix. Here no coefficient of a single channel is decayed.
+    """
+    return Parameter(init, shape, ("channels", *[None] * (len(shape) - 2), "state"), "vector")

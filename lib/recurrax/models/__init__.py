@@ -6,6 +6,7 @@ from recurrax.models.language_model import LanguageModel, LanguageModelConfig
 from recurrax.models.readout import Classifier, ClassifierConfig, Regressor, RegressorConfig
 from recurrax.models.sampling import generate, prefill, sample
 from recurrax.models.table import describe
+from recurrax.models.tree import parameters
 
 __all__ = [
     "Backbone",
@@ -20,6 +21,7 @@ __all__ = [
     "RegressorConfig",
     "describe",
     "generate",
+    "parameters",
     "prefill",
     "sample",
 ]

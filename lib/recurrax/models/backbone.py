@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.layers import Depth, LayerConfig
 from recurrax.mixers import LRU, RGLRU, Attention
-from recurrax.models.block import NORMS, Block, BlockConfig, Norm
+from recurrax.models.block import Block, BlockConfig
+from recurrax.models.norms import NORMS, Norm
 from recurrax.projections import GLU, MLP
 from recurrax.types import Dtype, Reset, State
 

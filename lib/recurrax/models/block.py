@@ -10,7 +10,6 @@ where f is the mixer and then the projection. r and s are 1 by default.
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,12 +17,12 @@ from recurrax import checks
 from recurrax.layers import Depth, LayerConfig
 from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models.dropout import drop, layer_drop_rate
+from recurrax.models.norms import Norm
 from recurrax.ops.sharding import placed
 from recurrax.projections import GLU, MLP
 from recurrax.types import Dtype, Reset, State
 
 ORDERS = ("pre_norm", "post_norm", "normed_residual")
-NORMS = ("rms", "simple_rms", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,27 +58,6 @@ class BlockConfig:
     def init_state(self, batch_size: int, dim: int, dtype: Dtype) -> State:
         """Return the state of each layer, by its name."""
         return {name: layer.init_state(batch_size, dim, dtype) for name, layer in self.layers.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Norm:
-    """Kind, epsilon and dtype of a model's norms."""
-
-    kind: str
-    eps: float
-    dtype: str
-
-    def __call__(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Return the norm of x; its parameters have this name in the calling layer."""
-        dtype = jnp.dtype(self.dtype)
-        if self.kind == "layer":
-            # Two passes: E x^2 - (E x)^2 loses precision where the mean is large.
-            layer = nn.LayerNorm(epsilon=self.eps, dtype=dtype, use_fast_variance=False, name=name)
-        else:
-            layer = nn.RMSNorm(epsilon=self.eps, dtype=dtype, use_scale=self.kind == "rms", name=name)
-        # Flax's norms compute in float32 and leave the casts of x and of the scale to JAX's promotion rule.
-        with jax.numpy_dtype_promotion("standard"):
-            return layer(x)
 
 
 class Block(nn.Module):

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, Int
 
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
-from recurrax.models.block import Norm
+from recurrax.models.norms import Norm
 from recurrax.models.tokens import indices
 from recurrax.ops import contract
 from recurrax.ops.sharding import placed
+from recurrax.parameters import Parameter, declare
 from recurrax.types import ArrayLike, Reset, State
 
 
@@ -53,6 +54,18 @@ class LanguageModel(nn.Module):
 
     config: LanguageModelConfig
 
+    def parameters(self) -> dict[str, Parameter]:
+        """Return the table of the parameters outside of the backbone."""
+        config = self.config
+        # Rows have norm 1 and are scaled to entries of variance 1 when they enter the residual stream: as a tied head
+        # they then give logits of order 1.
+        rows = nn.initializers.normal(config.dim**-0.5)
+        table = {"embedding": Parameter(rows, (config.vocab_size, config.dim), ("vocab", "embed"), "embedding")}
+        if not config.tied_head:
+            head = nn.initializers.lecun_normal()
+            table["out_kernel"] = Parameter(head, (config.dim, config.vocab_size), ("embed", "vocab"), "head")
+        return table
+
     @nn.compact
     def __call__(
         self, tokens: Int[ArrayLike, "B T"], state: State | None = None, *, reset: Reset | None = None
@@ -67,10 +80,8 @@ class LanguageModel(nn.Module):
         """
         config = self.config
         checks.not_empty("tokens", tokens)
-        # Rows have norm 1 and are scaled to entries of variance 1 when they enter the residual stream: as a tied head
-        # they then give logits of order 1.
-        initializer = nn.initializers.normal(config.dim**-0.5)
-        table = self.param("embedding", initializer, (config.vocab_size, config.dim), jnp.float32)
+        params = declare(self, self.parameters())
+        table = params["embedding"]
         scale = math.sqrt(config.dim) if config.embedding_scale is None else config.embedding_scale
         # Each device looks up its tokens in the whole table.
         x = jnp.take(placed(table, ". ."), indices(tokens, config.vocab_size), axis=0)
@@ -78,12 +89,7 @@ class LanguageModel(nn.Module):
         if config.embedding_norm:
             x = Norm(config.norm, config.norm_eps, config.dtype)("embedding_norm", x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
-        if config.tied_head:
-            head = table.T
-        else:
-            head = self.param(
-                "out_kernel", nn.initializers.lecun_normal(), (config.dim, config.vocab_size), jnp.float32
-            )
+        head = table.T if config.tied_head else params["out_kernel"]
         logits = contract("btd,dv->btv", x, head, jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from recurrax import checks
 from recurrax.models.backbone import Backbone, BackboneConfig
+from recurrax.models.embeddings import Affine, Embedding
 from recurrax.models.tokens import indices
 from recurrax.types import ArrayLike, Reset, State
 
@@ -83,10 +84,11 @@ class _Readout(nn.Module):
         if mask is not None and config.pooling != "mean":
             raise ValueError(f"mask weighs the steps of a mean; with pooling {config.pooling!r} there is none")
         if config.vocab_size is None:
-            x = nn.Dense(config.dim, name="in_embedding", dtype=jnp.dtype(config.dtype))(inputs)
+            affine = Affine(config.dim, (None, "embed"), name="in_embedding")
+            x = affine(jnp.asarray(inputs, config.dtype))
         else:
-            embedding = nn.Embed(config.vocab_size, config.dim, name="embedding", dtype=jnp.dtype(config.dtype))
-            x = embedding(indices(inputs, config.vocab_size))
+            embedding = Embedding(config.vocab_size, config.dim, name="embedding")
+            x = embedding(indices(inputs, config.vocab_size)).astype(config.dtype)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
         x = x.astype(jnp.float32)
         if config.pooling == "last":
@@ -95,7 +97,7 @@ class _Readout(nn.Module):
             weights = jnp.ones(x.shape[:2], x.dtype) if mask is None else jnp.asarray(mask, jnp.float32)
             # A step of weight 0 is left out, even if it is NaN.
             x = jnp.where(weights[..., None] == 0, 0, x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
-        return nn.Dense(config.num_outputs, name="out_head", dtype=jnp.float32)(x), state
+        return Affine(config.num_outputs, ("embed", "outputs"), "head", name="out_head")(x), state
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first step of `batch_size` sequences."""

@@ -1,46 +1,56 @@
-"""A table of a model's parameters."""
+"""Print a model's parameters as a table."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from recurrax.parameters import Parameter
 from recurrax.types import PyTree
 
 
-def describe(params: PyTree, what: str = "parameters") -> str:
-    """One line per array: path, shape, dtype, sharding, bytes; then totals, and bytes per device where sharded.
+def describe(params: PyTree, what: str = "parameters", declared: Mapping[str, Parameter] | None = None) -> str:
+    """Return one line per array: path, shape, dtype, sharding, bytes; then totals, and bytes per device.
 
-    Takes arrays or `jax.ShapeDtypeStruct`s, so that a plan can be read before anything is allocated. `what` names
-    what is counted in the last line.
+    Args:
+      params: arrays or `jax.ShapeDtypeStruct`s, so that a plan can be read before anything is allocated.
+      what: name of what is counted in the last line.
+      declared: `recurrax.models.parameters` of the model; with it, each line has the logical axes and the role.
     """
-    rows, count, total, local = [("path", "shape", "dtype", "sharding", "bytes")], 0, 0, 0
+    rows, count, total, local = [], 0, 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         # Extended dtypes (random keys) have no item size; they count as what they are stored in.
         itemsize = np.dtype(leaf.dtype).itemsize if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) else 8
         sharding = getattr(leaf, "sharding", None)
         shard = sharding.shard_shape(leaf.shape) if sharding is not None else leaf.shape
         spec = getattr(sharding, "spec", None)
-        rows.append(
-            (
-                jax.tree_util.keystr(path, simple=True, separator="/"),
-                "x".join(map(str, leaf.shape)) or "scalar",
-                str(leaf.dtype),
-                "" if spec is None else "(" + ", ".join(map(str, spec)) + ")",
-                f"{math.prod(leaf.shape) * itemsize:,}",
-            )
-        )
+        size = math.prod(leaf.shape) * itemsize
+        meaning = () if declared is None else _meaning(declared[name.removeprefix("params/")])
+        split = "" if spec is None else _tuple(spec)
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        rows.append((name, shape, str(leaf.dtype), *meaning, split, f"{size:,}"))
         count += math.prod(leaf.shape)
-        total += math.prod(leaf.shape) * itemsize
+        total += size
         local += math.prod(shard) * itemsize
+    meaning = () if declared is None else ("axes", "role")
+    rows.insert(0, ("path", "shape", "dtype", *meaning, "sharding", "bytes"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if i == 4 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = []
+    for *row, number in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join((*cells, number.rjust(widths[-1]))))
     lines.insert(1, "-" * len(lines[0]))
     lines.append(lines[1])
     lines.append(f"{count:,} {what}, {total:,} bytes, {local:,} bytes on each device")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _meaning(parameter):
+    """Return the cells of the logical axes and the role."""
+    return _tuple(axis or "-" for axis in parameter.axes), parameter.role
+
+
+def _tuple(names):
+    return "(" + ", ".join(map(str, names)) + ")"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax import checks
-from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig
+from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig, parameters
 from recurrax.models.backbone import DTYPES
 from recurrax.pretrained import directory as files
 from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
@@ -46,8 +46,8 @@ def load(
     Args:
       directory: directory of a Hugging Face checkpoint of a family in `FAMILIES`. A leading ~ is expanded.
       dtype: dtype of the activations, float32 or bfloat16.
-      param_dtype: dtype to which parameters are cast, one of `PARAM_DTYPES`. The parameters that a mixer declares as
-        `rates` have at least float32.
+      param_dtype: dtype to which parameters are cast, one of `PARAM_DTYPES`. Parameters whose role is
+        "recurrence" have at least float32.
       max_length: cache size in tokens of attention without a window.
       sharding: function from path and shape of a parameter to its sharding; None: all parameters on one device.
 
@@ -61,6 +61,7 @@ def load(
     config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype.name)
     tensors = files.Tensors(directory)
     config, table, leaves = _fitted(family, config, tensors)
+    declared = parameters(config)
 
     params = {}
     for rules in stacks(table):
@@ -68,7 +69,8 @@ def load(
         for entry in rules:
             values = entry.rule.read(tuple(tensors[name] for name in names_in(entry.rule, tensors.shapes)))
             for path, value in zip(entry.paths, values, strict=True):
-                stored = jnp.promote_types(param_dtype, jnp.float32) if path in entry.rates else param_dtype
+                exact = declared[path].role == "recurrence"
+                stored = jnp.promote_types(param_dtype, jnp.float32) if exact else param_dtype
                 if entry.index is None:
                     arrays[path] = value.astype(stored)
                 else:

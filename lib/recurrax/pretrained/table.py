@@ -20,8 +20,6 @@ class Entry(NamedTuple):
     paths: tuple[str, ...]
     index: int | None = None
     """Index among the layers that a scan stacks; None: not stacked."""
-    rates: frozenset[str] = frozenset()
-    """Paths of the parameters that the block's mixer declares as rates."""
 
 
 def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
@@ -39,9 +37,8 @@ def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
             slot -= layout.repeats * len(layout.pattern)
             place = f"rest/{block_name(slot, block)}"
         place = f"backbone/{place}"
-        rates = frozenset(f"{place}/mixer/{name}" for name in block.mixer.layer(config.dim).rates)
         for rule in family.block(config, block, i):
-            table.append(Entry(rule, tuple(f"{place}/{name}" for name in rule.ours), index, rates))
+            table.append(Entry(rule, tuple(f"{place}/{name}" for name in rule.ours), index))
     return table
 
 

@@ -7,16 +7,11 @@ A projection is a layer like a mixer, `y, state = layer(x, state)`, but its stat
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from recurrax import checks
 from recurrax.layers import POSITION_WISE, Layer, LayerConfig
-
-fan_in = nn.initializers.lecun_normal()
-"""Variance 1 / D for a matrix (D, E)."""
-zeros = nn.initializers.zeros
 
 
 def relu_squared(x):

@@ -23,6 +23,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
 from recurrax.ops.sharding import sharded
+from recurrax.parameters import reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 QK_NORMS = ("head", "all")
@@ -160,7 +161,6 @@ class AttentionLayer(Mixer):
     """
 
     function = staticmethod(attention)
-    rates = ()
 
     def parameters(self, depth):
         d, h = self.dim, self.config.num_heads
@@ -168,16 +168,16 @@ class AttentionLayer(Mixer):
         more = {}
         if self.config.qk_norm is not None:
             whole = self.config.qk_norm == "all"
-            more["q_norm_scale"] = (ones, (h * k if whole else k,))
-            more["k_norm_scale"] = (ones, (kv * k if whole else k,))
+            more["q_norm_scale"] = vector(ones, h * k if whole else k)
+            more["k_norm_scale"] = vector(ones, kv * k if whole else k)
         if self.config.output_gate:
-            more["in_gate"] = (fan_in, (d, h * k))
+            more["in_gate"] = reads(fan_in, d, h * k)
         if self.config.out_bias:
-            more["bias"] = (zeros, (d,))
+            more["bias"] = vector(zeros, d, "embed")
         return {
-            "in_q": (fan_in, (d, h * k)),
-            "in_k": (fan_in, (d, kv * k)),
-            "in_v": (fan_in, (d, kv * k)),
-            "out_kernel": (fan_in, (h * k, d)),
+            "in_q": reads(fan_in, d, h * k),
+            "in_k": reads(fan_in, d, kv * k),
+            "in_v": reads(fan_in, d, kv * k),
+            "out_kernel": writes(fan_in, h * k, d),
             **more,
         }

@@ -12,6 +12,7 @@ Gated DeltaProduct first multiplies S_{t-1} by a_t, log a_t = -exp(A_log) softpl
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from recurrax.mixers.layers.deltanet import activated, projections, step_size
 from recurrax.mixers.marks import mark
 from recurrax.ops import delta_product as delta_product_op
 from recurrax.ops import linear
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -106,20 +108,19 @@ class DeltaProductLayer(Mixer):
     """
 
     function = staticmethod(delta_product)
-    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         config, d, h, (_, v) = self.config, self.dim, self.config.num_heads, self.config.sizes(self.dim)
         decay = {
-            "in_decay": (fan_in, (d, h)),
-            "a_log": (gates.log_uniform_a, (h,), 0.0, 16.0),
-            "dt_bias": (gates.inverse_softplus_dt, (h,)),
+            "in_decay": reads(fan_in, d, h),
+            "a_log": rate(functools.partial(gates.log_uniform_a, low=0.0, high=16.0), h),
+            "dt_bias": rate(gates.inverse_softplus_dt, h),
         }
         return {
             **projections(d, config.conv_width, config.widths(d)),
-            "in_beta": (fan_in, (d, config.num_householder * h)),
+            "in_beta": reads(fan_in, d, config.num_householder * h),
             **(decay if config.forget_gate else {}),
-            "norm_scale": (ones, (v,)),
-            **({"in_gate": (fan_in, (d, h * v))} if config.output_gate else {}),
-            "out_kernel": (after_norm, (h * v, d)),
+            "norm_scale": vector(ones, v),
+            **({"in_gate": reads(fan_in, d, h * v)} if config.output_gate else {}),
+            "out_kernel": writes(after_norm, h * v, d),
         }

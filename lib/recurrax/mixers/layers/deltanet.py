@@ -23,6 +23,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
 from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import Parameter, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -100,27 +101,26 @@ def step_size(logits: Float[Array, "..."], negative_eigenvalues: bool) -> Float[
     return mark("beta", 2 * beta if negative_eigenvalues else beta)
 
 
-def projections(dim: int, conv_width: int | None, widths: dict[str, int]) -> dict[str, tuple]:
+def projections(dim: int, conv_width: int | None, widths: dict[str, int]) -> dict[str, Parameter]:
     """Declare the parameters of `activated`: D E for each width E, and W E for its convolution."""
-    kernels = {f"in_{name}": (fan_in, (dim, e)) for name, e in widths.items()}
+    kernels = {f"in_{name}": reads(fan_in, dim, e) for name, e in widths.items()}
     if conv_width is None:
         return kernels
-    return {**kernels, **{f"conv_{name}": (parts.conv_kernel, (conv_width, e)) for name, e in widths.items()}}
+    return {**kernels, **{f"conv_{name}": parts.taps(conv_width, e) for name, e in widths.items()}}
 
 
 class DeltaNetLayer(Mixer):
     """Parameters of `deltanet`: D H (2 K + 2 V + 1) + W H (2 K + V) + V of them, and D H V for an output gate."""
 
     function = staticmethod(deltanet)
-    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
-        gate = {"in_gate": (fan_in, (d, h * v))} if self.config.output_gate else {}
+        gate = {"in_gate": reads(fan_in, d, h * v)} if self.config.output_gate else {}
         return {
             **projections(d, self.config.conv_width, {"q": h * k, "k": h * k, "v": h * v}),
-            "in_beta": (fan_in, (d, h)),
-            "norm_scale": (ones, (v,)),
+            "in_beta": reads(fan_in, d, h),
+            "norm_scale": vector(ones, v),
             **gate,
-            "out_kernel": (after_norm, (h * v, d)),
+            "out_kernel": writes(after_norm, h * v, d),
         }

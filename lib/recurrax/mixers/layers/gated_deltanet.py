@@ -11,6 +11,7 @@ DeltaNet with the decay of Mamba-2. Queries and keys are 3/4 as wide as the mode
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones
 from recurrax.mixers.layers.deltanet import activated, projections, step_size
 from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -103,17 +105,16 @@ class GatedDeltaNetLayer(Mixer):
     """Parameters of `gated_deltanet`: D (2 HK + 3 H'V + 2 H') + W (2 HK + H'V) + 2 H' + V of them, H' value heads."""
 
     function = staticmethod(gated_deltanet)
-    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         d, h, (_, v) = self.dim, self.config.value_heads, self.config.sizes(self.dim)
         return {
             **projections(d, self.config.conv_width, self.config.widths(d)),
-            "in_beta": (fan_in, (d, h)),
-            "in_decay": (fan_in, (d, h)),
-            "a_log": (gates.log_uniform_a, (h,), 0.0, 16.0),
-            "dt_bias": (gates.inverse_softplus_dt, (h,)),
-            "norm_scale": (ones, (v,)),
-            "in_gate": (fan_in, (d, h * v)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_beta": reads(fan_in, d, h),
+            "in_decay": reads(fan_in, d, h),
+            "a_log": rate(functools.partial(gates.log_uniform_a, low=0.0, high=16.0), h),
+            "dt_bias": rate(gates.inverse_softplus_dt, h),
+            "norm_scale": vector(ones, v),
+            "in_gate": reads(fan_in, d, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }

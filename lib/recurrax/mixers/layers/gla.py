@@ -20,6 +20,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, s
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import expands, rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -105,19 +106,18 @@ class GLALayer(Mixer):
     """
 
     function = staticmethod(gla)
-    rates = ("decay_bias",)
 
     def parameters(self, depth):
         d, h, r, w = self.dim, self.config.num_heads, self.config.gate_rank, self.config.conv_width
         widths, (_, v) = self.config.widths(d), self.config.sizes(d)
-        convolutions = {f"conv_{name}": (parts.conv_kernel, (w, e)) for name, e in widths.items()} if w else {}
+        convolutions = {f"conv_{name}": parts.taps(w, e) for name, e in widths.items()} if w else {}
         return {
-            **{f"in_{name}": (small, (d, e)) for name, e in widths.items()},
+            **{f"in_{name}": reads(small, d, e) for name, e in widths.items()},
             **convolutions,
-            "in_decay": (fan_in, (d, r)),
-            "decay_kernel": (fan_in, (r, widths["k"])),
-            "decay_bias": (zeros, (widths["k"],)),
-            "norm_scale": (ones, (v,)),
-            "in_gate": (fan_in, (d, h * v)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_decay": reads(fan_in, d, r),
+            "decay_kernel": expands(fan_in, r, widths["k"]),
+            "decay_bias": rate(zeros, widths["k"]),
+            "norm_scale": vector(ones, v),
+            "in_gate": reads(fan_in, d, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }

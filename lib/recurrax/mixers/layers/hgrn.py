@@ -9,6 +9,7 @@ of rotary positions.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, z
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, shift
 from recurrax.ops.dtypes import complexify, upcast
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Dtype, Params, Reset
 
 
@@ -76,24 +78,23 @@ class HGRNLayer(Mixer):
     """Parameters of `hgrn`: 7 D E + 11 E + D of them."""
 
     function = staticmethod(hgrn)
-    rates = ("lower_bound", "theta")
 
     def parameters(self, depth):
         d, e = self.dim, self.config.width or self.dim
         widths = {"real": e, "imag": e, "forget": e, "gate": 2 * e}
         return {
-            **{f"in_{name}": (fan_in, (d, width)) for name, width in widths.items()},
-            **{f"{name}_bias": (zeros, (width,)) for name, width in widths.items()},
-            "lower_bound": (gates.rising_bound, (e,), depth.fraction),
-            "theta": (_angles, (e,), self.config.rotary_base),
-            "norm_scale": (ones, (2 * e,)),
-            "norm_bias": (zeros, (2 * e,)),
-            "out_kernel": (after_norm, (2 * e, d)),
-            "bias": (zeros, (d,)),
+            **{f"in_{name}": reads(fan_in, d, width) for name, width in widths.items()},
+            **{f"{name}_bias": vector(zeros, width) for name, width in widths.items()},
+            "lower_bound": rate(functools.partial(gates.rising_bound, depth=depth.fraction), e),
+            "theta": rate(functools.partial(_angles, base=self.config.rotary_base), e),
+            "norm_scale": vector(ones, 2 * e),
+            "norm_bias": vector(zeros, 2 * e),
+            "out_kernel": writes(after_norm, 2 * e, d),
+            "bias": vector(zeros, d, "embed"),
         }
 
 
-def _angles(key: jax.Array, shape: tuple[int], base: float, dtype: Dtype = jnp.float32) -> Float[Array, " E"]:
+def _angles(key: jax.Array, shape: tuple[int], dtype: Dtype = jnp.float32, *, base: float) -> Float[Array, " E"]:
     """Initialise theta_j = base^(-j / E)."""
     del key
     return rotary.frequencies(shape[0], base).astype(dtype)

@@ -9,6 +9,7 @@ memory.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from recurrax.mixers import gates, parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, ones, small
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -76,15 +78,14 @@ class HGRN2Layer(Mixer):
     """Parameters of `hgrn2`: D H (2 K + 2 V) + HK + HV of them."""
 
     function = staticmethod(hgrn2)
-    rates = ("lower_bound",)
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         return {
-            "in_q": (small, (d, h * k)),
-            "in_forget": (small, (d, h * k)),
-            "in_v": (small, (d, h * v)),
-            "lower_bound": (gates.rising_bound, (h * k,), depth.fraction),
-            "norm_scale": (ones, (h * v,)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_q": reads(small, d, h * k),
+            "in_forget": reads(small, d, h * k),
+            "in_v": reads(small, d, h * v),
+            "lower_bound": rate(functools.partial(gates.rising_bound, depth=depth.fraction), h * k),
+            "norm_scale": vector(ones, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }

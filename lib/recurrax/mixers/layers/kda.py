@@ -11,6 +11,7 @@ Gated DeltaNet with one decay rate per key channel.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from recurrax.mixers.layers.deltanet import activated, projections, step_size
 from recurrax.mixers.marks import mark
 from recurrax.ops import delta_rule, linear, shift
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import expands, rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -110,26 +112,25 @@ class KDALayer(Mixer):
     """
 
     function = staticmethod(kda)
-    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         config, d, h, (k, v, r) = self.config, self.dim, self.config.num_heads, self.config.sizes(self.dim)
         if config.full_rank_gate:
-            gate = {"in_gate": (fan_in, (d, h * v))}
+            gate = {"in_gate": reads(fan_in, d, h * v)}
         else:
-            gate = {"in_gate": (fan_in, (d, r)), "gate_kernel": (fan_in, (r, h * v))}
+            gate = {"in_gate": reads(fan_in, d, r), "gate_kernel": expands(fan_in, r, h * v)}
         if config.gate_bias:
-            gate["gate_bias"] = (zeros, (h * v,))
+            gate["gate_bias"] = vector(zeros, h * v)
         # exp(A_log) is the decay rate, or the slope of the sigmoid in the bounded form.
-        a_log = (gates.log_uniform_a, (h,), 1.0, 16.0) if config.lower_bound is None else (zeros, (h,))
+        a_log = zeros if config.lower_bound is not None else functools.partial(gates.log_uniform_a, low=1.0, high=16.0)
         return {
             **projections(d, config.conv_width, {"q": h * k, "k": h * k, "v": h * v}),
-            "in_beta": (fan_in, (d, h)),
-            "in_decay": (fan_in, (d, r)),
-            "decay_kernel": (fan_in, (r, h * k)),
-            "a_log": a_log,
-            "dt_bias": (gates.inverse_softplus_dt, (h * k,)),
-            "norm_scale": (ones, (v,)),
+            "in_beta": reads(fan_in, d, h),
+            "in_decay": reads(fan_in, d, r),
+            "decay_kernel": expands(fan_in, r, h * k),
+            "a_log": rate(a_log, h),
+            "dt_bias": rate(gates.inverse_softplus_dt, h * k),
+            "norm_scale": vector(ones, v),
             **gate,
-            "out_kernel": (after_norm, (h * v, d)),
+            "out_kernel": writes(after_norm, h * v, d),
         }

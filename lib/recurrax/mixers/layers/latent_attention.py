@@ -22,6 +22,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones
 from recurrax.mixers.marks import mark
 from recurrax.ops import contract, linear
 from recurrax.ops.sharding import sharded
+from recurrax.parameters import Parameter, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -132,16 +133,15 @@ class LatentAttentionLayer(Mixer):
     """Parameters of `latent_attention`: D (H (K + R + V) + C + R) + C (H (K + V) + 1) of them."""
 
     function = staticmethod(latent_attention)
-    rates = ()
 
     def parameters(self, depth):
         d, h, (k, r, v, c) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         return {
-            "in_q": (fan_in, (d, h * (k + r))),
-            "in_latent": (fan_in, (d, c)),
-            "in_shared": (fan_in, (d, r)),
-            "norm_scale": (ones, (c,)),
-            "key_kernel": (fan_in, (c, h * k)),
-            "value_kernel": (fan_in, (c, h * v)),
-            "out_kernel": (fan_in, (h * v, d)),
+            "in_q": reads(fan_in, d, h * (k + r)),
+            "in_latent": reads(fan_in, d, c),
+            "in_shared": reads(fan_in, d, r),
+            "norm_scale": vector(ones, c, "latent"),
+            "key_kernel": Parameter(fan_in, (c, h * k), ("latent", "inner")),
+            "value_kernel": Parameter(fan_in, (c, h * v), ("latent", "inner")),
+            "out_kernel": writes(fan_in, h * v, d),
         }

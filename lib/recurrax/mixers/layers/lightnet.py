@@ -23,6 +23,7 @@ from recurrax.ops import linear, linear_attention
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Fold
+from recurrax.parameters import expands, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -109,17 +110,16 @@ class LightNetLayer(Mixer):
     """Parameters of `lightnet`: D H (2 K + 2 V) + R (D + HV) + HV of them, R the gate's rank."""
 
     function = staticmethod(lightnet)
-    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         r = self.config.gate_rank or v
         return {
-            "in_q": (small, (d, h * k)),
-            "in_k": (small, (d, h * k)),
-            "in_v": (small, (d, h * v)),
-            "norm_scale": (ones, (h * v,)),
-            "in_gate": (fan_in, (d, r)),
-            "gate_kernel": (fan_in, (r, h * v)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_q": reads(small, d, h * k),
+            "in_k": reads(small, d, h * k),
+            "in_v": reads(small, d, h * v),
+            "norm_scale": vector(ones, h * v),
+            "in_gate": reads(fan_in, d, r),
+            "gate_kernel": expands(fan_in, r, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }

@@ -10,6 +10,7 @@ The decays are not trained. Lower layers decay faster. (The published model has 
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from recurrax.mixers.layers.transnormer_llm import slopes
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -73,16 +75,15 @@ class LightningLayer(Mixer):
     """Parameters of `lightning`: 5 D HK + HK + H of them."""
 
     function = staticmethod(lightning)
-    rates = ("decay",)
 
     def parameters(self, depth):
         d, h, k = self.dim, self.config.num_heads, self.config.size(self.dim)
         return {
-            "in_q": (small, (d, h * k)),
-            "in_k": (small, (d, h * k)),
-            "in_v": (small, (d, h * k)),
-            "decay": (slopes, (h,), depth.fraction),
-            "norm_scale": (ones, (h * k,)),
-            "in_gate": (fan_in, (d, h * k)),
-            "out_kernel": (after_norm, (h * k, d)),
+            "in_q": reads(small, d, h * k),
+            "in_k": reads(small, d, h * k),
+            "in_v": reads(small, d, h * k),
+            "decay": rate(functools.partial(slopes, depth=depth.fraction), h),
+            "norm_scale": vector(ones, h * k),
+            "in_gate": reads(fan_in, d, h * k),
+            "out_kernel": writes(after_norm, h * k, d),
         }

@@ -20,6 +20,7 @@ from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in
 from recurrax.mixers.marks import mark
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import reads, writes
 from recurrax.types import Params, Reset, State
 
 FEATURE_MAPS = {
@@ -100,13 +101,12 @@ class LinearAttentionLayer(Mixer):
     """Parameters of `linear_attention`: 2 D H (K + V) of them."""
 
     function = staticmethod(linear_attention)
-    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         return {
-            "in_q": (fan_in, (d, h * k)),
-            "in_k": (fan_in, (d, h * k)),
-            "in_v": (fan_in, (d, h * v)),
-            "out_kernel": (fan_in, (h * v, d)),
+            "in_q": reads(fan_in, d, h * k),
+            "in_k": reads(fan_in, d, h * k),
+            "in_v": reads(fan_in, d, h * v),
+            "out_kernel": writes(fan_in, h * v, d),
         }

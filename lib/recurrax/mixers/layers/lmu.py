@@ -21,6 +21,7 @@ from recurrax.mixers import hippo
 from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift, state_space
+from recurrax.parameters import reads, vector, writes
 from recurrax.types import Params, Reset
 
 ACTIVATIONS = {"identity": lambda x: x, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh}
@@ -91,14 +92,13 @@ class LMULayer(Mixer):
     """Parameters of `lmu`: E (D + 1) + D (E N + D + 1) of them."""
 
     function = staticmethod(lmu)
-    rates = ()
 
     def parameters(self, depth):
         d, e, n = self.dim, self.config.channels(self.dim), self.config.order
         return {
-            "in_memory": (fan_in, (d, e)),
-            "memory_bias": (zeros, (e,)),
-            "out_memory": (fan_in, (e * n, d)),
-            "out_input": (fan_in, (d, d)),
-            "output_bias": (zeros, (d,)),
+            "in_memory": reads(fan_in, d, e),
+            "memory_bias": vector(zeros, e),
+            "out_memory": writes(fan_in, e * n, d),
+            "out_input": writes(fan_in, d, d),
+            "output_bias": vector(zeros, d, "embed"),
         }

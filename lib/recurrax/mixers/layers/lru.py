@@ -8,6 +8,7 @@ parametrisation keeps them inside the unit disk. The nonlinearity is in the proj
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, scale
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import Parameter, rate, vector, writes
 from recurrax.types import Params, Reset
 
 
@@ -80,26 +82,24 @@ def lru(
 
 
 class LRULayer(Mixer):
-    """Parameters of `lru`: N (4 D + 3) + D of them."""
+    """Parameters of `lru`: N (4 D + 3) + D of them.
+
+    As in the authors' experiments, B is trained like the eigenvalues, without weight decay; C is decayed.
+    """
 
     function = staticmethod(lru)
-    rates = ("nu_log", "theta_log", "gamma_log")
 
     def parameters(self, depth):
         n, d, config = self.config.state_dim, self.dim, self.config
+        b = nn.initializers.normal(1 / math.sqrt(2 * d))
         return {
-            "nu_log": (_ring, (n,), config.r_min, config.r_max),
-            "theta_log": (_log_phases, (n,), config.max_phase),
-            "in_real": (nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
-            "in_imag": (nn.initializers.normal(1 / math.sqrt(2 * d)), (d, n)),
-            "out_real": (nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
-            "out_imag": (nn.initializers.normal(1 / math.sqrt(n)), (n, d)),
-            "skip": (nn.initializers.normal(1.0), (d,)),
+            "nu_log": rate(functools.partial(_ring, r_min=config.r_min, r_max=config.r_max), n),
+            "theta_log": rate(functools.partial(_log_phases, max_phase=config.max_phase), n),
+            **{name: Parameter(b, (d, n), ("embed", "heads"), "recurrence") for name in ("in_real", "in_imag")},
+            **{name: writes(nn.initializers.normal(1 / math.sqrt(n)), n, d) for name in ("out_real", "out_imag")},
+            "skip": vector(nn.initializers.normal(1.0), d, "embed"),
+            "gamma_log": rate(lambda key, shape, dtype: _log_gain(self.get_variable("params", "nu_log")), n),
         }
-
-    def declare(self, depth):
-        params = super().declare(depth)
-        return {**params, "gamma_log": self.param("gamma_log", lambda key: _log_gain(params["nu_log"]))}
 
 
 def _log_gain(nu_log):
@@ -107,13 +107,13 @@ def _log_gain(nu_log):
     return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu_log)))
 
 
-def _ring(key, shape, r_min, r_max, dtype):
+def _ring(key, shape, dtype, *, r_min, r_max):
     """Initialise nu_log such that |lambda|^2 is uniform in [r_min^2, r_max^2], uniform on the area of the ring."""
     # uniform() is in [0, 1): subtracted from the outer edge, so that |lambda| is never 0, where log has no gradient.
     squared = r_max**2 - jax.random.uniform(key, shape, dtype) * (r_max**2 - r_min**2)
     return jnp.log(-0.5 * jnp.log(squared))
 
 
-def _log_phases(key, shape, max_phase, dtype):
+def _log_phases(key, shape, dtype, *, max_phase):
     """Initialise theta_log such that the phase is uniform in (0, max_phase]."""
     return jnp.log(max_phase * (1 - jax.random.uniform(key, shape, dtype)))

@@ -26,6 +26,7 @@ from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, scale, state_space
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import whole
+from recurrax.parameters import Parameter, rate
 from recurrax.types import Params, Reset
 
 
@@ -108,18 +109,22 @@ class LSSLLayer(Mixer):
     """Parameters of `lssl`: 4 N + D (M (N + 1) + 1) + D (M D + 1) of them."""
 
     function = staticmethod(lssl)
-    rates = ("log_a", "a_left", "a_right", "log_dt")
 
     def parameters(self, depth):
         d, n, m = self.dim, self.config.state_dim, self.config.num_outputs
         _, b = hippo.legs(n)
+
+        def state(value):
+            """All channels share A and B."""
+            return Parameter(time_invariant.constant(value), (n,), ("state",), "recurrence")
+
         return {
-            "log_a": (time_invariant.constant, (n,), np.log(np.arange(n) + 1.0)),
-            "a_left": (time_invariant.constant, (n,), b),
-            "a_right": (time_invariant.constant, (n,), b),
-            "b": (time_invariant.constant, (n,), b),
-            "c": (nn.initializers.normal(1.0), (d, m, n)),
-            "log_dt": (time_invariant.log_steps, (d,), self.config),
-            "skip": (nn.initializers.normal(1.0), (d, m)),
+            "log_a": state(np.log(np.arange(n) + 1.0)),
+            "a_left": state(b),
+            "a_right": state(b),
+            "b": state(b),
+            "c": time_invariant.read_out(nn.initializers.normal(1.0), d, m, n),
+            "log_dt": rate(functools.partial(time_invariant.log_steps, config=self.config), d),
+            "skip": Parameter(nn.initializers.normal(1.0), (d, m), ("channels", None), "vector"),
             **time_invariant.channel_parameters(d * m, d, gate=False),
         }

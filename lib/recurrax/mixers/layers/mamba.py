@@ -10,6 +10,7 @@ The selection is that step size, input matrix and output matrix depend on the in
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -23,6 +24,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, scale, selective_scan
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import Parameter, expands, rate, reads, vector, writes
 from recurrax.types import Dtype, Params, Reset, State
 
 
@@ -88,21 +90,21 @@ class MambaLayer(Mixer):
     """Parameters of `mamba`: E (3 D + W + 2 R + 3 N + 3) of them."""
 
     function = staticmethod(mamba)
-    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         d, n, w, (e, r) = self.dim, self.config.state_dim, self.config.conv_width, self.config.sizes(self.dim)
+        dt = functools.partial(gates.inverse_softplus_dt, dt_min=self.config.dt_min, dt_max=self.config.dt_max)
         return {
-            "in_u": (fan_in, (d, e)),
-            "conv_u": (parts.conv_kernel, (w, e)),
-            "conv_u_bias": (zeros, (e,)),
-            "select_kernel": (fan_in, (e, r + 2 * n)),
-            "dt_kernel": (_uniform, (r, e)),
-            "dt_bias": (gates.inverse_softplus_dt, (e,), self.config.dt_min, self.config.dt_max),
-            "a_log": (_integers, (e, n)),
-            "skip": (ones, (e,)),
-            "in_gate": (fan_in, (d, e)),
-            "out_kernel": (fan_in, (e, d)),
+            "in_u": reads(fan_in, d, e),
+            "conv_u": parts.taps(w, e),
+            "conv_u_bias": vector(zeros, e),
+            "select_kernel": Parameter(fan_in, (e, r + 2 * n), ("inner", None)),
+            "dt_kernel": expands(_uniform, r, e),
+            "dt_bias": rate(dt, e),
+            "a_log": rate(_integers, e, n),
+            "skip": vector(ones, e),
+            "in_gate": reads(fan_in, d, e),
+            "out_kernel": writes(fan_in, e, d),
         }
 
 

@@ -9,6 +9,7 @@ Linear attention with queries c, keys b and values dt u. The heads of a group sh
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, z
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention, scale
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -107,21 +109,21 @@ class Mamba2Layer(Mixer):
     """Parameters of `mamba2`: D (3 E + 2 GN + H) + (W + 1) (E + 2 GN) + 3 H + E of them, E = HP."""
 
     function = staticmethod(mamba2)
-    rates = ("a_log", "dt_bias")
 
     def parameters(self, depth):
         d, h, w, config = self.dim, self.config.num_heads, self.config.conv_width, self.config
         widths = config.widths(d)
         e = widths["u"]
+        dt = functools.partial(gates.inverse_softplus_dt, dt_min=config.dt_min, dt_max=config.dt_max)
         return {
-            **{f"in_{name}": (fan_in, (d, width)) for name, width in widths.items()},
-            **{f"conv_{name}": (parts.conv_kernel, (w, width)) for name, width in widths.items()},
-            **{f"conv_{name}_bias": (zeros, (width,)) for name, width in widths.items()},
-            "in_dt": (fan_in, (d, h)),
-            "dt_bias": (gates.inverse_softplus_dt, (h,), config.dt_min, config.dt_max),
-            "a_log": (gates.log_uniform_a, (h,), 1.0, 16.0),
-            "skip": (ones, (h,)),
-            "in_gate": (fan_in, (d, e)),
-            "norm_scale": (ones, (e,)),
-            "out_kernel": (after_norm, (e, d)),
+            **{f"in_{name}": reads(fan_in, d, width) for name, width in widths.items()},
+            **{f"conv_{name}": parts.taps(w, width) for name, width in widths.items()},
+            **{f"conv_{name}_bias": vector(zeros, width) for name, width in widths.items()},
+            "in_dt": reads(fan_in, d, h),
+            "dt_bias": rate(dt, h),
+            "a_log": rate(functools.partial(gates.log_uniform_a, low=1.0, high=16.0), h),
+            "skip": vector(ones, h),
+            "in_gate": reads(fan_in, d, e),
+            "norm_scale": vector(ones, e),
+            "out_kernel": writes(after_norm, e, d),
         }

@@ -27,6 +27,7 @@ from recurrax.ops import linear, linear_attention, scale
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Fold
+from recurrax.parameters import rate, reads, vector, writes
 from recurrax.types import Dtype, Params, Reset, State
 
 INPUT_GATES = ("exponential", "sigmoid")
@@ -159,21 +160,20 @@ class MLSTMLayer(Mixer):
     """Parameters of `mlstm`: D H (2 K + 3 V + 2) + 2 H + HV of them."""
 
     function = staticmethod(mlstm)
-    rates = ("forget_gate_bias",)
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         return {
-            "in_q": (small, (d, h * k)),
-            "in_k": (small, (d, h * k)),
-            "in_v": (small, (d, h * v)),
-            "in_input_gate": (small, (d, h)),
-            "input_gate_bias": (nn.initializers.constant(self.config.input_gate_bias), (h,)),
-            "in_forget_gate": (small, (d, h)),
-            "forget_gate_bias": (_forget_bias, (h,)),
-            "norm_scale": (ones, (h * v,)),
-            "in_gate": (fan_in, (d, h * v)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_q": reads(small, d, h * k),
+            "in_k": reads(small, d, h * k),
+            "in_v": reads(small, d, h * v),
+            "in_input_gate": reads(small, d, h),
+            "input_gate_bias": vector(nn.initializers.constant(self.config.input_gate_bias), h),
+            "in_forget_gate": reads(small, d, h),
+            "forget_gate_bias": rate(_forget_bias, h),
+            "norm_scale": vector(ones, h * v),
+            "in_gate": reads(fan_in, d, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }
 
 

@@ -20,6 +20,7 @@ from recurrax.mixers import parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
+from recurrax.parameters import reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -81,15 +82,14 @@ class RetNetLayer(Mixer):
     """Parameters of `retnet`: D H (2 K + 3 V) + V of them."""
 
     function = staticmethod(retnet)
-    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         return {
-            "in_q": (small, (d, h * k)),
-            "in_k": (small, (d, h * k)),
-            "in_v": (small, (d, h * v)),
-            "norm_scale": (ones, (v,)),
-            "in_gate": (fan_in, (d, h * v)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_q": reads(small, d, h * k),
+            "in_k": reads(small, d, h * k),
+            "in_v": reads(small, d, h * v),
+            "norm_scale": vector(ones, v),
+            "in_gate": reads(fan_in, d, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }

@@ -13,6 +13,7 @@ with h_1 = i_1 * u_1 (`bias`, `unit_start`).
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import causal_conv1d, diagonal_scan, linear, shift
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import Parameter, rate, reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -133,29 +135,31 @@ class RGLRULayer(Mixer):
     """Parameters of `rglru`: 3 D E + 2 E^2 / H + (W + 4) E of them, and 2 E + D for the block's biases."""
 
     function = staticmethod(rglru)
-    rates = ("decay",)
 
     def parameters(self, depth):
         d, h, w = self.dim, self.config.num_heads, self.config.conv_width
         e = self.config.width or d
         blocks = nn.initializers.lecun_normal(batch_axis=0)
-        biases = {"bias_gate": e, "bias_in": e, "bias_out": d} if self.config.bias else {}
+        gate = Parameter(blocks, (h, e // h, e // h), ("blocks", "block", None), wide=True)
+        biases = {}
+        if self.config.bias:
+            biases = {"bias_gate": vector(zeros, e), "bias_in": vector(zeros, e), "bias_out": vector(zeros, d, "embed")}
         return {
-            "in_kernel": (fan_in, (d, e)),
-            "in_gate": (fan_in, (d, e)),
-            "conv_kernel": (parts.conv_kernel, (w, e)),
-            "conv_bias": (zeros, (e,)),
-            "recurrence_gate_kernel": (blocks, (h, e // h, e // h)),
-            "recurrence_gate_bias": (zeros, (e,)),
-            "input_gate_kernel": (blocks, (h, e // h, e // h)),
-            "input_gate_bias": (zeros, (e,)),
-            "decay": (_decays, (e,), self.config),
-            "out_kernel": (fan_in, (e, d)),
-            **{name: (zeros, (width,)) for name, width in biases.items()},
+            "in_kernel": reads(fan_in, d, e),
+            "in_gate": reads(fan_in, d, e),
+            "conv_kernel": parts.taps(w, e),
+            "conv_bias": vector(zeros, e),
+            "recurrence_gate_kernel": gate,
+            "recurrence_gate_bias": vector(zeros, e),
+            "input_gate_kernel": gate,
+            "input_gate_bias": vector(zeros, e),
+            "decay": rate(functools.partial(_decays, config=self.config), e),
+            "out_kernel": writes(fan_in, e, d),
+            **biases,
         }
 
 
-def _decays(key, shape, config, dtype):
+def _decays(key, shape, dtype, *, config):
     """Initialise Lambda such that a = exp(-c softplus(Lambda)) has a^2 uniform in [a_min^2, a_max^2]."""
     squared = jax.random.uniform(key, shape, dtype, minval=config.a_min**2, maxval=config.a_max**2)
     softplus = -0.5 * jnp.log(squared) / config.c

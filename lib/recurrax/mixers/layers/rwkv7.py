@@ -16,6 +16,7 @@ v + (v_first - v) * sigmoid(e + V_2 V_1 x^v).
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -26,11 +27,12 @@ from jaxtyping import Array, Float
 from recurrax import checks
 from recurrax.layers import RECURRENT
 from recurrax.mixers import parts
-from recurrax.mixers.base import Mixer, MixerConfig, fan_in, ones, zeros
+from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import dplr_rule, linear, scale
 from recurrax.ops.dtypes import upcast
-from recurrax.types import Params, Reset, State
+from recurrax.parameters import Parameter, expands, rate, reads, vector, writes
+from recurrax.types import Params, Reset, Scalar, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +171,12 @@ class RWKV7Layer(Mixer):
     """Parameters of `rwkv7`: D (6 + 2 HK + 2 HV) + (R_w + R_a) (D + HK) + R_g (D + HV) + 5 HK + 2 HV of them.
 
     A value residual adds R_v (D + HV) + HV.
+
+    As in the authors' code, weight decay leaves out the low-rank matrices, d is trained at twice the learning rate, and
+    the scale of the norm starts at ((1 + l) / L)^0.7 in layer l of L.
     """
 
     function = staticmethod(rwkv7)
-    rates = ("decay_bias",)
 
     def run(self, params, x, state, *, reset, depth, shared):
         first_value = shared if self.config.uses_value_residual else None
@@ -187,44 +191,55 @@ class RWKV7Layer(Mixer):
     def parameters(self, depth):
         d, h, (k, v), ranks = self.dim, self.config.num_heads, self.config.sizes(self.dim), self.config.ranks(self.dim)
         widths = {"decay": h * k, "rate": h * k, "gate": h * v, "blend": h * v}
+        low_rank = functools.partial(dataclasses.replace, decayed=False)
+        # The authors use a gain of 0.1 with an output matrix that starts at 0; here that matrix starts random.
+        gains = {"decay": 0.1, "rate": 0.1, "gate": 1.0, "blend": 0.1}
+        decay = rate(functools.partial(_decay_bias, size=k, depth=depth.fraction), h * k)
         biases = {
-            "decay": (_decay_bias, (h * k,), k, depth.fraction),
-            "rate": (_ramp, (h * k,), -0.19, 0.4, 0.3, k),
-            "blend": (_ramp, (h * v,), 0.73, -0.4),
+            "decay": dataclasses.replace(decay, learning_rate=2.0),
+            "rate": vector(functools.partial(_ramp, start=-0.19, slope=0.4, curl=0.3, size=k), h * k),
+            "blend": vector(functools.partial(_ramp, start=0.73, slope=-0.4), h * v),
         }
         powers = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
+        norm_scale = ((1 + depth.index) / depth.count) ** 0.7
         return {
-            **{f"mix_{i}": (mix_start, (d,), power * (1 - depth.fraction)) for i, power in powers.items()},
-            "in_r": (_uniform, (d, h * k), 0.5),
-            "in_k": (_uniform, (d, h * k), 0.05),
-            "in_v": (_uniform, (d, h * v), 0.5),
-            **{f"in_{name}": (zeros, (d, rank)) for name, rank in ranks.items()},
-            **{f"{name}_kernel": (_orthogonal, (rank, widths[name]), 0.1) for name, rank in ranks.items()},
-            # The authors use a gain of 0.1 with an output matrix that starts at 0; here that matrix starts random.
-            "gate_kernel": (_orthogonal, (ranks["gate"], h * v), 1.0),
+            **{f"mix_{i}": token_mix(power * (1 - depth.fraction), d) for i, power in powers.items()},
+            "in_r": reads(functools.partial(_uniform, bound=0.5), d, h * k),
+            "in_k": reads(functools.partial(_uniform, bound=0.05), d, h * k),
+            "in_v": reads(functools.partial(_uniform, bound=0.5), d, h * v),
+            **{f"in_{name}": low_rank(reads(zeros, d, rank)) for name, rank in ranks.items()},
+            **{
+                f"{name}_kernel": low_rank(expands(functools.partial(_orthogonal, gain=gains[name]), r, widths[name]))
+                for name, r in ranks.items()
+            },
             **{f"{name}_bias": biases[name] for name in ranks if name in biases},
-            "removal_scale": (_ramp, (h * k,), 0.71, -0.1),
-            "rate_scale": (nn.initializers.constant(1.02), (h * k,)),
-            "bonus": (nn.initializers.constant(-0.04), (h, k)),
-            "norm_scale": (ones, (h * v,)),
-            "norm_bias": (zeros, (h * v,)),
-            "out_kernel": (fan_in, (h * v, d)),
+            "removal_scale": vector(functools.partial(_ramp, start=0.71, slope=-0.1), h * k),
+            "rate_scale": vector(nn.initializers.constant(1.02), h * k),
+            "bonus": Parameter(nn.initializers.constant(-0.04), (h, k), ("channels", None), "vector"),
+            "norm_scale": vector(nn.initializers.constant(norm_scale), h * v),
+            "norm_bias": vector(zeros, h * v),
+            "out_kernel": writes(fan_in, h * v, d),
         }
 
 
-def mix_start(key, shape, power, dtype):
-    """Initialise mu_i = 1 - (i / D)^power: low channels use the token before more than high ones, less with depth."""
+def token_mix(power: Scalar, dim: int) -> Parameter:
+    """Declare mu_i = 1 - (i / D)^power: low channels use the token before more than high ones, less with depth."""
+    return vector(functools.partial(_mix_start, power=power), dim, "embed")
+
+
+def _mix_start(key, shape, dtype, *, power):
+    """Initialise mu."""
     del key
     return 1 - (jnp.arange(shape[0], dtype=dtype) / shape[0]) ** power
 
 
-def _ramp(key, shape, start, slope, curl=0.0, size=1, *, dtype):
+def _ramp(key, shape, dtype, *, start, slope, curl=0.0, size=1):
     """Initialise with start + slope * (-1/2 .. 1/2 over all channels) + curl * `_curl`."""
     del key
     return start + slope * (_line(shape[0], dtype) - 0.5) + curl * _curl(shape[0], size, dtype)
 
 
-def _decay_bias(key, shape, size, depth, dtype):
+def _decay_bias(key, shape, dtype, *, size, depth):
     """Initialise from slow to fast channels over the width, with more slow ones in deeper layers, and in each head."""
     del key
     return -5.5 + 6 * _line(shape[0], dtype) ** (1 + depth**0.3) + 2.5 * _curl(shape[0], size, dtype)
@@ -241,12 +256,12 @@ def _curl(width, size, dtype):
     return jnp.tile(z * jnp.abs(z), width // size)
 
 
-def _uniform(key, shape, bound, dtype):
+def _uniform(key, shape, dtype, *, bound):
     """Draw uniformly from +-bound / sqrt(D)."""
     bound = bound / math.sqrt(shape[0])
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _orthogonal(key, shape, gain, dtype):
+def _orthogonal(key, shape, dtype, *, gain):
     """Draw `gain` times an orthogonal matrix, times sqrt(rows / columns) if that is above 1."""
     return nn.initializers.orthogonal(gain * math.sqrt(max(shape[0] / shape[1], 1)))(key, shape, dtype)

@@ -33,6 +33,7 @@ from recurrax.ops import scale, state_space
 from recurrax.ops.dtypes import complexify, upcast
 from recurrax.ops.families.long_convolution.api import fft_length
 from recurrax.ops.families.state_space import powers
+from recurrax.parameters import rate, vector
 from recurrax.types import Params, Reset
 
 CHANNELS = 16
@@ -147,11 +148,10 @@ class S4Layer(Mixer):
     """Parameters of `s4`: D (4 N + 2 + D + 1) of them, and D (D + 1) for the gate."""
 
     function = staticmethod(s4)
-    rates = ("log_a_real", "a_imag", "p_real", "p_imag", "log_dt")
 
     def parameters(self, depth):
         d, n = self.dim, self.config.state_dim
-        legs = hippo.diagonalised_legs(n)
+        legs, c = hippo.diagonalised_legs(n), nn.initializers.normal(math.sqrt(0.5))
         fixed = {
             "log_a_real": np.log(-legs.a.real),
             "a_imag": legs.a.imag,
@@ -161,9 +161,9 @@ class S4Layer(Mixer):
             "b_imag": legs.b.imag,
         }
         return {
-            **{name: (time_invariant.constant, (d, n // 2), value) for name, value in fixed.items()},
-            **{name: (nn.initializers.normal(math.sqrt(0.5)), (d, n // 2)) for name in ("c_real", "c_imag")},
-            "log_dt": (time_invariant.log_steps, (d,), self.config),
-            "skip": (nn.initializers.normal(1.0), (d,)),
+            **{name: rate(time_invariant.constant(value), d, n // 2) for name, value in fixed.items()},
+            **{name: time_invariant.read_out(c, d, n // 2) for name in ("c_real", "c_imag")},
+            "log_dt": rate(functools.partial(time_invariant.log_steps, config=self.config), d),
+            "skip": vector(nn.initializers.normal(1.0), d),
             **time_invariant.channel_parameters(d, d, self.config.gate),
         }

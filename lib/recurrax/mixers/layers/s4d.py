@@ -9,6 +9,7 @@ The paper's B is 1 here: the outputs depend only on its product with C.
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ from recurrax.mixers.base import Mixer, MixerConfig
 from recurrax.mixers.marks import mark
 from recurrax.ops import scale, state_space
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import rate, vector
 from recurrax.types import Params, Reset
 
 INITS = ("lin", "inv", "legs", "random")
@@ -84,23 +86,23 @@ class S4DLayer(Mixer):
     """Parameters of `s4d`: D (2 N + 2 + D + 1) of them, and D (D + 1) for the gate."""
 
     function = staticmethod(s4d)
-    rates = ("log_a_real", "a_imag", "log_dt")
 
     def parameters(self, depth):
         d, n, init = self.dim, self.config.state_dim, self.config.init
         a, b = _start(init, n)
         eigenvalues = {
-            "log_a_real": (time_invariant.constant, (d, n // 2), np.log(-a.real)),
-            "a_imag": (time_invariant.constant, (d, n // 2), a.imag),
+            "log_a_real": time_invariant.constant(np.log(-a.real)),
+            "a_imag": time_invariant.constant(a.imag),
         }
         if init == "random":
-            eigenvalues = {name: (nn.initializers.normal(1.0), (d, n // 2)) for name in eigenvalues}
+            eigenvalues = dict.fromkeys(eigenvalues, nn.initializers.normal(1.0))
+        read_out = functools.partial(_read_out, scale=np.abs(b))
         return {
-            **eigenvalues,
-            "c_real": (_read_out, (d, n // 2), np.abs(b)),
-            "c_imag": (_read_out, (d, n // 2), np.abs(b)),
-            "log_dt": (time_invariant.log_steps, (d,), self.config),
-            "skip": (nn.initializers.normal(1.0), (d,)),
+            **{name: rate(init, d, n // 2) for name, init in eigenvalues.items()},
+            "c_real": time_invariant.read_out(read_out, d, n // 2),
+            "c_imag": time_invariant.read_out(read_out, d, n // 2),
+            "log_dt": rate(functools.partial(time_invariant.log_steps, config=self.config), d),
+            "skip": vector(nn.initializers.normal(1.0), d),
             **time_invariant.channel_parameters(d, d, self.config.gate),
         }
 
@@ -115,6 +117,6 @@ def _start(init, n):
     return -0.5 + 1j * frequencies, np.ones(n // 2)
 
 
-def _read_out(key, shape, scale, dtype):
+def _read_out(key, shape, dtype, *, scale):
     """Initialise one part of C B, with C complex normal of variance 1: its phase is uniform, so only |B| matters."""
     return math.sqrt(0.5) * jnp.asarray(scale, dtype)[None] * jax.random.normal(key, shape, dtype)

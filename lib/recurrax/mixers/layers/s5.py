@@ -10,6 +10,7 @@ clips it; here it stays negative, as in S4D.
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, fan_in, zeros
 from recurrax.mixers.marks import mark
 from recurrax.ops import diagonal_scan, linear, scale, shift
 from recurrax.ops.dtypes import upcast
+from recurrax.parameters import Parameter, rate, reads, vector, writes
 from recurrax.types import Params, Reset
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
@@ -97,23 +99,26 @@ def _dense(params, name, x):
 
 
 class S5Layer(Mixer):
-    """Parameters of `s5`: P (2 D + 3/2) + D of them, D (D + 1) for half a GLU and twice that for a whole one."""
+    """Parameters of `s5`: P (2 D + 3/2) + D of them, D (D + 1) for half a GLU and twice that for a whole one.
+
+    As in the authors' standard configuration, B is trained like the eigenvalues, without weight decay; C is decayed.
+    """
 
     function = staticmethod(s5)
-    rates = ("log_a_real", "a_imag", "log_dt")
 
     def parameters(self, depth):
         d, p, j, activation = self.dim, self.config.state_dim, self.config.num_blocks, self.config.activation
         block = hippo.diagonalised_legs(p // j)
         dense = [] if activation == "gelu" else ["gate", "value"] if activation == "full_glu" else ["gate"]
+        b = nn.initializers.normal(math.sqrt(0.5 / p))
         return {
-            "log_a_real": (time_invariant.constant, (p // 2,), np.log(-np.tile(block.a.real, j))),
-            "a_imag": (time_invariant.constant, (p // 2,), np.tile(block.a.imag, j)),
-            "log_dt": (time_invariant.log_steps, (p // 2,), self.config),
-            "skip": (nn.initializers.normal(1.0), (d,)),
+            "log_a_real": rate(time_invariant.constant(np.log(-np.tile(block.a.real, j))), p // 2),
+            "a_imag": rate(time_invariant.constant(np.tile(block.a.imag, j)), p // 2),
+            "log_dt": rate(functools.partial(time_invariant.log_steps, config=self.config), p // 2),
+            "skip": vector(nn.initializers.normal(1.0), d, "embed"),
             # V^H B and C V with real normal B and complex normal C of variance 1 / P: V, unitary, only rotates them.
-            **{name: (nn.initializers.normal(math.sqrt(0.5 / p)), (d, p // 2)) for name in ("in_real", "in_imag")},
-            **{name: (nn.initializers.normal(math.sqrt(1 / p)), (p // 2, d)) for name in ("out_real", "out_imag")},
-            **{f"{name}_kernel": (fan_in, (d, d)) for name in dense},
-            **{f"{name}_bias": (zeros, (d,)) for name in dense},
+            **{name: Parameter(b, (d, p // 2), ("embed", "heads"), "recurrence") for name in ("in_real", "in_imag")},
+            **{name: writes(nn.initializers.normal(math.sqrt(1 / p)), p // 2, d) for name in ("out_real", "out_imag")},
+            **{f"{name}_kernel": reads(fan_in, d, d, "inner") for name in dense},
+            **{f"{name}_bias": vector(zeros, d, "embed") for name in dense},
         }

@@ -19,6 +19,7 @@ from recurrax.mixers.base import Mixer, MixerConfig, after_norm, ones, small
 from recurrax.mixers.layers.linear_attention import FEATURE_MAPS
 from recurrax.mixers.marks import mark
 from recurrax.ops import linear, linear_attention
+from recurrax.parameters import reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -71,14 +72,13 @@ class TransNormerLayer(Mixer):
     """Parameters of `transnormer`: D H (2 K + 2 V) + HV of them."""
 
     function = staticmethod(transnormer)
-    rates = ()
 
     def parameters(self, depth):
         d, h, (k, v) = self.dim, self.config.num_heads, self.config.sizes(self.dim)
         return {
-            "in_q": (small, (d, h * k)),
-            "in_k": (small, (d, h * k)),
-            "in_v": (small, (d, h * v)),
-            "norm_scale": (ones, (h * v,)),
-            "out_kernel": (after_norm, (h * v, d)),
+            "in_q": reads(small, d, h * k),
+            "in_k": reads(small, d, h * k),
+            "in_v": reads(small, d, h * v),
+            "norm_scale": vector(ones, h * v),
+            "out_kernel": writes(after_norm, h * v, d),
         }

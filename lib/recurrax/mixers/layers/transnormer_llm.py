@@ -9,6 +9,7 @@ is sum_i q_i k_i cos(theta_i (t - s)). The decays are not trained. Lower layers 
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from recurrax.ops import linear, linear_attention
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Pointwise
+from recurrax.parameters import Parameter, rate, reads, writes
 from recurrax.types import Dtype, Params, Reset, Scalar, State
 
 
@@ -86,22 +88,23 @@ class TransNormerLLMLayer(Mixer):
     """Parameters of `transnormer_llm`: 5 D HK + H of them, and HK for LRPE."""
 
     function = staticmethod(transnormer_llm)
-    rates = ("decay", "theta")
 
     def parameters(self, depth):
         d, h, k = self.dim, self.config.num_heads, self.config.size(self.dim)
         return {
-            "in_q": (small, (d, h * k)),
-            "in_k": (small, (d, h * k)),
-            "in_v": (small, (d, h * k)),
-            "decay": (slopes, (h,), depth.fraction),
-            **({"theta": (_angles, (h, k))} if self.config.lrpe else {}),
-            "in_gate": (fan_in, (d, h * k)),
-            "out_kernel": (after_norm, (h * k, d)),
+            "in_q": reads(small, d, h * k),
+            "in_k": reads(small, d, h * k),
+            "in_v": reads(small, d, h * k),
+            "decay": rate(functools.partial(slopes, depth=depth.fraction), h),
+            **({"theta": Parameter(_angles, (h, k), ("channels", None), "recurrence")} if self.config.lrpe else {}),
+            "in_gate": reads(fan_in, d, h * k),
+            "out_kernel": writes(after_norm, h * k, d),
         }
 
 
-def slopes(key: jax.Array | None, shape: tuple[int], depth: Scalar, dtype: Dtype = jnp.float32) -> Float[Array, " H"]:
+def slopes(
+    key: jax.Array | None, shape: tuple[int], dtype: Dtype = jnp.float32, *, depth: Scalar
+) -> Float[Array, " H"]:
     """Initialise the slopes s_h = 2^(-8 h / H) (1 - depth)."""
     del key
     return 2.0 ** (-8 * jnp.arange(1, shape[0] + 1, dtype=dtype) / shape[0]) * (1 - depth)

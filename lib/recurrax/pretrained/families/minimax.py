@@ -101,7 +101,7 @@ def block(config, block, i):
         heads, size = block.mixer.num_heads, block.mixer.size(config.dim)
         depth = i / (config.num_layers - 1 + 1e-5) - 1e-5
         yield by_head(f"{mixer}.qkv_proj.weight", {f"mixer/in_{name}": size for name in "qkv"}, heads)
-        yield computed("mixer/decay", lambda: slopes(None, (heads,), depth))
+        yield computed("mixer/decay", lambda: slopes(None, (heads,), depth=depth))
         yield same(f"{mixer}.norm.weight", "mixer/norm_scale")
         yield matrix(f"{mixer}.output_gate.weight", "mixer/in_gate")
         yield matrix(f"{mixer}.out_proj.weight", "mixer/out_kernel")

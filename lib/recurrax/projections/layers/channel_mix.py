@@ -13,9 +13,11 @@ from jaxtyping import Array, Float
 
 from recurrax.layers import Layer
 from recurrax.mixers import parts
-from recurrax.mixers.layers.rwkv7 import mix, mix_start
+from recurrax.mixers.base import fan_in
+from recurrax.mixers.layers.rwkv7 import mix, token_mix
 from recurrax.ops import linear
-from recurrax.projections.base import ACTIVATIONS, ProjectionConfig, fan_in
+from recurrax.parameters import reads, writes
+from recurrax.projections.base import ACTIVATIONS, ProjectionConfig
 from recurrax.types import Params, Reset
 
 
@@ -55,7 +57,7 @@ class ChannelMixLayer(Layer):
     def parameters(self, depth):
         d, e = self.dim, self.config.width(self.dim)
         return {
-            "mix": (mix_start, (d,), (1 - depth.fraction) ** 4),
-            "in_kernel": (fan_in, (d, e)),
-            "out_kernel": (fan_in, (e, d)),
+            "mix": token_mix((1 - depth.fraction) ** 4, d),
+            "in_kernel": reads(fan_in, d, e, "hidden"),
+            "out_kernel": writes(fan_in, e, d, "hidden"),
         }

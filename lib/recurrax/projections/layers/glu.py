@@ -5,9 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.mixers.base import fan_in, zeros
 from recurrax.ops import linear, shift
-from recurrax.parameters import Parameter
-from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, fan_in, zeros
+from recurrax.parameters import reads, vector, writes
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
 
@@ -42,13 +43,13 @@ class GLULayer(Projection):
 
     def parameters(self, depth):
         d, e = self.dim, self.config.width(self.dim)
-        table = {
-            "in_gate": Parameter(fan_in, (d, e), ("embed", "hidden")),
-            "in_kernel": Parameter(fan_in, (d, e), ("embed", "hidden")),
-            "out_kernel": Parameter(fan_in, (e, d), ("hidden", "embed")),
-        }
+        biases = {}
         if self.config.bias:
-            table["bias_gate"] = Parameter(zeros, (e,), ("hidden",), "vector")
-            table["bias_in"] = Parameter(zeros, (e,), ("hidden",), "vector")
-            table["bias_out"] = Parameter(zeros, (d,), ("embed",), "vector")
-        return table
+            biases = {name: vector(zeros, e, "hidden") for name in ("bias_gate", "bias_in")}
+            biases["bias_out"] = vector(zeros, d, "embed")
+        return {
+            "in_gate": reads(fan_in, d, e, "hidden"),
+            "in_kernel": reads(fan_in, d, e, "hidden"),
+            "out_kernel": writes(fan_in, e, d, "hidden"),
+            **biases,
+        }

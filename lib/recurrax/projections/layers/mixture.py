@@ -20,12 +20,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from recurrax import checks
+from recurrax.mixers.base import fan_in, zeros
 from recurrax.ops import linear, sharding
 from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Pointwise
-from recurrax.parameters import Parameter
-from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, fan_in, zeros
+from recurrax.parameters import Parameter, reads, vector, writes
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
 SCORES = ("softmax", "sigmoid")
@@ -161,19 +162,18 @@ class MixtureOfExpertsLayer(Projection):
 
     def parameters(self, depth):
         config, d, e, n = self.config, self.dim, self.config.width(self.dim), self.config.num_experts
-        table = {
-            "router_kernel": Parameter(fan_in, (d, n), ("embed", None)),
+        parameters = {
+            "router_kernel": Parameter(fan_in, (d, n), ("embed", "experts"), wide=True),
             "in_gates": Parameter(each_fan_in, (n, d, e), ("experts", "embed", "hidden")),
             "in_kernels": Parameter(each_fan_in, (n, d, e), ("experts", "embed", "hidden")),
             "out_kernels": Parameter(each_fan_in, (n, e, d), ("experts", "hidden", "embed")),
         }
         if config.choice_bias:
-            table["choice_bias"] = Parameter(zeros, (n,), (None,), "vector")
+            parameters["choice_bias"] = vector(zeros, n, "experts")
         if config.shared_hidden is not None:
-            s = config.shared_hidden
-            table["in_shared_gate"] = Parameter(fan_in, (d, s), ("embed", "hidden"))
-            table["in_shared_kernel"] = Parameter(fan_in, (d, s), ("embed", "hidden"))
-            table["out_shared_kernel"] = Parameter(fan_in, (s, d), ("hidden", "embed"))
+            for name in ("in_shared_gate", "in_shared_kernel"):
+                parameters[name] = reads(fan_in, d, config.shared_hidden, "hidden")
+            parameters["out_shared_kernel"] = writes(fan_in, config.shared_hidden, d, "hidden")
         if config.shared_gate:
-            table["shared_gate_kernel"] = Parameter(fan_in, (d, 1), ("embed", None))
-        return table
+            parameters["shared_gate_kernel"] = Parameter(fan_in, (d, 1), ("embed", None))
+        return parameters

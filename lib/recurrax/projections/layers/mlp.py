@@ -5,9 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recurrax.mixers.base import fan_in, zeros
 from recurrax.ops import linear, shift
-from recurrax.parameters import Parameter
-from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig, fan_in, zeros
+from recurrax.parameters import reads, vector, writes
+from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
 from recurrax.types import Params
 
 
@@ -33,7 +34,7 @@ class MLPLayer(Projection):
     def parameters(self, depth):
         d, e = self.dim, self.config.width(self.dim)
         return {
-            "in_kernel": Parameter(fan_in, (d, e), ("embed", "hidden")),
-            "bias": Parameter(zeros, (e,), ("hidden",), "vector"),
-            "out_kernel": Parameter(fan_in, (e, d), ("hidden", "embed")),
+            "in_kernel": reads(fan_in, d, e, "hidden"),
+            "bias": vector(zeros, e, "hidden"),
+            "out_kernel": writes(fan_in, e, d, "hidden"),
         }
