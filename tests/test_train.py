@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 
+from recurrax import models
 from recurrax.models import LanguageModel
 from runs import (
     ROOT,
@@ -305,7 +306,7 @@ def parameters(text):
 
 def test_weight_decay_is_for_matrices_alone(parameters):
     config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.5)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, models.parameters(presets.tiny().model))
     zeros = jax.tree.map(np.zeros_like, parameters)
     updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(parameters), parameters)
     matrices = {
@@ -324,7 +325,7 @@ def test_weight_decay_is_for_matrices_alone(parameters):
 @pytest.mark.parametrize("norm", [0.25, 1000.0])
 def test_gradients_are_clipped_by_their_global_norm(parameters, norm):
     config = OptimizerConfig(clip_norm=0.5, beta1=0.75, beta2=0.5)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, models.parameters(presets.tiny().model))
     random = np.random.default_rng(1)
     grads = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), parameters)
     size = math.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))

@@ -30,7 +30,7 @@ class Command:
     workdir: str | None = None
     """Directory of the run, with config.json, versions.json, data.json, metrics.jsonl, loss.png and checkpoints/."""
     describe: bool = False
-    """Print every array of the state with its sharding, and exit."""
+    """Print every array of the state with its sharding, parameters also with their axes and role, and exit."""
     plan: bool = False
     """Compile the step for as many virtual devices as the mesh has, print memory, work and communication, and exit."""
     profile: str | None = None
@@ -97,10 +97,11 @@ def main(arguments: list[str]) -> int:
         from train import loop, sharding, state
 
         if command.describe:
-            from recurrax.models import describe
+            from recurrax.models import describe, parameters
 
             abstract = state.abstract_state(command.config, sharding.make_mesh(command.config.mesh))
-            print(describe({"params": abstract.params}), end="\n\n")
+            declared = parameters(command.config.model)
+            print(describe({"params": abstract.params}, declared=declared), end="\n\n")
             print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"))
             return 0
         keep_freed_memory()

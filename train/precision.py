@@ -6,21 +6,23 @@ compute      `model.dtype`, float32 or bfloat16: activations, operands of matrix
              logits and the loss are float32
 state        always float32: the states of recurrences, and decays as sums of float32 logs (`recurrax.ops`). The keys
              and values in the caches of attention have model.dtype
-reduction    `precision.reduction`: gradients of matrices, as sums over the rows of a batch and over devices.
-             float32 sends twice the bytes of bfloat16. Slices of a batch are always accumulated in float32, and so
-             are gradients of experts' matrices over devices, each of which rounds its own part
+reduction    `precision.reduction`: gradients of matrices and heads (the roles in `recurrax.parameters`), as sums over
+             the rows of a batch and over devices, except of those with which a layer computes in float32. float32
+             sends twice the bytes of bfloat16. Slices of a batch are always accumulated in float32, and so are
+             gradients of experts' matrices over devices, each of which rounds its own part
 """
 
 import dataclasses
-import re
+from collections.abc import Mapping
 
 import jax
 
 from recurrax import checks
-from train.sharding import RULES
+from recurrax.parameters import Parameter
 
 REDUCTIONS = ("float32", "bfloat16")
-MATRICES = "|".join(pattern for pattern, _ in RULES if "embedding" not in pattern)
+ROUNDED = ("matrix", "head")
+"""Roles of parameters whose gradients are summed in `reduction`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,12 @@ class PrecisionConfig:
             raise ValueError(f"precision.reduction={self.reduction!r}: choose one of {', '.join(REDUCTIONS)}")
 
 
-def for_products(params, config: PrecisionConfig):
+def for_products(params, declared: Mapping[str, Parameter], config: PrecisionConfig):
     """Return the parameters for the model, matrices cast to `reduction`: their gradients are summed in their dtype."""
 
     def cast(path, leaf):
-        matrix = re.search(MATRICES, jax.tree_util.keystr(path, simple=True, separator="/"))
-        return leaf.astype(config.reduction) if matrix else leaf
+        parameter = declared[jax.tree_util.keystr(path, simple=True, separator="/")]
+        return leaf.astype(config.reduction) if parameter.role in ROUNDED and not parameter.wide else leaf
 
     if config.reduction == "float32":
         return params

@@ -1,19 +1,19 @@
-"""Provides the mesh, and the rules that assign its axes to the dimensions of parameters.
+"""Provides the mesh, and the assignment of its axes to the dimensions of parameters.
 
     data     splits the rows of the batch; parameters are replicated
     fsdp     splits the rows of the batch and the parameters: a device holds one shard and gathers the others
     tensor   splits parameters within matrix products: heads and hidden units
     time     splits the sequence: a device has one shard of each row (`recurrax.ops.time_sharding`)
 
-A rule is a pattern of the parameter's path and the axes of its *last* dimensions; dimensions before them (the depth
-that `nn.scan` stacks) are never split. The first matching rule applies. Mixers and projections name their matrices
-in_* if they read the residual stream and out_* if they write to it, so a few rules cover all of them.
+A parameter's table says which logical axis each of its dimensions has (`recurrax.parameters`), and SPLITS which axes of
+the mesh split it.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,28 +21,40 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recurrax import checks
 from recurrax.ops.sharding import DEFAULT
+from recurrax.parameters import Parameter
 
 BATCH_AXES = DEFAULT.B
 AXES = (*BATCH_AXES, *DEFAULT.H, *DEFAULT.T)
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
-RULES: Rules = (
-    (r"(^|/)embedding$", PartitionSpec("tensor", "fsdp")),
-    (r"(^|/)in_\w+$", PartitionSpec("fsdp", "tensor")),
-    (r"(^|/)out_\w+$", PartitionSpec("tensor", "fsdp")),
-)
-"""Large matrices: a dimension that the mesh axis does not divide is an error."""
 
-WHERE_IT_FITS: Rules = (
-    (r"(^|/)(key|value)_kernel$", PartitionSpec("fsdp", "tensor")),  # input: latent vectors
-    (r"(^|/)(decay|rate|blend|gate|dt)_kernel$", PartitionSpec(None, ("tensor", "fsdp"))),  # input: low-rank vectors
-    (r"(^|/)select_kernel$", PartitionSpec(("tensor", "fsdp"), None)),  # output: a few numbers
-    (r"(^|/)router_kernel$", PartitionSpec("fsdp", None)),
-    (r"(^|/)(input|recurrence)_gate_kernel$", PartitionSpec("tensor", "fsdp", None)),  # one block per head
-    (r"", PartitionSpec()),  # norms, biases and vectors of recurrences: small, replicated
-)
-"""Small matrices: a dimension that the mesh axis does not divide is replicated."""
+class Split(NamedTuple):
+    """The axes of the mesh that split a logical axis."""
+
+    axes: tuple[str, ...] = ()
+    strict: bool = False
+    """Whether a dimension that they do not divide is an error; else it is replicated."""
+
+
+SPLITS: Mapping[str | None, Split] = {
+    "embed": Split(("fsdp",), strict=True),
+    "heads": Split(("tensor",), strict=True),
+    "hidden": Split(("tensor",), strict=True),
+    "vocab": Split(("tensor",), strict=True),
+    "outputs": Split(("tensor",)),
+    "latent": Split(("fsdp",)),
+    "inner": Split(("tensor", "fsdp")),
+    "blocks": Split(("tensor",)),
+    "block": Split(("fsdp",)),
+    "experts": Split(),
+    "channels": Split(),
+    "state": Split(),
+    "layers": Split(),
+    None: Split(),
+}
+"""Which axes of the mesh split a logical axis. Of one parameter, each splits the first dimension that it may split.
+Vectors are replicated, whatever their axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +70,8 @@ class MeshConfig:
     time: int = 1
     """Number of shards of each sequence."""
     rules: tuple[str, ...] = ()
-    """Rules that precede the built-in ones, such as 'in_gate$=fsdp,tensor' ('-' does not split a dimension)."""
+    """Exceptions by path, such as 'in_gate$=fsdp,tensor': a regular expression, and the axes that split the last
+    dimensions of the parameters whose paths it matches ('-' does not split a dimension)."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -126,48 +139,55 @@ def check_batch(name: str, batch_size: int, sequence_length: int, mesh: Mesh) ->
         )
 
 
-def shardings(abstract_state, mesh: Mesh, first: Rules = ()):
-    """Return a NamedSharding for every array of the state, by the first rule whose pattern matches its path.
-
-    The rules are `first`, RULES and WHERE_IT_FITS, in this order. The paths of optimizer moments end with the path of
-    their parameter, so they are split like it.
+def shardings(declared: Mapping[str, Parameter], mesh: Mesh, first: Rules = ()) -> dict[str, NamedSharding]:
+    """Return the sharding of every parameter by its path: of the first rule whose pattern matches, else by SPLITS.
 
     Raises:
       ValueError: a rule in `first` matches nothing, a parameter has too few dimensions for its rule, or a dimension is
         not divisible by its axes.
     """
-    rules = (*first, *RULES, *WHERE_IT_FITS)
-    used, problems = set(), []
-
-    def parts(axes):
-        return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
-
-    def choose(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not leaf.shape:
-            return NamedSharding(mesh, PartitionSpec())
-        match = next(i for i, (pattern, _) in enumerate(rules) if re.search(pattern, name))
-        used.add(match)
-        pattern, spec = rules[match]
-        if len(spec) > len(leaf.shape):
-            problems.append(f"{name} has shape {leaf.shape}, too few dimensions for the rule {pattern!r}: {spec}")
-            return None
-        spec = PartitionSpec(*[None] * (len(leaf.shape) - len(spec)), *spec) if len(spec) else spec
-        if match >= len(first) + len(RULES):
-            fitting = [None if size % parts(axes) else axes for size, axes in zip(leaf.shape, spec, strict=False)]
-            spec = PartitionSpec(*fitting)
-        for size, axes in zip(leaf.shape, spec, strict=False):
-            if size % parts(axes):
+    used, problems, found = set(), [], {}
+    for path, parameter in declared.items():
+        name, shape = f"params/{path}", parameter.shape
+        match = next((i for i, (pattern, _) in enumerate(first) if re.search(pattern, name)), None)
+        if match is None:
+            spec = _by_axes(parameter, mesh)
+        else:
+            used.add(match)
+            pattern, spec = first[match]
+            if len(spec) > len(shape):
+                problems.append(f"{name} has shape {shape}, too few dimensions for the rule {pattern!r}: {spec}")
+                continue
+            spec = PartitionSpec(*[None] * (len(shape) - len(spec)), *spec) if len(spec) else spec
+        for size, axes in zip(shape, spec, strict=False):
+            if size % _parts(mesh, axes):
                 problems.append(
-                    f"{name} has shape {leaf.shape}: {size} is not divisible by mesh.{axes} = {parts(axes)}"
+                    f"{name} has shape {shape}: {size} is not divisible by mesh.{axes} = {_parts(mesh, axes)}"
                 )
-        return NamedSharding(mesh, spec)
-
-    tree = jax.tree_util.tree_map_with_path(choose, abstract_state)
+        found[path] = NamedSharding(mesh, spec)
     problems += [f"the rule {pattern!r} matches no parameter" for i, (pattern, _) in enumerate(first) if i not in used]
     if problems:
         raise ValueError("the sharding rules do not fit the model:\n  " + "\n  ".join(problems))
-    return tree
+    return found
+
+
+def _by_axes(parameter, mesh):
+    """Return the PartitionSpec that SPLITS gives; dimensions of strict axes may still not be divisible."""
+    if parameter.role == "vector":
+        return PartitionSpec()
+    free, spec = set(mesh.axis_names), []
+    for size, axis in zip(parameter.shape, parameter.axes, strict=True):
+        split = SPLITS[axis]
+        axes = tuple(name for name in split.axes if name in free)
+        free -= set(axes)
+        fits = bool(axes) and (split.strict or size % _parts(mesh, axes) == 0)
+        spec.append((axes[0] if len(axes) == 1 else axes) if fits else None)
+    return PartitionSpec(*spec) if any(spec) else PartitionSpec()
+
+
+def _parts(mesh, axes):
+    """Return the number of shards along one dimension of a PartitionSpec."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> slice:

@@ -1,19 +1,18 @@
 """The training state: one pytree, and how it comes into being already split over the mesh."""
 
-import re
+from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recurrax.models import LanguageModel
+from recurrax.models import LanguageModel, parameters
+from recurrax.parameters import Parameter
 from train import sharding
 from train.config import OptimizerConfig, TrainConfig
-
-# Matrices are decayed; embeddings, norms, biases and what parametrises a recurrence are not.
-DECAYED = r"(^|/)(in_|out_)\w+$|(?<!conv)_kernel$"
 
 # Losses that the next one is compared with, where spikes are looked for.
 WINDOW = 128
@@ -46,13 +45,29 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW behind clipping by the global norm."""
+def make_optimizer(config: OptimizerConfig, declared: Mapping[str, Parameter] | None) -> optax.GradientTransformation:
+    """Return AdamW behind clipping by the global norm, with the decay and learning rates that parameters declare.
+
+    Args:
+      declared: `recurrax.models.parameters` of the model; its paths are those of the tree of parameters. None: of
+        parameters that no table declares, which are trained without weight decay.
+
+    Raises:
+      ValueError: weight decay of undeclared parameters.
+    """
+    if declared is None:
+        if config.weight_decay:
+            raise ValueError(f"weight_decay {config.weight_decay} must be 0 for parameters that no table declares")
+        declared = {}
 
     def decayed(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: bool(re.search(DECAYED, jax.tree_util.keystr(path, simple=True, separator="/"))), params
-        )
+        return _by_path(params, {path: parameter.is_decayed for path, parameter in declared.items()})
+
+    factors = {path: parameter.learning_rate for path, parameter in declared.items()}
+
+    def scaled(updates, params):
+        del params
+        return jax.tree.map(lambda update, factor: update * factor, updates, _by_path(updates, factors))
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -61,8 +76,16 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             b1=config.beta1,
             b2=config.beta2,
             weight_decay=config.weight_decay,
-            mask=decayed,
+            mask=decayed if declared else None,
         ),
+        *([optax.stateless(scaled)] if set(factors.values()) - {1.0} else []),
+    )
+
+
+def _by_path(params, values: Mapping[str, Any]):
+    """Return the tree of parameters with each leaf replaced by the value of its path."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], params
     )
 
 
@@ -72,9 +95,20 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     Raises:
       ValueError: the sharding rules do not fit the model.
     """
+    declared, whole = parameters(config.model), NamedSharding(mesh, PartitionSpec())
+    split = sharding.shardings(declared, mesh, sharding.parse_rules(config.mesh.rules))
     shapes = jax.eval_shape(lambda: _create(config))
-    split = sharding.shardings(shapes, mesh, sharding.parse_rules(config.mesh.rules))
-    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, split)
+    params = _by_path(shapes.params, split)
+    # The moments of a parameter are split like it.
+    opt_state = optax.tree.map_params(
+        make_optimizer(config.optimizer, declared),
+        lambda _, of_parameter: of_parameter,
+        shapes.opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    splits = jax.tree.map(lambda _: whole, shapes).replace(params=params, opt_state=opt_state)
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, splits)
 
 
 def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
@@ -87,5 +121,5 @@ def _create(config: TrainConfig) -> TrainState:
     tokens = jnp.zeros((1, 1), jnp.int32)
     params = LanguageModel(config.model).init(init_key, tokens)["params"]
     zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
-    opt_state = make_optimizer(config.optimizer).init(params)
+    opt_state = make_optimizer(config.optimizer, parameters(config.model)).init(params)
     return TrainState(step=zero, batch=zero, skipped=zero, recent=recent, params=params, opt_state=opt_state, key=key)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from recurrax.models import LanguageModel
+from recurrax.models import LanguageModel, parameters
 from train import precision, sharding, spikes
 from train.config import TrainConfig
 from train.state import TrainState, make_optimizer, make_schedule
@@ -34,15 +34,12 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     clipping; learning_rate; with on_nonfinite = "skip", skipped, the number of skipped steps so far; and with spike
     detection, batch, the number of the step's batch, and spike, whether its loss is a spike.
     """
-    model, optimizer, schedule = (
-        LanguageModel(config.model),
-        make_optimizer(config.optimizer),
-        make_schedule(config.optimizer),
-    )
+    model, declared = LanguageModel(config.model), parameters(config.model)
+    optimizer, schedule = make_optimizer(config.optimizer, declared), make_schedule(config.optimizer)
     parts = config.optimizer.accumulate
 
     def loss_sum(params, batch, key):
-        params = precision.for_products(params, config.precision)
+        params = precision.for_products(params, declared, config.precision)
         total, _, _ = negative_log_likelihood(model, params, batch, rngs={"dropout": key})
         return total
 

@@ -12,6 +12,7 @@ from recurrax.layers import RECURRENT
 from recurrax.mixers import Mixer, MixerConfig
 from recurrax.mixers.base import fan_in, zeros
 from recurrax.ops import linear, shift
+from recurrax.parameters import Parameter, reads, vector, writes
 
 orthogonal = nn.initializers.orthogonal()
 
@@ -91,10 +92,10 @@ class LSTMLayer(Mixer):
     def parameters(self, depth):
         width = self.config.width or self.dim
         return {
-            "in_kernel": (fan_in, (self.dim, self.gates * width)),
-            "recurrent_kernel": (orthogonal, (width, self.gates * width)),
-            "bias": (zeros, (self.gates * width,)),
-            "out_kernel": (fan_in, (width, self.dim)),
+            "in_kernel": reads(fan_in, self.dim, self.gates * width),
+            "recurrent_kernel": Parameter(orthogonal, (width, self.gates * width), (None, "heads")),
+            "bias": vector(zeros, self.gates * width),
+            "out_kernel": writes(fan_in, width, self.dim),
         }
 
 

@@ -13,6 +13,7 @@ from eval.tasks import models
 from eval.tasks.suite import Setting
 from eval.tasks.training import TEST_SEED, Trained, train
 from recurrax.mixers import MixerConfig
+from recurrax.models import parameters
 from recurrax.tasks import Example, Task
 
 
@@ -70,6 +71,7 @@ def fit(setting: Setting, model, seeds: tuple[int, ...]) -> Trained:
         batch_size=setting.batch_size,
         learning_rate=setting.learning_rate,
         weight_decay=setting.weight_decay,
+        declared=parameters(model, input_dim=first.inputs.shape[2] if first.inputs.ndim == 3 else None),
         lengths=setting.curriculum,
     )
 

@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
 import optax
 
+from recurrax.parameters import Parameter
 from recurrax.tasks import Example, Task
 from recurrax.types import Params
 from train.config import OptimizerConfig
@@ -37,12 +38,14 @@ def train(
     steps: int,
     batch_size: int,
     learning_rate: float,
-    weight_decay: float = 0.01,
+    weight_decay: float = 0.0,
+    declared: Mapping[str, Parameter] | None = None,
     lengths: tuple[int, ...] = (),
 ) -> Trained:
     """AdamW on sequences that never come twice (but where a data set ends), every seed with its own.
 
-    `lengths` is a curriculum: each is trained on for an equal part of the steps, instead of the task's own.
+    `declared` says what the parameters are, by path; None: no weight decay. `lengths` is a curriculum: each is trained
+    on for an equal part of the steps, instead of the task's own.
 
     Raises:
       FloatingPointError: the loss of a seed was not finite.
@@ -55,7 +58,8 @@ def train(
             final_fraction=0.02,
             weight_decay=weight_decay,
             beta2=0.98,
-        )
+        ),
+        declared,
     )
 
     def create(seed):

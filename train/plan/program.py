@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
-from recurrax.models import LanguageModel
+from recurrax.models import LanguageModel, parameters
 from train import precision, sharding
 from train.config import TrainConfig
 from train.plan.cost import Cost, program_cost
@@ -141,11 +141,11 @@ def _bytes(tree) -> int:
 
 def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     """Bytes on one device that the backward pass of one slice of the batch waits for: the residuals of jax.vjp."""
-    model = LanguageModel(config.model)
+    model, declared = LanguageModel(config.model), parameters(config.model)
 
     def loss(params, batch, key):
-        params = precision.for_products(params, config.precision)
-        return negative_log_likelihood(model, params, batch, rngs={"step": key})[0]
+        params = precision.for_products(params, declared, config.precision)
+        return negative_log_likelihood(model, params, batch, rngs={"dropout": key})[0]
 
     def residuals(params, batch, key):
         with sharding.on(mesh):
