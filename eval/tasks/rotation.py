@@ -19,6 +19,7 @@ from recurrax.layers import RECURRENT
 from recurrax.mixers import Mixer, MixerConfig
 from recurrax.mixers.base import fan_in
 from recurrax.ops import diagonal_scan, linear, shift
+from recurrax.parameters import rate, reads, writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,8 @@ class RotationLayer(Mixer):
     def parameters(self, depth):
         n, d = self.config.state_dim, self.dim
         return {
-            "angle_kernel": (fan_in, (d, n)),
-            "angle_bias": (nn.initializers.uniform(2 * math.pi), (n,)),
-            **{f"in_{part}": (fan_in, (d, n)) for part in ("real", "imag")},
-            **{f"out_{part}": (fan_in, (n, d)) for part in ("real", "imag")},
+            "angle_kernel": reads(fan_in, d, n),
+            "angle_bias": rate(nn.initializers.uniform(2 * math.pi), n),
+            **{f"in_{part}": reads(fan_in, d, n) for part in ("real", "imag")},
+            **{f"out_{part}": writes(fan_in, n, d) for part in ("real", "imag")},
         }
