@@ -30,6 +30,7 @@ from recurrax.mixers import (
 from recurrax.mixers.base import Mixer, fan_in
 from recurrax.mixers.marks import mark
 from recurrax.models import Classifier, ClassifierConfig, LanguageModel, LanguageModelConfig, Regressor, RegressorConfig
+from recurrax.parameters import reads, writes
 from recurrax.projections import ChannelMix
 
 # Cases whose options change nothing between values and what is mixed.
@@ -147,7 +148,7 @@ class Toy(MixerConfig):
 
 class ToyLayer(Mixer):
     def parameters(self, depth):
-        return {"in_v": (fan_in, (self.dim, self.dim)), "out_kernel": (fan_in, (self.dim, self.dim))}
+        return {"in_v": reads(fan_in, self.dim, self.dim), "out_kernel": writes(fan_in, self.dim, self.dim)}
 
     def run(self, params, x, state, **_):
         return self.config.mixed(x @ params["in_v"]) @ params["out_kernel"], self.init_state(len(x))
