@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax import checks
+from recurrax import checks, sites
 from recurrax.parameters import Parameter, declare
 from recurrax.types import Dtype, Params, Reset, Scalar, State
 
@@ -149,9 +149,8 @@ class Layer(nn.Module):
         if state is not None:
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure(type(self.config).__name__, state, want)
-        # Does nothing unless the caller makes the collection mutable: `recurrax.probes` examines single layers with it.
-        self.sow("intermediates", "given", (x, shared))
-        return self.run(self.declare(depth), x, state, reset=reset, depth=depth, shared=shared)
+        with sites.layer(self, depth.index):
+            return self.run(self.declare(depth), x, state, reset=reset, depth=depth, shared=shared)
 
     def run(self, params, x, state, *, reset, depth, shared):
         """Call the function; layers that use `depth` or `shared` override this."""

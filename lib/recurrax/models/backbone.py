@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax import checks
+from recurrax import checks, sites
 from recurrax.layers import Depth, LayerConfig
 from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models.block import Block, BlockConfig
@@ -201,7 +201,7 @@ class Backbone(nn.Module):
         if layout.repeats:
             scanned = nn.scan(
                 group,
-                variable_axes={"params": 0, "intermediates": 0},
+                variable_axes={"params": 0, sites.COLLECTION: 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast, 0),
                 length=layout.repeats,
@@ -213,7 +213,8 @@ class Backbone(nn.Module):
         if layout.rest:
             number = jnp.float32(config.num_layers - len(layout.rest))
             carry, after["rest"] = single(config, layout.rest, name="rest")(carry, states["rest"], reset, number)
-        return Norm(config.norm, config.norm_eps, config.dtype)("norm", carry[0]), after
+        y = Norm(config.norm, config.norm_eps, config.dtype)("norm", carry[0])
+        return sites.visit(self, "final_norm", y), after
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token."""

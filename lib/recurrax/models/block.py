@@ -8,12 +8,13 @@ where f is the mixer and then the projection. r and s are 1 by default.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recurrax import checks
+from recurrax import checks, sites
 from recurrax.layers import Depth, LayerConfig
 from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models.dropout import drop, layer_drop_rate
@@ -85,16 +86,23 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], Array | None, State]:
         config, after = self.config, {}
         weights = {"mixer": config.mixer_weights, "projection": config.projection_weights}
+        between = {"mixer": "stream_before", "projection": "stream_between"}
+        visit = functools.partial(sites.visit, self, index=depth.index)
         training = self.has_rng("dropout")
         skip_key = self.make_rng("dropout") if training and self.layer_drop else None  # one decision for both layers
         for name, layer_config in config.layers.items():
             layer = layer_config.layer(self.dim, jnp.dtype(self.norm.dtype), name=name)
             before = None if state is None else state[name]
+            x = visit(between[name], x)
             stream = self.norm(f"{name}_norm", x) if config.order == "normed_residual" else x
             given = self.norm(f"{name}_norm", x) if config.order == "pre_norm" else stream
-            y, after[name] = layer(given, before, reset=reset, depth=depth, shared=shared)
+            given, below = visit(f"{name}/input", given), shared
+            if layer_config.uses_value_residual:
+                below = visit(f"{name}/value_residual", shared)
+            y, after[name] = layer(given, before, reset=reset, depth=depth, shared=below)
             if self.shares:
                 shared = layer.shared(given, before, reset, shared)
+            after[name], y = visit(f"{name}/state", after[name]), visit(f"{name}/output", y)
             if config.order == "post_norm":
                 y = self.norm(f"{name}_norm", y)
             if training and self.dropout:
@@ -102,7 +110,7 @@ class Block(nn.Module):
             if skip_key is not None:
                 y = drop(skip_key, y, layer_drop_rate(self.layer_drop, depth), (y.shape[0], 1, 1))
             x = weighted_sum(weights[name], stream, y)
-        return placed(x, "B T"), shared, after
+        return placed(visit("stream_after", x), "B T"), shared, after
 
 
 def weighted_sum(weights: tuple[float, float], stream: Array, y: Array) -> Array:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from recurrax import checks
+from recurrax import checks, sites
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.norms import Norm
 from recurrax.models.tokens import indices
@@ -88,12 +88,13 @@ class LanguageModel(nn.Module):
         x = placed(x.astype(config.dtype) * scale, "B T")
         if config.embedding_norm:
             x = Norm(config.norm, config.norm_eps, config.dtype)("embedding_norm", x)
+        x = sites.visit(self, "embedding", x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
         head = table.T if config.tied_head else params["out_kernel"]
         logits = contract("btd,dv->btv", x, head, jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)
-        return placed(logits, "B T H"), state
+        return placed(sites.visit(self, "logits", logits), "B T H"), state
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token of `batch_size` sequences."""

@@ -1,12 +1,13 @@
 """Provide the classifier and the regressor, which compute one vector, or one per step, from the backbone's outputs."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
-from recurrax import checks
+from recurrax import checks, sites
 from recurrax.models.backbone import Backbone, BackboneConfig
 from recurrax.models.embeddings import Affine, Embedding
 from recurrax.models.tokens import indices
@@ -62,6 +63,9 @@ class _Readout(nn.Module):
 
     config: ReadoutConfig
 
+    outputs: ClassVar[str]
+    """The name of the outputs for `recurrax.probes`."""
+
     @nn.compact
     def __call__(
         self,
@@ -89,6 +93,7 @@ class _Readout(nn.Module):
         else:
             embedding = Embedding(config.vocab_size, config.dim, name="embedding")
             x = embedding(indices(inputs, config.vocab_size)).astype(config.dtype)
+        x = sites.visit(self, "embedding", x)
         x, state = Backbone(config, name="backbone")(x, state, reset=reset)
         x = x.astype(jnp.float32)
         if config.pooling == "last":
@@ -97,7 +102,8 @@ class _Readout(nn.Module):
             weights = jnp.ones(x.shape[:2], x.dtype) if mask is None else jnp.asarray(mask, jnp.float32)
             # A step of weight 0 is left out, even if it is NaN.
             x = jnp.where(weights[..., None] == 0, 0, x * weights[..., None]).sum(1) / weights.sum(1)[:, None]
-        return Affine(config.num_outputs, ("embed", "outputs"), "head", name="out_head")(x), state
+        outputs = Affine(config.num_outputs, ("embed", "outputs"), "head", name="out_head")(x)
+        return sites.visit(self, self.outputs, outputs), state
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first step of `batch_size` sequences."""
@@ -108,9 +114,11 @@ class Classifier(_Readout):
     """Compute logits of `num_classes` classes from a sequence of tokens or vectors."""
 
     config: ClassifierConfig
+    outputs = "logits"
 
 
 class Regressor(_Readout):
     """Compute `num_targets` real numbers from a sequence of tokens or vectors."""
 
     config: RegressorConfig
+    outputs = "predictions"

@@ -1,8 +1,10 @@
-"""Looking into trained models: what a layer's state remembers, and which tokens it mixes into which."""
+"""Probes of trained models: record and replace arrays within them, implicit attention, and reports of states."""
 
+from recurrax.probes.anatomy import names
 from recurrax.probes.attention import LayerAttention, implicit_attention
 from recurrax.probes.plots import plot_attention, plot_eigenvalues
 from recurrax.probes.reconstruction import linear_reconstruction
+from recurrax.probes.recording import intervene, record
 from recurrax.probes.report import LayerState, StateReport, effective_rank, state_report
 
 __all__ = [
@@ -11,8 +13,11 @@ __all__ = [
     "StateReport",
     "effective_rank",
     "implicit_attention",
+    "intervene",
     "linear_reconstruction",
+    "names",
     "plot_attention",
     "plot_eigenvalues",
+    "record",
     "state_report",
 ]

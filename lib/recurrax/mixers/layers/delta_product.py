@@ -95,6 +95,7 @@ def delta_product(
         log_decay = mark("log_decay", log_decay)
     q, k = parts.unit_norm(q), mark("keys", parts.unit_norm(k))
     o, after["s"] = delta_product_op(q, k, v, beta, log_decay, state["s"], reset=reset)
+    after["s"] = mark("matrix_state", after["s"])
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     if config.output_gate:
         o = o * jax.nn.silu(linear(x, params["in_gate"]))

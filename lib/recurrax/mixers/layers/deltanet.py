@@ -77,6 +77,7 @@ def deltanet(
     beta = step_size(linear(x, params["in_beta"]), config.negative_eigenvalues)
     q, k = parts.unit_norm(q), mark("keys", parts.unit_norm(k))
     o, after["s"] = delta_rule(q, k, v, beta, None, state["s"], reset=reset)
+    after["s"] = mark("matrix_state", after["s"])
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     if config.output_gate:
         o = o * jax.nn.silu(linear(x, params["in_gate"]))

@@ -97,6 +97,7 @@ def gated_deltanet(
     beta = step_size(linear(x, params["in_beta"]), config.negative_eigenvalues)
     log_decay = mark("log_decay", gates.log_decay(linear(x, params["in_decay"]), params["a_log"], params["dt_bias"]))
     o, after["s"] = delta_rule(q, k, v, beta, log_decay, state["s"], reset=reset)
+    after["s"] = mark("matrix_state", after["s"])
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     return linear(mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"]))), params["out_kernel"]), after
 

@@ -95,6 +95,7 @@ def gla(
         share = config.num_heads // config.kv_heads
         k, v, log_decay = (jnp.repeat(array, share, axis=2) for array in (k, v, log_decay))
     o, after["s"] = linear_attention(q, k, v, mark("log_decay", log_decay), state["s"], reset=reset)
+    after["s"] = mark("matrix_state", after["s"])
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     return linear(mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"]))), params["out_kernel"]), after
 

@@ -71,7 +71,7 @@ def hgrn2(
     )
     o, s = linear_attention(q, k, v, log_f, None if state is None else state["s"], reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(mark("mixed", o), params["out_kernel"]), {"s": s}
+    return linear(mark("mixed", o), params["out_kernel"]), {"s": mark("matrix_state", s)}
 
 
 class HGRN2Layer(Mixer):

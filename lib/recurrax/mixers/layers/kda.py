@@ -96,6 +96,7 @@ def kda(
         log_decay = config.lower_bound * jax.nn.sigmoid(jnp.exp(upcast(a_log))[None, None] * logits)
     q, k, log_decay = parts.unit_norm(q), mark("keys", parts.unit_norm(k)), mark("log_decay", log_decay)
     o, after["s"] = delta_rule(q, k, v, beta, log_decay, state["s"], reset=reset)
+    after["s"] = mark("matrix_state", after["s"])
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     gate = linear(x, params["in_gate"])
     if not config.full_rank_gate:

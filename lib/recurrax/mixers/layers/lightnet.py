@@ -76,7 +76,7 @@ def lightnet(
     o, s = linear_attention(q, k, v, log_decay, state and state["s"], reset=reset)
     gate = linear(linear(x, params["in_gate"]), params["gate_kernel"])
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(mark("mixed", o * jax.nn.silu(gate)), params["out_kernel"]), {"s": s, "z": z}
+    return linear(mark("mixed", o * jax.nn.silu(gate)), params["out_kernel"]), {"s": mark("matrix_state", s), "z": z}
 
 
 def _summarise(run, given, state):

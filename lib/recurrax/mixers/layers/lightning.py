@@ -68,7 +68,7 @@ def lightning(
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
     o = mark("mixed", o * mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"]))))
-    return linear(o, params["out_kernel"]), {"s": s}
+    return linear(o, params["out_kernel"]), {"s": mark("matrix_state", s)}
 
 
 class LightningLayer(Mixer):

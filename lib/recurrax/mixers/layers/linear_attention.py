@@ -94,7 +94,7 @@ def linear_attention(
         o = (o[..., :-1] / mark("coefficients", o[..., -1:] + config.eps)).astype(x.dtype)
     else:
         o, s = ops.linear_attention(q, k, v, None, s, reset=reset)
-    return ops.linear(mark("mixed", parts.merge(o)), params["out_kernel"]), {"s": s}
+    return ops.linear(mark("mixed", parts.merge(o)), params["out_kernel"]), {"s": mark("matrix_state", s)}
 
 
 class LinearAttentionLayer(Mixer):

@@ -102,7 +102,7 @@ def mamba2(
     o = parts.merge(o + scale(u, params["skip"][:, None]))
     o = parts.heads(o * jax.nn.silu(linear(x, params["in_gate"])), config.num_groups)
     o = scale(parts.merge(parts.rms_norm(o, None, config.norm_eps)), params["norm_scale"])
-    return linear(mark("mixed", o), params["out_kernel"]), {"s": s, "conv": conv}
+    return linear(mark("mixed", o), params["out_kernel"]), {"s": mark("matrix_state", s), "conv": conv}
 
 
 class Mamba2Layer(Mixer):

@@ -92,7 +92,7 @@ def mlstm(
     else:
         k = (upcast(k) * mark("input_gate", jax.nn.sigmoid(log_i))[..., None]).astype(k.dtype)
         h, c = linear_attention(q, k, v, log_f, None if state is None else state["c"], reset=reset)
-        state = {"c": c}
+        state = {"c": mark("matrix_state", c)}
     h = scale(parts.merge(parts.layer_norm(h, eps=config.norm_eps)), params["norm_scale"])
     gate = mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"])))
     return linear(mark("mixed", gate * h), params["out_kernel"]), state
@@ -116,7 +116,7 @@ def _stabilized(q, k, v, log_f, log_i, state, eps, reset):
     h, c = linear_attention(upcast(q), k, v, log_decay, None if state is None else state["c"], reset=reset)
     floor = jnp.exp(-m)[..., None]
     h = h[..., :-1] / mark("coefficients", jnp.maximum(jnp.abs(h[..., -1:]), floor) + eps)
-    return h.astype(q.dtype), {"c": c, "m": last}
+    return h.astype(q.dtype), {"c": mark("matrix_state", c), "m": last}
 
 
 def _summarise(run, given, state):

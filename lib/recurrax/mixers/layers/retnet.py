@@ -75,7 +75,7 @@ def retnet(
     o, s = linear_attention(q, k, v, log_decay, None if state is None else state["s"], reset=reset)
     o = parts.merge(parts.rms_norm(o, params["norm_scale"], config.norm_eps))
     y = linear(mark("mixed", o * jax.nn.silu(linear(x, params["in_gate"]))), params["out_kernel"])
-    return y, {"s": rotary.turn_state(s, frequency, -x.shape[1])}
+    return y, {"s": mark("matrix_state", rotary.turn_state(s, frequency, -x.shape[1]))}
 
 
 class RetNetLayer(Mixer):

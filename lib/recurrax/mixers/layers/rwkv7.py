@@ -145,7 +145,7 @@ def rwkv7(
     o = o * upcast(params["norm_scale"])[None, None] + upcast(params["norm_bias"])[None, None]
     match = (upcast(r) * upcast(k) * upcast(params["bonus"])[None, None]).sum(-1, keepdims=True)
     o = (o + parts.merge(match * upcast(v))).astype(dtype)
-    return linear(mark("mixed", o * gate), params["out_kernel"]), {"last": last, "s": s}
+    return linear(mark("mixed", o * gate), params["out_kernel"]), {"last": last, "s": mark("matrix_state", s)}
 
 
 def rwkv7_value(

@@ -65,7 +65,7 @@ def transnormer(
     v = mark("values", v)
     o, s = linear_attention(q, k, v, None, None if state is None else state["s"], scale=1.0, reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
-    return linear(mark("mixed", o), params["out_kernel"]), {"s": s}
+    return linear(mark("mixed", o), params["out_kernel"]), {"s": mark("matrix_state", s)}
 
 
 class TransNormerLayer(Mixer):

@@ -74,7 +74,7 @@ def transnormer_llm(
     if config.lrpe:
         s = rotary.turn_state(s, params["theta"], -x.shape[1])
     o = parts.rms_norm(parts.merge(o), None, config.norm_eps)
-    return linear(mark("mixed", o * linear(x, params["in_gate"])), params["out_kernel"]), {"s": s}
+    return linear(mark("mixed", o * linear(x, params["in_gate"])), params["out_kernel"]), {"s": mark("matrix_state", s)}
 
 
 # Run per shard, so that devices sum the gradients of theta; XLA alone would sum those of every token's angles.

@@ -15,6 +15,7 @@ from recurrax.layers import Layer
 from recurrax.mixers import parts
 from recurrax.mixers.base import fan_in
 from recurrax.mixers.layers.rwkv7 import mix, token_mix
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear
 from recurrax.parameters import reads, writes
 from recurrax.projections.base import ACTIVATIONS, ProjectionConfig
@@ -46,7 +47,7 @@ def channel_mix(
     """Return relu(x' W_in)^2 W_out of shifted tokens x', and the state, the last input in float32."""
     shifted, state = parts.token_shift(x, state, reset=reset)
     hidden = ACTIVATIONS[config.activation](linear(mix(params["mix"], x, shifted), params["in_kernel"]))
-    return linear(hidden, params["out_kernel"]), state
+    return linear(mark("hidden", hidden), params["out_kernel"]), state
 
 
 class ChannelMixLayer(Layer):

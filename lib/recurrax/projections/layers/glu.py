@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.mixers.base import fan_in, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
 from recurrax.parameters import reads, vector, writes
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
@@ -33,7 +34,7 @@ def glu(params: Params, x: Float[Array, "B T D"], config: GLU) -> Float[Array, "
         return shift(y, params[bias]) if config.bias else y
 
     gate = ACTIVATIONS[config.activation](affine(x, "in_gate", "bias_gate"))
-    return affine(gate * affine(x, "in_kernel", "bias_in"), "out_kernel", "bias_out")
+    return affine(mark("hidden", gate * affine(x, "in_kernel", "bias_in")), "out_kernel", "bias_out")
 
 
 class GLULayer(Projection):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.mixers.base import fan_in, zeros
+from recurrax.mixers.marks import mark
 from recurrax.ops import linear, shift
 from recurrax.parameters import reads, vector, writes
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
@@ -23,7 +24,7 @@ class MLP(ProjectionConfig):
 def mlp(params: Params, x: Float[Array, "B T D"], config: MLP) -> Float[Array, "B T D"]:
     """Return act(x W_in + b) W_out."""
     hidden = shift(linear(x, params["in_kernel"]), params["bias"])
-    return linear(ACTIVATIONS[config.activation](hidden), params["out_kernel"])
+    return linear(mark("hidden", ACTIVATIONS[config.activation](hidden)), params["out_kernel"])
 
 
 class MLPLayer(Projection):
