@@ -31,7 +31,7 @@ def random_params(config):
 
 
 def attend(config, params=None, reset=None, chunk_size=64):
-    """Attention, marks and last state of one layer in float64, and the layer's parameters and input."""
+    """Attention and marks of one layer in float64, and the layer's parameters and input."""
     params, x = random_params(config) if params is None else params, draw(BATCH, LENGTH, DIM, seed=99)
     with jax.enable_x64(True):
         given = Given("0", config, jax.tree.map(jnp.asarray, params), jnp.asarray(x), None)

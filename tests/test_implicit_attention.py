@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ READ_OUT = (LRU, S5, HGRN, LMU, S4D, S4, LSSL)
 
 @pytest.mark.parametrize("name", CASES)
 def test_matrix_times_values_is_what_the_layer_mixes_and_so_its_output(name):
-    layer, _, _, params, x = attend(CASES[name].config)
+    layer, _, params, x = attend(CASES[name].config)
     assert layer.matrix.dtype in (np.float64, np.complex128)
     assert error(apply(layer), layer.mixed) <= FLOAT64
     assert np.abs(layer.matrix).max() > 0.05
@@ -63,7 +64,7 @@ def test_every_mixer_of_the_library_is_in_the_table():
 
 
 def test_lru_by_hand():
-    layer, _, _, p, x = attend(LRU(state_dim=3))
+    layer, _, p, x = attend(LRU(state_dim=3))
     a = np.exp(-np.exp(p["nu_log"]) + 1j * np.exp(p["theta_log"]))
     power = np.maximum(layer.distance, 0)
     want = np.where(layer.distance >= 0, np.exp(p["gamma_log"])[:, None, None] * a[:, None, None] ** power, 0)
@@ -74,7 +75,7 @@ def test_lru_by_hand():
 
 def test_gla_by_hand():
     config = GLA(num_heads=4, num_kv_heads=2, head_dim=3, value_head_dim=2, gate_rank=2, conv_width=3)
-    layer, _, _, p, x = attend(config)
+    layer, _, p, x = attend(config)
     for b in range(BATCH):
         qkv = {n: x[b] @ p[f"in_{n}"] for n in "qkv"}
         assert error(layer.values[b].reshape(LENGTH, 4, 2)[:, ::2], qkv["v"].reshape(LENGTH, 2, 2)) <= FLOAT64
@@ -99,7 +100,7 @@ def test_gla_by_hand():
 
 def test_mamba_by_hand():
     config = Mamba(width=5, state_dim=3, dt_rank=2)
-    layer, _, _, p, x = attend(config)
+    layer, _, p, x = attend(config)
     a = -np.exp(p["a_log"])
     for b in range(BATCH):
         before = np.einsum("tse,se->te", convolved(p["conv_u"]), x[b] @ p["in_u"]) + p["conv_u_bias"]
@@ -176,6 +177,17 @@ class Centred(Toy):
         return mark("mixed", v - v.mean(-1, keepdims=True))
 
 
+class Declared(Centred):
+    capabilities = RECURRENT._replace(linear_in_values=False)
+
+
+class Gated(Squared):
+    def mixed(self, v):
+        mark("log_decay", jnp.full_like(v, -0.5))
+        mark("matrix_state", jnp.broadcast_to(jnp.eye(DIM), (len(v), 1, DIM, DIM)))
+        return super().mixed(v)
+
+
 class Selected(Toy):
     def mixed(self, v):
         v = mark("values", v)
@@ -188,12 +200,36 @@ class Selected(Toy):
         (Unmarked(), r"Unmarked\(\) does not mark its values"),
         (Squared(), r"Squared\(\): mul of two arrays that both depend on the values"),
         (Inverse(), r"Inverse\(\): div of two arrays that both depend on the values"),
-        (Centred(), r"Centred\(\) is not linear in its values, but off by"),
+        (Centred(), r"Centred\(\) is not linear in its values: the matrix misses the mixed values by"),
+        (Declared(), "its config declares linear_in_values=False"),
     ],
 )
-def test_a_layer_that_is_not_linear_in_its_values_is_refused_by_name(config, message):
-    with pytest.raises(ValueError, match=message):
-        attend(config)
+def test_nonlinear_layer_has_a_reason_and_no_matrix(config, message):
+    layer, marks, *_ = attend(config)
+    assert re.search(message, layer.reason)
+    assert layer.matrix is layer.values is layer.offset is layer.mixed is None
+    assert ("values" in marks) == (type(config) is not Unmarked)
+    with pytest.raises(ValueError, match=f"0 has no implicit attention: .*{message}"):
+        layer.heads  # noqa: B018
+
+
+def test_nonlinear_layer_leaves_the_report_of_others():
+    """A layer without a matrix keeps its row, with rank and half-life; the other layers keep theirs."""
+    model = LanguageModel(
+        LanguageModelConfig(dim=DIM, num_layers=2, pattern=(Gated(), GLA(num_heads=2)), projection=None, vocab_size=11)
+    )
+    params = jax.jit(model.init)(jax.random.key(1), TOKENS)
+    toy, linear = probes.implicit_attention(model, params, TOKENS)
+    assert toy.reason
+    assert toy.matrix is None
+    assert error(apply(linear), linear.mixed) <= 1e-6
+    report = probes.state_report(model, params, TOKENS)
+    assert report.layers[0].reach is None
+    assert report.layers[0].not_linear == toy.reason
+    np.testing.assert_allclose(report.layers[0].half_life, np.full((3, 1), np.log(2) / 0.5), rtol=1e-6)
+    np.testing.assert_allclose(report.layers[0].effective_rank, [DIM], rtol=1e-5)
+    assert report.layers[1].reach.shape == (2,)
+    assert "not linear in its values" in str(report).splitlines()[2]
 
 
 def test_a_choice_between_values_is_the_one_that_was_made():

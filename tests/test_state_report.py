@@ -80,7 +80,7 @@ def test_report_of_fixed_transitions():
 
 
 def test_report_of_decays_that_look_at_the_input():
-    _, marks, _, p, x = attend(Mamba(width=5, state_dim=3, dt_rank=2))
+    _, marks, p, x = attend(Mamba(width=5, state_dim=3, dt_rank=2))
     before = np.einsum("tse,bse->bte", convolved(p["conv_u"]), x @ p["in_u"]) + p["conv_u_bias"]
     dt = softplus((silu(before) @ p["select_kernel"])[..., :2] @ p["dt_kernel"] + p["dt_bias"])
     np.testing.assert_allclose(marks["step"][0][..., None] * marks["rate"][0], -dt[..., None] * np.exp(p["a_log"]))
@@ -92,7 +92,7 @@ def test_report_of_decays_that_look_at_the_input():
 
 def test_report_of_delta_rules_and_gates():
     config = DeltaNet(num_heads=2, negative_eigenvalues=True)
-    _, marks, _, p, x = attend(config)
+    _, marks, p, x = attend(config)
     want = 2 * sigmoid(x @ p["in_beta"])
     np.testing.assert_allclose(marks["beta"][0], want)
     (layer,) = report_of(config)[0].layers
@@ -101,7 +101,7 @@ def test_report_of_delta_rules_and_gates():
     assert layer.half_life is None
 
     config = Lightning(num_heads=2)
-    _, marks, _, p, x = attend(config)
+    _, marks, p, x = attend(config)
     gate = sigmoid(x @ p["in_gate"])
     np.testing.assert_allclose(marks["output_gate"][0], gate)
     (layer,) = report_of(config)[0].layers

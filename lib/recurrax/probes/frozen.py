@@ -1,9 +1,8 @@
-"""A layer's program run on other values, everything that was computed from the true ones taken as given.
+"""Linearise a layer in its values: re-run its program while every nonlinearity keeps the output of the original run.
 
-With gates, keys and norms as coefficients a layer is linear in its values (`recurrax.mixers.marks`). So its program is
-run as it is and, beside that, on values put in the place of the true ones. In this second run a nonlinear function, a
-comparison or a marked coefficient gives what it gave in the first; all else is computed anew. No formula is written
-twice.
+With gates, keys and norms as coefficients a layer is linear in its values (`recurrax.mixers.marks`). Its program is run
+as it is and, beside that, on substitute values. In this second run a nonlinear function, a comparison or a marked
+coefficient keeps the output of the first; everything else is computed anew. So no formula is written twice.
 """
 
 from collections.abc import Callable
@@ -22,8 +21,8 @@ CALLS = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-"""Calls whose programs are looked into, and where they have them. Loops and functions with a backward pass of their own
-are run as they are: the recurrences, linear in what is written into their states."""
+"""Primitives that call a program, which is examined, and the parameter that holds it. Loops and functions with a custom
+backward pass are run as they are: these are the recurrences, which are linear in what they write into their states."""
 
 NONLINEAR = (
     {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "erf", "erfc", "erf_inv", "digamma", "lgamma"}
@@ -34,36 +33,41 @@ NONLINEAR = (
 PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
 
 
+class NotLinear(ValueError):
+    """A layer is not linear in its values."""
+
+
 class Both(NamedTuple):
-    """What an array is, and what it is in the second run: None where it does not depend on the values."""
+    """An array in the original run and in the second one, there None if it does not depend on the values."""
 
     true: Any  # an array, or a constant of the program in JAX's own wrapping
     moved: Array | None = None
 
     @property
     def second(self) -> Any:
+        """The array of the second run."""
         return self.true if self.moved is None else self.moved
 
 
 class FrozenRun:
-    """Runs a program; afterwards `marks` holds the marked arrays by their names, and `mixed` both of what is mixed.
+    """Run a program on substitute values; afterwards `mixed` is the marked array of the second run.
 
     Args:
-      owner: named in errors.
-      put: (the mark's name, the true values) -> those of the second run. None: there is no second run.
+      owner: the layer's name in errors.
+      substitute: (name of the mark, values of the original run) -> values of the second run.
     """
 
-    def __init__(self, owner: str, put: Callable[[str, Array], Array] | None = None):
-        self.owner, self.put = owner, put
-        self.marks, self.mixed = {}, None
+    def __init__(self, owner: str, substitute: Callable[[str, Array], Array]):
+        self.owner, self.substitute = owner, substitute
+        self.mixed: Array | None = None
 
-    def __call__(self, program: ClosedJaxpr, *arguments: Array) -> list[Array]:
-        """The program's results.
+    def __call__(self, program: ClosedJaxpr, *arguments: Array) -> None:
+        """Run the program.
 
         Raises:
-          ValueError: a product or quotient in which both factors depend on the values.
+          NotLinear: a product or quotient in which both factors depend on the values.
         """
-        return [out.true for out in self._run(program.jaxpr, program.consts, [Both(a) for a in arguments])]
+        self._run(program.jaxpr, program.consts, [Both(a) for a in arguments])
 
     def _run(self, jaxpr, consts, arguments):
         known = dict(zip(jaxpr.constvars, map(Both, consts), strict=True))
@@ -83,23 +87,22 @@ class FrozenRun:
         return [Both(v.val) if hasattr(v, "val") else known[v] for v in jaxpr.outvars]
 
     def _marked(self, name, x):
-        self.marks.setdefault(name, []).append(x.true)
-        if name.startswith("values") and self.put is not None:
-            return Both(x.true, self.put(name, x.true))
+        if name.startswith("values"):
+            return Both(x.true, self.substitute(name, x.true))
         if name == "mixed":
-            self.mixed = x
+            self.mixed = x.second
         return Both(x.true) if name == "coefficients" else x
 
     def _moved(self, jaxpr, equation, inputs, true):
-        """The outputs of the second run."""
+        """Return the outputs of the second run."""
         name, depends = equation.primitive.name, [x.moved is not None for x in inputs]
         if not any(depends) or name in NONLINEAR:
             return [None] * len(true)
         if (name in PRODUCTS and sum(depends) > 1) or (name == "div" and depends[1]):
-            raise ValueError(
+            raise NotLinear(
                 f"{self.owner}: {name} of two arrays that both depend on the values; mark one of them as coefficients"
             )
-        if name in ("max", "min"):  # which of the two it is does not change
+        if name in ("max", "min"):  # the choice between the two is that of the original run
             a, b = inputs
             first = a.true >= b.true if name == "max" else a.true <= b.true
             return [jnp.where(first, a.second, b.second)]
@@ -108,7 +111,7 @@ class FrozenRun:
 
 
 def _evaluate(jaxpr, equation, inputs):
-    """One equation's outputs, by the program that is this equation alone."""
+    """Return one equation's outputs, by a program of this equation alone."""
     variables = {v: x for v, x in zip(equation.invars, inputs, strict=True) if not hasattr(v, "val")}
     alone = jaxpr.replace(constvars=[], invars=list(variables), outvars=equation.outvars, eqns=[equation])
     return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*variables.values())

@@ -1,4 +1,4 @@
-"""What each layer's state does on given sequences: how full it is, how long it keeps, how its transition turns.
+"""Report what each layer's state does on given sequences: its rank, its memory, the eigenvalues of its transition.
 
     effective rank   exp(- sum_i p_i ln p_i), p the singular values of a matrix state over their sum
     half-life        ln 2 / -log a, in tokens, of a decay a
@@ -6,7 +6,9 @@
     eigenvalues      of the transition from one state to the next
     saturation       share of a sigmoid gate's values below 0.05 or above 0.95
 
-Effective rank is that of Roy and Vetterli (EUSIPCO 2007), reach a mean over implicit attention (arXiv 2405.16504).
+Effective rank is defined by Roy and Vetterli (EUSIPCO 2007); reach is a mean over implicit attention (arXiv 2405.16504)
+and exists for layers that are linear in their values. All else is computed from the arrays that a layer's formula marks
+(`recurrax.mixers.marks`).
 """
 
 import dataclasses
@@ -26,27 +28,31 @@ SHUT, OPEN = 0.05, 0.95
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerState:
-    """One layer's figures; None, or no entry, where it has no such thing."""
+    """One layer's figures; None, or no entry, for what the layer does not have."""
 
     name: str
-    """The number of the block from below, and which mixer it is: "3_gla"."""
+    """The number of the block from the bottom, and type of the mixer: "3_gla"."""
     config: MixerConfig
-    reach: Float[np.ndarray, " H"]
-    """Mean distance that a head looks back, in tokens, over all sequences, tokens and channels."""
+    reach: Float[np.ndarray, " H"] | None
+    """Mean distance that a head looks back, in tokens, over all sequences, tokens and channels; None for a layer that
+    is not linear in its values."""
+    not_linear: str | None
+    """Why the layer is not linear in its values; None if it is."""
     effective_rank: Float[np.ndarray, " H"] | None
-    """Of each head's matrix state after the last token, with the column of a normalizer; mean over sequences."""
+    """Effective rank of each head's matrix state after the last token, including the column of a normalizer; mean over
+    sequences."""
     half_life: Float[np.ndarray, "3 H"] | None
-    """In tokens, inf where nothing decays: the QUANTILES of each head, over sequences, tokens and channels."""
+    """The QUANTILES of each head's half-lives over sequences, tokens and channels, in tokens; inf without decay."""
     eigenvalues: dict[str, Inexact[np.ndarray, "..."]]
-    """"transition": all of a diagonal or fixed transition, complex; "decay": e^{g} of each token and channel; "delta":
-    1 - beta |k|^2 along the key of each token, 1 + a . b in RWKV-7."""
+    """"transition": all eigenvalues of a diagonal or fixed transition, complex; "decay": e^{g} of each token and
+    channel; "delta": 1 - beta |k|^2 along the key of each token, 1 + a . b in RWKV-7."""
     saturation: dict[str, float]
-    """By the gate's name: "output_gate", "input_gate" and so on."""
+    """The share of saturated values by the gate's name: "output_gate", "input_gate" and so on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StateReport:
-    """The layers' figures from below; as a string a Markdown table."""
+    """The layers' figures from the bottom; as a string a Markdown table."""
 
     layers: tuple[LayerState, ...]
 
@@ -59,16 +65,17 @@ class StateReport:
 def state_report(
     model: nn.Module, params: PyTree, tokens: ArrayLike, *, reset: Reset | None = None, chunk_size: int = 64
 ) -> StateReport:
-    """Figures of every layer while the model reads these sequences; needs what `implicit_attention` needs.
+    """Return the figures of every mixer while the model reads these sequences.
 
-    Args, memory and errors are those of `implicit_attention`.
+    A layer that is not linear in its values has no reach; its other figures do not depend on this. Arguments, memory
+    and errors are those of `implicit_attention`.
     """
     found = layers.given(model, params, tokens, reset=reset)
     return StateReport(tuple(_report(*layer_attention(layer, reset, chunk_size)) for layer in found))
 
 
 def effective_rank(states: Float[ArrayLike, "*batch K V"]) -> Float[np.ndarray, "*batch"]:
-    """exp(- sum p ln p) of the singular values over their sum: from 1 to min(K, V); 0 for a matrix of zeros."""
+    """Return exp(- sum p ln p) of the singular values over their sum: from 1 to min(K, V); 0 for a zero matrix."""
     values = np.linalg.svd(np.asarray(states, np.float64), compute_uv=False)
     total = values.sum(-1, keepdims=True)
     p = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
@@ -77,21 +84,26 @@ def effective_rank(states: Float[ArrayLike, "*batch K V"]) -> Float[np.ndarray, 
 
 
 def reach(attention: LayerAttention) -> Float[np.ndarray, " H"]:
-    """sum |M| (t - s) / sum |M| of each head; 0 for one that mixes nothing."""
+    """Return sum |M| (t - s) / sum |M| of each head; 0 for a head whose matrix is zero.
+
+    Raises:
+      ValueError: the layer has no matrix.
+    """
     weights = attention.heads.astype(np.float64)
     total = weights.sum((0, 2, 3))
     return np.divide((weights * attention.distance).sum((0, 2, 3)), total, out=np.zeros_like(total), where=total > 0)
 
 
-def _report(attention, marks, state):
+def _report(attention, marks):
     eigenvalues = _eigenvalues(marks)
     logs = _log_decays(marks, eigenvalues)
-    matrix = next((state[name] for name in ("s", "c") if isinstance(state, dict) and name in state), None)
+    states = marks.get("matrix_state")
     return LayerState(
         attention.name,
         attention.config,
-        reach=reach(attention),
-        effective_rank=None if matrix is None else effective_rank(matrix).mean(0),
+        reach=None if attention.matrix is None else reach(attention),
+        not_linear=attention.reason,
+        effective_rank=None if states is None else effective_rank(states[0]).mean(0),
         half_life=None if logs is None else _half_lives(logs, attention.num_heads),
         eigenvalues=eigenvalues,
         saturation={
@@ -103,7 +115,7 @@ def _report(attention, marks, state):
 
 
 def _eigenvalues(marks):
-    """Those of the transition that the formula marks, in one way or another."""
+    """Return the eigenvalues of the transition, from whichever marks define it."""
     one = {name: arrays[0] for name, arrays in marks.items()}
     found = {}
     if "eigenvalues" in one:
@@ -124,7 +136,7 @@ def _eigenvalues(marks):
 
 
 def _log_decays(marks, eigenvalues):
-    """(B, T, E), or the eigenvalues of what is the same for all tokens as one of each."""
+    """Return log decays (B, T, E), with B = T = 1 if the transition is the same for all tokens; None without one."""
     if "log_decay" in marks:
         return marks["log_decay"][0]
     if "step" in marks:
@@ -136,8 +148,8 @@ def _log_decays(marks, eigenvalues):
 
 
 def _half_lives(log_decay, heads):
-    """Quantiles as order statistics: half-lives may be infinite."""
-    if log_decay[0, 0].size % heads:  # one decay for all, as in a transition without heads
+    """Return quantiles (3, H), order statistics because half-lives may be infinite."""
+    if log_decay[0, 0].size % heads:  # the decays do not belong to heads
         heads = 1
     rates = np.maximum(-log_decay.astype(np.float64), 0).reshape(*log_decay.shape[:2], heads, -1)
     with np.errstate(divide="ignore"):
@@ -155,7 +167,7 @@ def _row(layer):
         eigenvalues.append(f"{name} " + " / ".join(f"{value:.3f}" for value in quantiles))
     return (
         layer.name,
-        _each(layer.reach),
+        "not linear in its values" if layer.reach is None else _each(layer.reach),
         "" if layer.effective_rank is None else _each(layer.effective_rank),
         half_life,
         "; ".join(eigenvalues),
@@ -164,7 +176,7 @@ def _row(layer):
 
 
 def _each(values):
-    """One number per head, or from the least to the most where there are many."""
+    """Return one number per head, or their range if there are many."""
     if len(values) > 4:
         return f"{values.min():.3g} - {values.max():.3g}"
     return " ".join(f"{value:.3g}" for value in values)
