@@ -1,4 +1,4 @@
-"""Pictures of what the probes find, on axes that the caller has made: the library itself imports no matplotlib."""
+"""Plot the results of probes on axes of the caller: the library itself does not import matplotlib."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from recurrax.probes.attention import LayerAttention
 def plot_attention(
     axes: Any, layer: LayerAttention, *, sequence: int = 0, head: int | None = None, labels: list[str] | None = None
 ) -> Any:
-    """A heat map of |M|, what each token (row) takes of each (column): the mean over channels, or over those of a head.
+    """Draw a heat map of |M|, the weight of each token (column) in each (row): the mean over channels or over a head's.
 
     Args:
       axes: a matplotlib Axes.
-      layer: one of those that `implicit_attention` returns.
-      sequence: which of the batch.
-      head: which head; None is all channels.
-      labels: what stands at the tokens' ticks, one per token.
+      layer: one of the results of `implicit_attention`.
+      sequence: index in the batch.
+      head: index of the head; None is all channels.
+      labels: tick labels, one per token.
 
     Returns:
       The image, for a colour bar.
 
     Raises:
-      ValueError: no such sequence or head, labels that are not one per token.
+      ValueError: the layer has no matrix; no such sequence or head; labels that are not one per token.
     """
     weights = layer.heads
     batch, heads, length, columns = weights.shape
@@ -35,7 +35,7 @@ def plot_attention(
     if labels is not None and len(labels) != length:
         raise ValueError(f"labels must be one for each of {length} tokens, got {len(labels)}")
     shown = weights[sequence].mean(0) if head is None else weights[sequence, head]
-    # A token's columns, if it has several, are as wide together as its row is high.
+    # All columns of a token together are as wide as its row is high.
     extent = (-0.5, length - 0.5, length - 0.5, -0.5)
     image = axes.imshow(shown, cmap="magma_r", vmin=0, extent=extent, interpolation="nearest", aspect="equal")
     axes.set_title(layer.name if head is None else f"{layer.name}, head {head}")
@@ -48,18 +48,18 @@ def plot_attention(
 
 
 def plot_eigenvalues(axes: Any, eigenvalues: Inexact[np.ndarray, "..."], *, label: str | None = None) -> None:
-    """Complex eigenvalues as points in the unit disk; real ones as a histogram from the least, or 0, to 1.
+    """Draw complex eigenvalues as points in the unit disk, real ones as a histogram from the least, or 0, to 1.
 
     Args:
-      axes: a matplotlib Axes; called again, it shows both.
-      eigenvalues: of any shape, as in `LayerState.eigenvalues`.
-      label: for a legend.
+      axes: a matplotlib Axes; several calls draw on top of each other.
+      eigenvalues: an array of any shape, as in `LayerState.eigenvalues`.
+      label: label in a legend.
     """
     values = np.asarray(eigenvalues).ravel()
     if np.iscomplexobj(values):
         if not axes.patches:
-            turn = np.exp(2j * np.pi * np.linspace(0, 1, 200))
-            axes.fill(turn.real, turn.imag, facecolor="0.96", edgecolor="0.6", linewidth=0.8, zorder=0)
+            circle = np.exp(2j * np.pi * np.linspace(0, 1, 200))
+            axes.fill(circle.real, circle.imag, facecolor="0.96", edgecolor="0.6", linewidth=0.8, zorder=0)
             axes.set_aspect("equal")
             axes.set_xlabel("Re")
             axes.set_ylabel("Im")

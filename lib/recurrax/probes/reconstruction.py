@@ -1,10 +1,9 @@
-"""Reading the past back from a state by a linear map (Orvieto et al., 2023, arXiv 2307.11888).
+"""Measure how much of its inputs a state contains, by a linear map (Orvieto et al., 2023, arXiv 2307.11888).
 
     x~_t = W_t h_T + c_t,       W, c = argmin  sum over sequences and t of |x_t - x~_t|^2 + ridge |W|^2
 
-A linear recurrence with distinct eigenvalues forgets nothing as long as it has as many states as inputs to keep: the
-last state is a Vandermonde matrix times the inputs. What digits, and eigenvalues that lie close together, leave of this
-is measured here.
+A linear recurrence with distinct eigenvalues forgets nothing as long as it has as many states as inputs: the last state
+is a Vandermonde matrix times the inputs. In floating point, rounding and close eigenvalues limit what can be recovered.
 """
 
 import numpy as np
@@ -21,19 +20,19 @@ def linear_reconstruction(
     *,
     ridge: float = 0.0,
 ) -> Float[np.ndarray, " T"]:
-    """E |x~_t - x_t|^2 / var x on held-out sequences, for the best linear map from last state to inputs.
+    """Return E |x~_t - x_t|^2 / var x on held-out sequences, for the best linear map from last state to inputs.
 
-    The map is fitted to the M first sequences, with a constant. Without `ridge` it is that of least norm among the
-    best. 0 is everything, 1 what the mean of the fitted inputs scores; overfitting, with few more sequences than
-    states, goes above. The variance is that of held-out inputs around this mean, averaged over all positions. In NumPy,
-    in float64.
+    The map is fitted to the M first sequences, with a constant. Without `ridge` it is the best map of least norm. An
+    error of 0 means that everything is recovered; the mean of the fitted inputs scores 1; overfitting, with few more
+    sequences than states, scores above 1. The variance is that of held-out inputs around this mean, averaged over all
+    positions. Computed in NumPy, in float64.
 
     Args:
-      states: last states; those of more axes are flattened, complex ones are real and imaginary parts.
-      inputs: what was fed in, of the same sequences.
-      held_out_states: those that the map is not fitted to.
-      held_out_inputs: likewise.
-      ridge: weight of |W|^2, for the sum of squares over all sequences.
+      states: last states; further axes are flattened, complex numbers split into real and imaginary parts.
+      inputs: the inputs of the same sequences.
+      held_out_states: last states of sequences to which the map is not fitted.
+      held_out_inputs: their inputs.
+      ridge: weight of |W|^2 relative to the sum of squares over all sequences.
 
     Raises:
       ValueError: shapes that do not fit, a negative ridge, values that are not finite, held-out inputs that do not
@@ -65,17 +64,17 @@ def linear_reconstruction(
 
 
 def _regress(x, y, at, ridge):
-    """y at `at`, by the affine map that fits best."""
+    """Return y at `at`, predicted by the affine map that fits best."""
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y
-    if ridge:  # as so many more observations: y = 0 of sqrt(ridge) times each state
+    if ridge:  # equal to more observations, y = 0 at sqrt(ridge) times each unit vector
         x = np.concatenate([x, np.sqrt(ridge) * np.eye(x.shape[1])])
         y = np.concatenate([y, np.zeros((x.shape[1], y.shape[1]))])
     return (at - mean_x) @ np.linalg.lstsq(x, y)[0] + mean_y
 
 
 def _real(name, states):
-    """(M, N) in float64; real parts, then imaginary ones."""
+    """Return (M, N) in float64: real parts, then imaginary parts."""
     states = np.asarray(states)
     if states.ndim < 2 or not states.size:
         raise ValueError(f"{name} must be (sequences, ...), got {states.shape}")
