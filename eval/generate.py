@@ -97,10 +97,8 @@ def main(arguments: list[str]) -> int:
 
 def check_length(config, length: int) -> None:
     """Raise ValueError if `length` tokens exceed the cache of an attention layer without a window."""
-    for block in config.layout.blocks:
-        size = getattr(block.mixer, "max_length", length)
-        if getattr(block.mixer, "window", None) is None and length > size:
-            raise ValueError(
-                f"prompt and tokens are {length} together, but this model's attention has no window and a cache of "
-                f"{size} tokens (max_length); ask for fewer"
-            )
+    if config.context is not None and length > config.context:
+        raise ValueError(
+            f"prompt and tokens are {length} together, but this model's attention has no window and a cache of "
+            f"{config.context} tokens (max_length); ask for fewer"
+        )

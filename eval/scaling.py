@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from eval.bench.report import header, machine
-from recurrax.mixers import Attention
 from train import plan, presets
 from train.paths import local_path
 from train.plan import CHIPS, Plan, times
@@ -77,22 +76,13 @@ def planned_for(name: str, mesh: dict[str, int], rows: int, length: int) -> Plan
     found = plan.make_plan(
         dataclasses.replace(
             config,
-            model=dataclasses.replace(
-                config.model, pattern=tuple(_as_long(mixer, length) for mixer in config.model.pattern)
-            ),
+            model=config.model.with_context(length),
             data=dataclasses.replace(config.data, batch_size=rows, sequence_length=length),
             mesh=MeshConfig(**{"data": 1, **mesh}),
         )
     )
     print(f"{name} on {mesh or 'one device'}, {rows} x {length:,} tokens: planned in {found.seconds:.0f} s", flush=True)
     return found
-
-
-def _as_long(mixer, length):
-    """Return the mixer; attention without a window gets a cache of at least `length` tokens."""
-    if isinstance(mixer, Attention) and mixer.window is None:
-        return dataclasses.replace(mixer, max_length=max(length, mixer.max_length))
-    return mixer
 
 
 def per_chip(plans: Sequence[Plan], chip_name: str) -> tuple[list[float], list[float]]:

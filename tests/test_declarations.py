@@ -1,17 +1,19 @@
 """What layers and parameters declare: a wrong or missing declaration is refused with the choices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from recurrax.layers import Depth, LayerConfig
-from recurrax.mixers import GLA, RGLRU
+from recurrax.mixers import GLA, RGLRU, Attention, Bidirectional
 from recurrax.mixers.base import fan_in
-from recurrax.models import LanguageModelConfig
+from recurrax.models import BlockConfig, ClassifierConfig, LanguageModelConfig
 from recurrax.parameters import Parameter, recording
-from train.config import from_json, to_json
+from train.config import TrainConfig, from_json, to_json
+from train.sharding import MeshConfig
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,36 @@ def test_layer_config_declares_its_capabilities():
     assert (RGLRU().causal, RGLRU().streams, RGLRU().linear_in_values, RGLRU().splits_time) == 4 * (True,)
 
 
+@dataclasses.dataclass(frozen=True)
+class InOrder(RGLRU):
+    """A mixer that must see the whole sequence on one device."""
+
+    capabilities = RGLRU.capabilities._replace(splits_time=False)
+
+
+def test_mesh_does_not_split_a_layer_that_forbids_it():
+    """Refused when the run is configured, and by the layer itself when it is traced."""
+    message = r"a mesh cannot split the sequences of InOrder\(.*whose config declares splits_time=False"
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(model=LanguageModelConfig(vocab_size=288, pattern=(InOrder(),)), mesh=MeshConfig(time=2))
+    layer, mesh = InOrder().layer(8), jax.sharding.AbstractMesh((2,), ("time",))
+    with jax.sharding.use_abstract_mesh(mesh), pytest.raises(ValueError, match=message):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 4, 8)))
+
+
+def test_context_is_the_smallest_cache_without_a_window():
+    pattern = (RGLRU(), BlockConfig(Attention(max_length=64)), Attention(window=8), Bidirectional(Attention()))
+    config = ClassifierConfig(num_classes=2, num_layers=4, pattern=pattern)
+    assert [block.mixer.context for block in config.layout.blocks] == [None, 64, None, 2048]
+    assert (config.context, config.with_context(96).context) == (64, 96)
+    assert ClassifierConfig(num_classes=2).context is None
+
+
 def test_recording_finds_declared_parameters_by_path():
     layer = GLA(num_heads=2).layer(8)
+    init = functools.partial(layer.init, depth=Depth(1, 2))
     with recording() as found:
-        shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 2, 8)), depth=Depth(1, 2))["params"]
+        shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 2, 8)))["params"]
     assert {name: parameter.shape for name, parameter in found.items()} == {n: v.shape for n, v in shapes.items()}
     with recording() as others:
         pass

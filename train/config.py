@@ -5,6 +5,7 @@ import importlib
 import math
 import os
 
+from recurrax.layers import check_splits_time
 from recurrax.models import LanguageModelConfig
 from train.checkpoint import CheckpointConfig
 from train.data import VOCAB_SIZE, DataConfig
@@ -149,6 +150,9 @@ class TrainConfig:
             raise ValueError(
                 f"model.vocab_size {self.model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens"
             )
+        if self.mesh.time > 1:
+            for layer in self.model.layout.layers:
+                check_splits_time(layer)
         if self.precision.reduction != "float32" and self.precision.reduction != self.model.dtype:
             raise ValueError(
                 f"precision.reduction {self.precision.reduction} is less than model.dtype {self.model.dtype}: products "

@@ -79,7 +79,8 @@ def model_for(setting: Setting, pattern: tuple[MixerConfig, ...]) -> Classifier 
 
 
 def _with(config, options):
-    return dataclasses.replace(config, **{name: value for name, value in options if hasattr(config, name)})
+    fields = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: value for name, value in options if name in fields})
 
 
 def count(model: Classifier | Regressor, task: Task) -> int:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks, sites
+from recurrax.ops import sharding
 from recurrax.parameters import Parameter, declare
 from recurrax.types import Dtype, Params, Reset, Scalar, State
 
@@ -58,6 +59,9 @@ class LayerConfig:
 
     capabilities: ClassVar[Capabilities]
 
+    num_heads = 1
+    """Number of heads; a field of the layers that have heads."""
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "layer" in vars(cls) and not hasattr(cls, "capabilities"):
@@ -85,6 +89,21 @@ class LayerConfig:
         return self.capabilities.splits_time
 
     @property
+    def value_heads(self) -> int:
+        """Number of heads whose values and outputs stand side by side, H."""
+        return self.num_heads
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that one stream may have without losing some that the layer would use; None is no limit."""
+        return None
+
+    def with_context(self, context: int) -> "LayerConfig":
+        """Return this config with another limit, if it has one."""
+        del context
+        return self
+
+    @property
     def provides_value_residual(self) -> bool:
         """Whether this layer provides the value residual, for layers above it within the same call."""
         return False
@@ -105,6 +124,12 @@ class LayerConfig:
     def init_state(self, batch_size: int, dim: int, dtype: Dtype = jnp.float32) -> State:
         """Return the state before the first token; every later state has its structure, shapes and dtypes."""
         raise NotImplementedError
+
+
+def check_splits_time(config: LayerConfig) -> None:
+    """Raise ValueError if a mesh must not split this layer's sequences."""
+    if not config.splits_time:
+        raise ValueError(f"a mesh cannot split the sequences of {config}, whose config declares splits_time=False")
 
 
 class Layer(nn.Module):
@@ -144,8 +169,11 @@ class Layer(nn.Module):
         it.
 
         Raises:
-          ValueError: the state does not fit this layer or the batch size.
+          ValueError: the state does not fit this layer or the batch size; a mesh splits the sequence, which this
+            layer does not allow.
         """
+        if x.shape[1] > 1 and sharding.splits_time():
+            check_splits_time(self.config)
         if state is not None:
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure(type(self.config).__name__, state, want)

@@ -36,6 +36,13 @@ class Reversed(MixerConfig):
         """Those of the mixer, but neither causal nor streaming; implicit attention is not defined for it."""
         return self.mixer.capabilities._replace(causal=False, streams=False, linear_in_values=False)
 
+    @property
+    def context(self):
+        return self.mixer.context
+
+    def with_context(self, context):
+        return dataclasses.replace(self, mixer=self.mixer.with_context(context))
+
     def layer(self, dim, dtype=jnp.float32, name=None):
         self.mixer.layer(dim, dtype)  # raises if the mixer cannot have this dim
         return ReversedLayer(self, dim, dtype, name=name)

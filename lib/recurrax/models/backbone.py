@@ -103,6 +103,20 @@ class BackboneConfig:
         return of if isinstance(of, BlockConfig) else BlockConfig(of, self.projection)
 
     @property
+    def context(self) -> int | None:
+        """The most tokens that one stream may have without losing some that a layer would use; None is no limit."""
+        return min((layer.context for layer in self.layout.layers if layer.context is not None), default=None)
+
+    def with_context(self, context: int) -> "BackboneConfig":
+        """Return this config with the limit `context` in every layer whose context is limited."""
+        parts = {
+            name: tuple(entry.with_context(context) for entry in getattr(self, name))
+            for name in ("first", "pattern", "last")
+        }
+        projection = self.projection and self.projection.with_context(context)
+        return dataclasses.replace(self, **parts, projection=projection)
+
+    @property
     def layout(self) -> "Layout":
         """The arrangement of the blocks in the program."""
         first, pattern, last = (tuple(map(self.block, part)) for part in (self.first, self.pattern, self.last))

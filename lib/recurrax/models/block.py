@@ -56,6 +56,10 @@ class BlockConfig:
         """The layers in the order in which they run, by their names among the parameters and states."""
         return {"mixer": self.mixer} | ({} if self.projection is None else {"projection": self.projection})
 
+    def with_context(self, context: int) -> "BlockConfig":
+        """Return this config with the limit `context` in every layer whose context is limited."""
+        return dataclasses.replace(self, **{name: layer.with_context(context) for name, layer in self.layers.items()})
+
     def init_state(self, batch_size: int, dim: int, dtype: Dtype) -> State:
         """Return the state of each layer, by its name."""
         return {name: layer.init_state(batch_size, dim, dtype) for name, layer in self.layers.items()}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax import checks
-from recurrax.models import BlockConfig, LanguageModel, LanguageModelConfig, parameters
+from recurrax.models import LanguageModel, LanguageModelConfig, parameters
 from recurrax.models.backbone import DTYPES
 from recurrax.pretrained import directory as files
 from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
@@ -58,7 +58,7 @@ def load(
     dtype, param_dtype = _dtype("dtype", dtype, DTYPES), _dtype("param_dtype", param_dtype, PARAM_DTYPES)
     directory = pathlib.Path(directory).expanduser()
     family, config = described(directory)
-    config = dataclasses.replace(_with_cache(config, max_length), dtype=dtype.name)
+    config = dataclasses.replace(config.with_context(max_length), dtype=dtype.name)
     tensors = files.Tensors(directory)
     config, table, leaves = _fitted(family, config, tensors)
     declared = parameters(config)
@@ -125,8 +125,8 @@ def save(
         raise ValueError(f"fields {', '.join(decided)} follow from the model")
     fields = {"architectures": [family.architecture], "model_type": family.name, **fields, **more}
     back = dataclasses.replace(_read(Fields(fields))[1], dtype=config.dtype, remat=config.remat)
-    caches = [block.mixer.max_length for block in blocks_of(config) if hasattr(block.mixer, "max_length")]
-    back = _with_cache(back, *caches[:1])
+    if config.context is not None:
+        back = back.with_context(config.context)
     if _program(back) != _program(config):
         raise ValueError(f"{family.name} cannot hold this model; read back it would be\n{back}\ninstead of\n{config}")
     checks.same_structure("this model", params["params"], _nested(abstract(config)))
@@ -210,20 +210,6 @@ def _program(config):
     state = jax.eval_shape(lambda: model.init_state(1))
     made = jax.make_jaxpr(model.apply)(params, tokens), jax.make_jaxpr(model.apply)(params, tokens, state)
     return [(str(jaxpr), [np.asarray(const).tolist() for const in jaxpr.consts]) for jaxpr in made]
-
-
-def _with_cache(config, max_length=None):
-    """Return the config with caches of `max_length` tokens, a size that checkpoints do not state."""
-
-    def changed(of):
-        if isinstance(of, BlockConfig):
-            return dataclasses.replace(of, mixer=changed(of.mixer))
-        return dataclasses.replace(of, max_length=max_length) if hasattr(of, "max_length") else of
-
-    if max_length is None:
-        return config
-    parts = {name: tuple(map(changed, getattr(config, name))) for name in ("first", "pattern", "last")}
-    return dataclasses.replace(config, **parts)
 
 
 def _on_device(array, sharding):

@@ -117,11 +117,6 @@ def find_sites(
     return found
 
 
-def heads(config: LayerConfig) -> int:
-    """Return the number of heads, H: the channels of `mixed` are H heads one after the other; 1 without heads."""
-    return getattr(config, "value_heads", getattr(config, "num_heads", 1))
-
-
 def select(found: dict[str, Site], patterns: Iterable[str]) -> list[str]:
     """Return the names that match one of the patterns, in the order of `found`.
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Inexact, Int
 from recurrax import sites
 from recurrax.layers import Depth
 from recurrax.mixers import MixerConfig
-from recurrax.probes import anatomy, layers
+from recurrax.probes import layers
 from recurrax.probes.frozen import FrozenRun, NotLinear
 from recurrax.types import ArrayLike, PyTree, Reset
 
@@ -128,12 +128,12 @@ def layer_attention(
         except NotLinear as error:
             reason = str(error)
     marks, _ = jax.device_get(_run(layer.config, None, *arguments))
-    return LayerAttention(layer.name, layer.config, anatomy.heads(layer.config), reason=reason), marks
+    return LayerAttention(layer.name, layer.config, layer.config.value_heads, reason=reason), marks
 
 
 def _attention(layer, marks, columns):
     """Return the LayerAttention of the outputs for values of 0 and of 1 at each step. Raises NotLinear."""
-    values, mixed, num_heads = _values(marks), _flat(*marks["mixed"]), anatomy.heads(layer.config)
+    values, mixed, num_heads = _values(marks), _flat(*marks["mixed"]), layer.config.value_heads
     steps = _steps(values, mixed)
     offset, columns = columns[0], columns[1:] - columns[:1]
     attention = LayerAttention(

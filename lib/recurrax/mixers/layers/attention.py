@@ -86,6 +86,13 @@ class Attention(MixerConfig):
     def cache_size(self) -> int:
         return self.window or self.max_length
 
+    @property
+    def context(self):
+        return None if self.window else self.max_length
+
+    def with_context(self, context):
+        return dataclasses.replace(self, max_length=context)
+
     def layer(self, dim, dtype=jnp.float32, name=None):
         if self.head_dim is None and dim % self.num_heads:
             raise ValueError(

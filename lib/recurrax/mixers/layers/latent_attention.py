@@ -66,6 +66,13 @@ class LatentAttention(MixerConfig):
             raise ValueError(f"rotary positions turn pairs of channels: shared_dim {r} must be even")
         return k, r, v, self.latent_dim or max(dim // 2, 1)
 
+    @property
+    def context(self):
+        return None if self.window else self.max_length
+
+    def with_context(self, context):
+        return dataclasses.replace(self, max_length=context)
+
     def layer(self, dim, dtype=jnp.float32, name=None):
         self.sizes(dim)
         return LatentAttentionLayer(self, dim, dtype, name=name)
