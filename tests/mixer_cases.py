@@ -133,10 +133,10 @@ MATRIX = {
     "TransNormer": Case(
         TransNormer(num_heads=2, head_dim=3, value_head_dim=5), matrix.transnormer, 8 * 2 * (2 * 3 + 2 * 5) + 2 * 5
     ),
-    "Lightning": Case(Lightning(num_heads=2, head_dim=3), matrix.lightning, 5 * 8 * 2 * 3 + 2 * 3 + 2),
-    "TransNormerLLM": Case(TransNormerLLM(num_heads=2), matrix.transnormer_llm, 5 * 8 * 2 * 4 + 2 + 2 * 4),
+    "Lightning": Case(Lightning(num_heads=2, head_dim=3), matrix.lightning, 5 * 8 * 2 * 3 + 2 * 3),
+    "TransNormerLLM": Case(TransNormerLLM(num_heads=2), matrix.transnormer_llm, 5 * 8 * 2 * 4 + 2 * 4),
     "TransNormerLLM without positions": Case(
-        TransNormerLLM(num_heads=3, head_dim=3, lrpe=False), matrix.transnormer_llm, 5 * 8 * 3 * 3 + 3
+        TransNormerLLM(num_heads=3, head_dim=3, lrpe=False), matrix.transnormer_llm, 5 * 8 * 3 * 3
     ),
     "LightNet": Case(
         LightNet(num_heads=2, head_dim=3, value_head_dim=5),

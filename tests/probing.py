@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_cases import DIM
+from recurrax.layers import Depth
 from recurrax.probes.attention import layer_attention
 from recurrax.probes.layers import Given
 
@@ -34,7 +35,7 @@ def attend(config, params=None, reset=None, chunk_size=64):
     """Attention and marks of one layer in float64, and the layer's parameters and input."""
     params, x = random_params(config) if params is None else params, draw(BATCH, LENGTH, DIM, seed=99)
     with jax.enable_x64(True):
-        given = Given("0", config, jax.tree.map(jnp.asarray, params), jnp.asarray(x), None)
+        given = Given("0", config, Depth(), jax.tree.map(jnp.asarray, params), jnp.asarray(x), None)
         return *layer_attention(given, reset, chunk_size), params, x
 
 

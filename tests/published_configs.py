@@ -36,7 +36,10 @@ KNOWN = {
     # MiniMaxAI/MiniMax-Text-01-hf
     "minimax": (
         (6144, 80, False, 9216),
-        {"Lightning": {"num_heads": 64}, "Attention": {"rotary_base": 1e7, "rotary_fraction": 0.5}},
+        {
+            "Lightning": {"num_heads": 64, "slopes": "minimax"},
+            "Attention": {"rotary_base": 1e7, "rotary_fraction": 0.5},
+        },
     ),
     # Qwen/Qwen3-Next-80B-A3B-Instruct
     "qwen3_next": (
@@ -68,5 +71,8 @@ KNOWN = {
     # RWKV/RWKV7-Goose-Pile-168M-HF
     "rwkv7": ((768, 12, False, 3072), {"RWKV7": {"num_heads": 12, "decay_rank": 64, "gate_rank": 128}}),
     # OpenNLPLab/TransNormerLLM-385M
-    "transnormer": ((1024, 24, False, 2816), {"TransNormerLLM": {"num_heads": 8, "head_dim": 128}}),
+    "transnormer": (
+        (1024, 24, False, 2816),
+        {"TransNormerLLM": {"num_heads": 8, "head_dim": 128, "slopes": "transnormer"}},
+    ),
 }

@@ -161,6 +161,25 @@ def test_params_alone(directory, state_200):
             checkpointer.restore_params({"blocks": abstract(params["blocks"])})
 
 
+def test_parameters_that_are_constants_now_are_left_out(tmp_path):
+    """Decays of Lightning and TransNormerLLM and their moments; anything else that is not expected is refused."""
+    optimizer = optax.adamw(1e-3)
+    params = {"0_lightning": {"mixer": {"decay": jnp.ones(4), "in_q": jnp.full((4, 4), 2.0)}}}
+    old = shard(State(jnp.int32(7), params, optimizer.init(params), jax.random.key(0)))
+    params = {"0_lightning": {"mixer": {"in_q": params["0_lightning"]["mixer"]["in_q"]}}}
+    new = shard(State(jnp.int32(7), params, optimizer.init(params), jax.random.key(0)))
+    with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+        checkpointer.save(7, old, wait=True)
+        assert_same(checkpointer.restore(abstract(new)), new)
+        assert_same(checkpointer.restore_params(abstract(new.params)), new.params)
+        other = abstract(new).replace(
+            params={"0_lightning": {"mixer": {"in_k": abstract(params)["0_lightning"]["mixer"]["in_q"]}}}
+        )
+        with pytest.raises(ValueError, match=r"does not fit this run:\n  params/0_lightning/mixer/in_k") as refusal:
+            checkpointer.restore(other)
+    assert "decay" not in str(refusal.value)
+
+
 def test_relative_directory(tmp_path, monkeypatch, state_100):
     monkeypatch.chdir(tmp_path)
     with Checkpointer("here", CheckpointConfig()) as checkpointer:

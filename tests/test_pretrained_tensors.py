@@ -119,7 +119,7 @@ def test_width_of_mamba_is_the_published_one(tmp_path):
         ("rwkv7", {"decay_bias"}),
         ("gla", {"decay_bias"}),
         ("xlstm", {"forget_gate_bias"}),
-        ("transnormer", {"decay", "theta"}),
+        ("transnormer", {"theta"}),
     ],
 )
 def test_rates_keep_float32_in_narrow_checkpoints(family, rates):

@@ -192,9 +192,7 @@ class Checkpointer:
         return None, []
 
     def _load_state(self, path: pathlib.Path, abstract_state):
-        _check_shardings(abstract_state)
-        _check_fit(path, checkpoint_check.read_record(path)["leaves"], checkpoint_check.describe(abstract_state))
-        return ocp.load(path, abstract_state)
+        return _load(path, abstract_state)
 
     def _load_params(self, path: pathlib.Path, abstract_params):
         if abstract_params is None:
@@ -203,15 +201,7 @@ class Checkpointer:
                 lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
                 ocp.metadata(path).metadata["params"],
             )
-        abstract = {"params": abstract_params}
-        _check_shardings(abstract)
-        leaves = checkpoint_check.read_record(path)["leaves"]
-        params = {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
-        _check_fit(path, params, checkpoint_check.describe(abstract))
-        context = ocp.Context()
-        context.pytree.loading.partial_load = True
-        with context:
-            return ocp.load(path, abstract)["params"]
+        return _load(path, {"params": abstract_params}, "params/")["params"]
 
     def _commit(self, response, record: dict) -> None:
         """The end of a save, in the background: when all processes have written, process 0 makes it a checkpoint."""
@@ -284,10 +274,18 @@ def steps_to_keep(losses: Mapping[int, float | None], config: CheckpointConfig) 
     return newest
 
 
-def _check_fit(path: pathlib.Path, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    lines = checkpoint_check.misfits(stored, expected)
+def _load(path: pathlib.Path, abstract, part: str = ""):
+    """The leaves of `abstract` from the checkpoint, whose leaves under `part` must be the same but for retired ones."""
+    _check_shardings(abstract)
+    expected, leaves = checkpoint_check.describe(abstract), checkpoint_check.read_record(path)["leaves"]
+    stored = {name: leaf for name, leaf in leaves.items() if name.startswith(part)}
+    lines = checkpoint_check.misfits(checkpoint_check.without_retired(stored, expected), expected)
     if lines:
         raise ValueError(f"the checkpoint {path} does not fit this run:\n  " + "\n  ".join(lines))
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # of what else the checkpoint has, nothing is read
+    with context:
+        return ocp.load(path, abstract)
 
 
 def _check_shardings(abstract) -> None:

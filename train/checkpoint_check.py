@@ -37,6 +37,16 @@ def describe(tree) -> dict[str, str]:
     }
 
 
+RETIRED = ("/mixer/decay",)
+"""Ends of names of leaves that checkpoints of earlier versions hold and no state has now. The decays of Lightning and
+TransNormerLLM, with their moments, were parameters; they are constants that follow from the config."""
+
+
+def without_retired(stored: Mapping[str, str], expected: Mapping[str, str]) -> dict[str, str]:
+    """Return the stored leaves without the retired ones that the expected state does not have."""
+    return {name: leaf for name, leaf in stored.items() if name in expected or not name.endswith(RETIRED)}
+
+
 def misfits(stored: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
     """One line per leaf that is missing, unexpected, or of another shape or dtype; empty if the checkpoint fits."""
     return [

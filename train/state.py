@@ -63,23 +63,23 @@ def make_optimizer(config: OptimizerConfig, declared: Mapping[str, Parameter] | 
     def decayed(params):
         return _by_path(params, {path: parameter.is_decayed for path, parameter in declared.items()})
 
-    factors = {path: parameter.learning_rate for path, parameter in declared.items()}
-
-    def scaled(updates, params):
-        del params
-        return jax.tree.map(lambda update, factor: update * factor, updates, _by_path(updates, factors))
-
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            make_schedule(config),
-            b1=config.beta1,
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-            mask=decayed if declared else None,
-        ),
-        *([optax.stateless(scaled)] if set(factors.values()) - {1.0} else []),
+    adamw = optax.adamw(
+        make_schedule(config),
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=decayed if declared else None,
     )
+
+    def update(grads, state, params):
+        updates, state = adamw.update(grads, state, params)
+        if declared:
+            factors = _by_path(updates, {path: parameter.learning_rate for path, parameter in declared.items()})
+            updates = jax.tree.map(lambda u, factor: u if factor == 1 else factor * u, updates, factors)
+        return updates, state
+
+    # Not one more link of the chain, whose length is a part of checkpoints.
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.GradientTransformation(adamw.init, update))
 
 
 def _by_path(params, values: Mapping[str, Any]):

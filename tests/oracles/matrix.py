@@ -82,6 +82,11 @@ def transnormer(p, x, config):
     return rms_norm(o.reshape(len(x), -1), p["norm_scale"], config.norm_eps) @ p["out_kernel"]
 
 
+def slopes(num_heads):
+    """Return the fixed decays of the first layer, 2^(-8 h / H) for h = 1 .. H."""
+    return 2.0 ** (-8 * np.arange(1, num_heads + 1) / num_heads)
+
+
 @each_document
 def transnormer_llm(p, x, config):
     """Qin et al. 2023, section 3.1: LRPE-d as q_i k_i lambda^(t-s) cos(theta_i (t-s)), gating by u, SimpleRMSNorm."""
@@ -92,7 +97,7 @@ def transnormer_llm(p, x, config):
         for s in range(t + 1):
             angle = p["theta"] * (t - s) if config.lrpe else 0.0
             score = (q[t] * k[s] * np.cos(angle)).sum(-1)
-            o[t] += (np.exp(-p["decay"] * (t - s)) * score)[:, None] * v[s]
+            o[t] += (np.exp(-slopes(config.num_heads) * (t - s)) * score)[:, None] * v[s]
     return (rms_norm(o.reshape(len(x), -1), eps=config.norm_eps) * (x @ p["in_gate"])) @ p["out_kernel"]
 
 
@@ -103,7 +108,8 @@ def lightning(p, x, config):
     o = np.zeros(v.shape)
     for t in range(len(x)):
         for s in range(t + 1):
-            o[t] += (np.exp(-p["decay"] * (t - s)) * (q[t] * k[s]).sum(-1))[:, None] * v[s]
+            decay = np.exp(-slopes(config.num_heads) * (t - s))
+            o[t] += (decay * (q[t] * k[s]).sum(-1))[:, None] * v[s]
     o = rms_norm(o.reshape(len(x), -1), p["norm_scale"], config.norm_eps)
     return (o * sigmoid(x @ p["in_gate"])) @ p["out_kernel"]
 

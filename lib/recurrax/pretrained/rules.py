@@ -157,11 +157,6 @@ def experts(theirs: str, count: int, names: Sequence[str] = GLU_NAMES) -> list[R
     ]
 
 
-def computed(ours: str, value: Callable[[], ArrayLike]) -> Rule:
-    """Return the rule of a parameter that checkpoints do not hold, because it follows from the config."""
-    return Rule((), (ours,), lambda _: (np.asarray(value()),), lambda _: ())
-
-
 def concatenate(arrays: Sequence[ArrayLike], axis: int) -> ArrayLike:
     """Concatenate arrays with NumPy, or with JAX if any of them is a tracer."""
     module = jnp if any(isinstance(a, jax.core.Tracer) for a in arrays) else np

@@ -120,7 +120,8 @@ def layer_attention(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     wide = functools.partial(jnp.promote_types, functools.reduce(jnp.promote_types, _dtypes(layer.params)))
     x, shared = (None if z is None else z.astype(wide(z.dtype)) for z in (layer.x, layer.shared))
-    arguments, reason = (layer.params, x, shared, reset), "its config declares linear_in_values=False"
+    where = layer.depth.count, np.float32(layer.depth.index)
+    arguments, reason = (*where, layer.params, x, shared, reset), "its config declares linear_in_values=False"
     if layer.config.linear_in_values:
         try:
             marks, columns = jax.device_get(_run(layer.config, chunk_size, *arguments))
@@ -149,20 +150,20 @@ def _attention(layer, marks, columns):
     return attention
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(config, chunk_size, params, x, shared, reset):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(config, chunk_size, num_layers, index, params, x, shared, reset):
     """Return the marked arrays, and `mixed` for values of 0 and of 1 at each step: (1 + S, B, T, E).
 
     chunk_size None leaves out the second.
     """
 
-    def mixer(params, x, shared, reset):
+    def mixer(index, params, x, shared, reset):
         with sites.marks() as marks:
             layer = config.layer(x.shape[-1], x.dtype)
-            layer.apply({"params": params}, x, None, reset=reset, depth=Depth(), shared=shared)
+            layer.apply({"params": params}, x, None, reset=reset, depth=Depth(index, num_layers), shared=shared)
         return marks
 
-    arguments = (params, x, shared, reset)
+    arguments = (index, params, x, shared, reset)
     program, shapes = jax.make_jaxpr(mixer, return_shape=True)(*arguments)
     leaves = jax.tree.leaves(arguments)
     marks = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(program)(*leaves))

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from recurrax.layers import Depth
 from recurrax.mixers import MixerConfig
 from recurrax.probes import anatomy, arguments
 from recurrax.probes.recording import record
@@ -19,6 +20,7 @@ class Given:
     name: str
     """Index of the block from the bottom, and type of the mixer, such as "3_gla"."""
     config: MixerConfig
+    depth: Depth
     params: Params
     x: Array
     """Input of the mixer (B, T, D): the residual stream, normed if the block has a norm before the mixer."""
@@ -47,6 +49,7 @@ def given(model: nn.Module, params: PyTree, inputs: ArrayLike, *, reset: Reset |
         if place.repeat is not None:
             own = jax.tree.map(lambda leaf, repeat=place.repeat: leaf[repeat], own)
         x, shared = (found.get(f"{place.number}/mixer/{name}") for name in ("input", "value_residual"))
+        depth = Depth(place.number, model.config.num_layers)
         name = f"{place.number}_{type(place.block.mixer).__name__.lower()}"
-        mixers.append(Given(name, place.block.mixer, own, x, shared))
+        mixers.append(Given(name, place.block.mixer, depth, own, x, shared))
     return mixers

@@ -5,26 +5,24 @@
     o_t = S_t^T q_t
     y_t = W_out ( RMSNorm(o_t) * sigmoid(W_g x_t) )         the norm over all heads
 
-The decays are not trained. Lower layers decay faster. (The published model has l / (L - 1) in place of l / L, and adds
-1e-5: its last layer hardly decays.)
+The decays are constants, and lower layers decay faster: `recurrax.mixers.slopes` has this formula and those of
+published checkpoints.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.layers import RECURRENT
+from recurrax.layers import RECURRENT, Depth
 from recurrax.mixers import parts
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, ones, small
-from recurrax.mixers.layers.transnormer_llm import slopes
 from recurrax.mixers.marks import mark
+from recurrax.mixers.slopes import FORMULAS, slopes
 from recurrax.ops import linear, linear_attention
-from recurrax.ops.dtypes import upcast
-from recurrax.parameters import rate, reads, vector, writes
+from recurrax.parameters import reads, vector, writes
 from recurrax.types import Params, Reset, State
 
 
@@ -38,11 +36,14 @@ class Lightning(MixerConfig):
     """Number of heads, H."""
     head_dim: int | None = None
     """Size of each head, K = V; None is dim / num_heads."""
+    slopes: str = "paper"
+    """Formula of the decays: "paper", or "minimax" or "transnormer", those of the published checkpoints."""
     norm_eps: float = 1e-6
     """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "norm_eps")
+        checks.choice("slopes", self.slopes, FORMULAS)
 
     def size(self, dim: int) -> int:
         """Return the head size, K = V."""
@@ -58,13 +59,19 @@ class Lightning(MixerConfig):
 
 
 def lightning(
-    params: Params, x: Float[Array, "B T D"], state: State | None, config: Lightning, *, reset: Reset | None = None
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: State | None,
+    config: Lightning,
+    *,
+    reset: Reset | None = None,
+    depth: Depth = Depth(),  # noqa: B008
 ) -> tuple[Float[Array, "B T D"], State]:
     """Apply linear attention with fixed decays; the state is {"s": (B, H, K, K) float32}."""
     s = None if state is None else state["s"]
     q, k, v = (linear(x, params[f"in_{name}"]) for name in "qkv")
     q, k, v = (parts.heads(jax.nn.silu(array), config.num_heads) for array in (q, k, mark("values", v)))
-    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(upcast(params["decay"])), k.shape[:3]))
+    log_decay = mark("log_decay", jnp.broadcast_to(-slopes(config.num_heads, depth, config.slopes), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     o = parts.rms_norm(parts.merge(o), params["norm_scale"], config.norm_eps)
     o = mark("mixed", o * mark("output_gate", jax.nn.sigmoid(linear(x, params["in_gate"]))))
@@ -72,9 +79,13 @@ def lightning(
 
 
 class LightningLayer(Mixer):
-    """Parameters of `lightning`: 5 D HK + HK + H of them."""
+    """Parameters of `lightning`: 5 D HK + HK of them."""
 
     function = staticmethod(lightning)
+
+    def run(self, params, x, state, *, reset, depth, shared):
+        del shared
+        return self.function(params, x, state, self.config, reset=reset, depth=depth)
 
     def parameters(self, depth):
         d, h, k = self.dim, self.config.num_heads, self.config.size(self.dim)
@@ -82,7 +93,6 @@ class LightningLayer(Mixer):
             "in_q": reads(small, d, h * k),
             "in_k": reads(small, d, h * k),
             "in_v": reads(small, d, h * k),
-            "decay": rate(functools.partial(slopes, depth=depth.fraction), h),
             "norm_scale": vector(ones, h * k),
             "in_gate": reads(fan_in, d, h * k),
             "out_kernel": writes(after_norm, h * k, d),

@@ -5,27 +5,27 @@
     y_t = W_out ( SimpleRMSNorm(o_t) * W_u x_t )    the norm over all heads, without a scale
 
 LRPE-d: each channel of q and k becomes a pair (c, 0), rotated by its position times a learned theta, so that q_t . k_s
-is sum_i q_i k_i cos(theta_i (t - s)). The decays are not trained. Lower layers decay faster.
+is sum_i q_i k_i cos(theta_i (t - s)). The decays are constants, and lower layers decay faster: `recurrax.mixers.slopes`
+has this formula and those of published checkpoints.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks
-from recurrax.layers import RECURRENT
+from recurrax.layers import RECURRENT, Depth
 from recurrax.mixers import parts, rotary
 from recurrax.mixers.base import Mixer, MixerConfig, after_norm, fan_in, small
 from recurrax.mixers.marks import mark
+from recurrax.mixers.slopes import FORMULAS, slopes
 from recurrax.ops import linear, linear_attention
-from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Pointwise
-from recurrax.parameters import Parameter, rate, reads, writes
-from recurrax.types import Dtype, Params, Reset, Scalar, State
+from recurrax.parameters import Parameter, reads, writes
+from recurrax.types import Dtype, Params, Reset, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,14 @@ class TransNormerLLM(MixerConfig):
     """Size of each head, V and, before LRPE doubles it, K; None is dim / num_heads."""
     lrpe: bool = True
     """Whether queries and keys have relative positions. The paper has them in the first layer only."""
+    slopes: str = "paper"
+    """Formula of the decays: "paper", or "minimax" or "transnormer", those of the published checkpoints."""
     norm_eps: float = 1e-6
     """Epsilon added to the mean square of the output in the norm."""
 
     def __post_init__(self):
         checks.positive(self, "num_heads", "head_dim", "norm_eps")
+        checks.choice("slopes", self.slopes, FORMULAS)
 
     def size(self, dim: int) -> int:
         """Return the head size, K = V."""
@@ -60,7 +63,13 @@ class TransNormerLLM(MixerConfig):
 
 
 def transnormer_llm(
-    params: Params, x: Float[Array, "B T D"], state: State | None, config: TransNormerLLM, *, reset: Reset | None = None
+    params: Params,
+    x: Float[Array, "B T D"],
+    state: State | None,
+    config: TransNormerLLM,
+    *,
+    reset: Reset | None = None,
+    depth: Depth = Depth(),  # noqa: B008
 ) -> tuple[Float[Array, "B T D"], State]:
     """Apply gated linear attention with fixed decays; the state is {"s": (B, H, K or 2 K, V) float32}."""
     s = None if state is None else state["s"]
@@ -69,7 +78,7 @@ def transnormer_llm(
     if config.lrpe:
         place = jnp.arange(x.shape[1], dtype=jnp.float32)
         q, k = (_turned(c, place, params["theta"]) for c in (q, k))
-    log_decay = mark("log_decay", jnp.broadcast_to(-jax.lax.stop_gradient(upcast(params["decay"])), k.shape[:3]))
+    log_decay = mark("log_decay", jnp.broadcast_to(-slopes(config.num_heads, depth, config.slopes), k.shape[:3]))
     o, s = linear_attention(q, k, v, log_decay, s, scale=1.0, reset=reset)
     if config.lrpe:
         s = rotary.turn_state(s, params["theta"], -x.shape[1])
@@ -85,9 +94,13 @@ def _turned(x, place, theta):
 
 
 class TransNormerLLMLayer(Mixer):
-    """Parameters of `transnormer_llm`: 5 D HK + H of them, and HK for LRPE."""
+    """Parameters of `transnormer_llm`: 5 D HK of them, and HK for LRPE."""
 
     function = staticmethod(transnormer_llm)
+
+    def run(self, params, x, state, *, reset, depth, shared):
+        del shared
+        return self.function(params, x, state, self.config, reset=reset, depth=depth)
 
     def parameters(self, depth):
         d, h, k = self.dim, self.config.num_heads, self.config.size(self.dim)
@@ -95,19 +108,10 @@ class TransNormerLLMLayer(Mixer):
             "in_q": reads(small, d, h * k),
             "in_k": reads(small, d, h * k),
             "in_v": reads(small, d, h * k),
-            "decay": rate(functools.partial(slopes, depth=depth.fraction), h),
             **({"theta": Parameter(_angles, (h, k), ("channels", None), "recurrence")} if self.config.lrpe else {}),
             "in_gate": reads(fan_in, d, h * k),
             "out_kernel": writes(after_norm, h * k, d),
         }
-
-
-def slopes(
-    key: jax.Array | None, shape: tuple[int], dtype: Dtype = jnp.float32, *, depth: Scalar
-) -> Float[Array, " H"]:
-    """Initialise the slopes s_h = 2^(-8 h / H) (1 - depth)."""
-    del key
-    return 2.0 ** (-8 * jnp.arange(1, shape[0] + 1, dtype=dtype) / shape[0]) * (1 - depth)
 
 
 def _angles(key: jax.Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Float[Array, "H K"]:

@@ -6,11 +6,10 @@ not read it and rotates whole heads, as this family does if the field is missing
 """
 
 from recurrax.mixers import Attention, Lightning
-from recurrax.mixers.layers.transnormer_llm import slopes
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
 from recurrax.pretrained.rotary import BUFFERS, read_rotary, write_rotary
-from recurrax.pretrained.rules import by_head, computed, ends, experts, matrix, same
+from recurrax.pretrained.rules import by_head, ends, experts, matrix, same
 from recurrax.projections import MixtureOfExperts
 
 
@@ -36,7 +35,10 @@ def read_config(fields):
         rotary_base=theta,
         rotary_fraction=fields.integer("rotary_dim", size) / size,
     )
-    mixers = {"full_attention": attention, "linear_attention": Lightning(num_heads=heads, head_dim=size)}
+    mixers = {
+        "full_attention": attention,
+        "linear_attention": Lightning(num_heads=heads, head_dim=size, slopes="minimax"),
+    }
 
     def weights(name):
         return tuple(fields.number(f"{name}_{greek}_factor", 1.0) for greek in ("alpha", "beta"))
@@ -99,9 +101,7 @@ def block(config, block, i):
     yield same(f"{layer}.input_layernorm.weight", "mixer_norm/scale")
     if isinstance(block.mixer, Lightning):
         heads, size = block.mixer.num_heads, block.mixer.size(config.dim)
-        depth = i / (config.num_layers - 1 + 1e-5) - 1e-5
         yield by_head(f"{mixer}.qkv_proj.weight", {f"mixer/in_{name}": size for name in "qkv"}, heads)
-        yield computed("mixer/decay", lambda: slopes(None, (heads,), depth=depth))
         yield same(f"{mixer}.norm.weight", "mixer/norm_scale")
         yield matrix(f"{mixer}.output_gate.weight", "mixer/in_gate")
         yield matrix(f"{mixer}.out_proj.weight", "mixer/out_kernel")

@@ -5,12 +5,10 @@ The norms have no scales, decays are not stored, and only the layers in `linear_
 
 import math
 
-import jax.numpy as jnp
-
 from recurrax.mixers import TransNormerLLM
 from recurrax.models import BlockConfig, LanguageModelConfig
 from recurrax.pretrained.family import Family, arranged, blocks_of
-from recurrax.pretrained.rules import computed, embedding_and_head, fused, matrix, reshaped
+from recurrax.pretrained.rules import embedding_and_head, fused, matrix, reshaped
 from recurrax.projections import GLU
 
 
@@ -28,7 +26,10 @@ def read_config(fields):
         raise ValueError(f"{fields.path}: decoder_layers {length} needs to be 2 or more, with linear_use_lrpe for each")
     projection = GLU(hidden=dim if hidden == -1 else hidden, activation="identity")
     size = fields.integer("hidden_dim", 1024) // heads
-    mixers = [TransNormerLLM(num_heads=heads, head_dim=size, lrpe=bool(lrpe)) for lrpe in rotated[:length]]
+    mixers = [
+        TransNormerLLM(num_heads=heads, head_dim=size, lrpe=bool(lrpe), slopes="transnormer")
+        for lrpe in rotated[:length]
+    ]
     return LanguageModelConfig(
         vocab_size=fields.integer("vocab_size", 64000),
         dim=dim,
@@ -59,14 +60,6 @@ def write_config(config):
     }
 
 
-def slopes(heads, depth):
-    """Return 2^(-8 h / H) (1 - depth), h = 1 .. H; if H is not a power of two, as in ALiBi (arXiv 2108.12409)."""
-    power = 2 ** int(math.log2(heads))
-    base = [2 ** (-8 * h / power) for h in range(1, power + 1)]
-    fill = [2 ** (-4 * h / power) for h in range(1, 2 * (heads - power), 2)]
-    return jnp.asarray([(1 - depth) * slope for slope in base + fill], jnp.float32)
-
-
 def model(config):
     return embedding_and_head(config.tied_head, "model.embed_tokens.weight")
 
@@ -74,10 +67,8 @@ def model(config):
 def block(config, block, i):
     layer, mixer = f"model.layers.{i}", block.mixer
     heads, size = mixer.num_heads, mixer.size(config.dim)
-    depth = i / (config.num_layers - 1) - 1e-5
     parts = {f"mixer/in_{name}": heads * size for name in ("q", "k", "v", "gate")}
     yield fused(f"{layer}.token_mixer.qkvu_proj.weight", parts)
-    yield computed("mixer/decay", lambda: slopes(heads, depth))
     if mixer.lrpe:
         yield reshaped(f"{layer}.token_mixer.lrpe.theta", "mixer/theta", (heads, 1, size), (heads, size))
     yield matrix(f"{layer}.token_mixer.out_proj.weight", "mixer/out_kernel")
