@@ -9,10 +9,11 @@ A parameter's table says which logical axis each of its dimensions has (`recurra
 the mesh split it.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recurrax import checks
+from recurrax.ops import platforms
 from recurrax.ops.sharding import DEFAULT
 from recurrax.parameters import Parameter
 
@@ -122,9 +124,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "time"))
 
 
-def on(mesh: Mesh):
-    """Return a context for tracing, in which ops are sharded over this mesh."""
-    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+    """Return a context for tracing, in which ops are sharded over this mesh and chosen for its kind of device."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), platforms.on(mesh.devices.flat[0].platform):
+        yield
 
 
 def check_batch(name: str, batch_size: int, sequence_length: int, mesh: Mesh) -> None:

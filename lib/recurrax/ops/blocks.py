@@ -4,10 +4,9 @@
             | chunk | chunk | chunk | .. | chunk | chunk | chunk | .. |          matrix products over all chunks at once
 
 A family of ops provides one function, from the state and a block's slice of the inputs to the state and the output.
-`sweep` runs it along the sequence. The backward pass is a second sweep in reverse: it saves the inputs and the state
-before each block, and differentiates one block at a time, with recomputation. With blocks of L tokens, chunks of C
-tokens and R rows per token (L R = 256 on a CPU), forward and backward together store, besides arguments and results, at
-most
+`sweep` runs it along the sequence with `time_loop`, whose backward pass recomputes one block at a time. With blocks of
+L tokens, chunks of C tokens and R rows per token (L R = 256 on a CPU), forward and backward together store, besides
+arguments and results, at most
 
     B H [ T (3 R (K + V) + K V / L)  +  16 (L R (K + V + R C) + K V L / C) ]    numbers:
 
@@ -19,13 +18,12 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from recurrax.ops import containment
-from recurrax.ops.differentiation import custom_vjp
+from recurrax.ops.time_loop import Split, time_loop
 
 # Rows per block: tokens times steps per token. On a CPU a block's arrays should fit in the cache; a GPU or TPU needs
 # few, large launches.
@@ -65,24 +63,21 @@ def sweep(
     """
     length = tokens.q.shape[1]
     chunk_size = min(_power_of_two(chunk_size), _power_of_two(length))
-    chunks = -(-length // chunk_size)
-    most = max(1, BLOCK.get(jax.default_backend(), BLOCK["default"]) // (chunk_size * rows))
-    blocks = -(-chunks // most)
-    chunks = -(-chunks // blocks)  # the last block has as many chunks as the others
-    missing = blocks * chunks * chunk_size - length
-    if missing:
-        tokens, reset = jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), (tokens, reset)
-        )
-    # The number of each token's document, here for all blocks at once.
-    borders = None if reset is None else (reset, jnp.cumsum(reset, axis=1, dtype=jnp.int32))
-    output, state = _sweep(functools.partial(_contained, block, chunks), blocks, state, tokens, borders)
-    return output[:, :length], state
+
+    def split(platform):
+        chunks = -(-length // chunk_size)
+        most = max(1, BLOCK.get(platform, BLOCK["default"]) // (chunk_size * rows))
+        blocks = -(-chunks // most)
+        return Split(blocks, -(-chunks // blocks) * chunk_size)  # the last block has as many chunks as the others
+
+    return time_loop(functools.partial(_contained, block, chunk_size), split, (), state, tokens, reset)
 
 
-def _contained(block, chunks, state, tokens, borders):
+def _contained(block, chunk_size, shared, state, tokens, reset):
     """Run the block on finite numbers, and return NaN in everything that depends on other numbers."""
-    reset, document = (None, None) if borders is None else borders
+    del shared
+    chunks = tokens.q.shape[1] // chunk_size
+    reset, document = (None, None) if reset is None else reset
     if document is not None:  # counted from the document that the state belongs to
         document = document - document[:, :1] + reset[:, :1].astype(document.dtype)
     q, own = containment.admit(tokens.q, 3)
@@ -145,73 +140,3 @@ def separate(tokens, x, *rows):
     ends = [sum(rows[: i + 1]) for i in range(len(rows))]
     parts = [by_token[..., end - count : end, :] for count, end in zip(rows, ends, strict=True)]
     return [part.reshape(*x.shape[:-2], -1, x.shape[-1]) for part in parts]
-
-
-@functools.partial(custom_vjp, nondiff_argnums=(0, 1))
-def _sweep(block, blocks, state, tokens, borders):
-    return _run(block, blocks, state, tokens, borders)[0]
-
-
-def _run(block, blocks, state, tokens, borders):
-    """Return (output, last state), and the states before each block."""
-    if blocks == 1:
-        last, output = block(state, tokens, borders)
-        return (output, last), state[None]
-
-    def step(carry, n):
-        state, output = carry
-        new, piece = block(state, *_piece((tokens, borders), n, blocks))
-        return (new, _put(output, piece, n)), state
-
-    shape = jax.eval_shape(block, state, *_piece((tokens, borders), 0, blocks))[1]
-    output = jnp.zeros((shape.shape[0], blocks * shape.shape[1], *shape.shape[2:]), shape.dtype)
-    (last, output), states = lax.scan(step, (state, output), jnp.arange(blocks))
-    return (output, last), states
-
-
-def _forward(block, blocks, state, tokens, borders):
-    results, states = _run(block, blocks, state, tokens, borders)
-    return results, (states, tokens, borders)
-
-
-def _backward(block, blocks, residuals, cotangents):
-    states, tokens, borders = residuals
-    output_cotangent, state_cotangent = cotangents
-
-    def differentiate(state, tokens, borders, output_cotangent, state_cotangent):
-        _, pullback = jax.vjp(lambda state, tokens: block(state, tokens, borders), state, tokens)
-        return pullback((state_cotangent, output_cotangent))
-
-    if blocks == 1:
-        return *differentiate(states[0], tokens, borders, output_cotangent, state_cotangent), None
-
-    def step(carry, before):
-        state_cotangent, gradients = carry
-        state, n = before
-        pieces = _piece((tokens, borders, output_cotangent), n, blocks)
-        state_cotangent, piece = differentiate(state, *pieces, state_cotangent)
-        return (state_cotangent, jax.tree.map(lambda whole, part: _put(whole, part, n), gradients, piece)), None
-
-    # All entries are overwritten. No two arrays start equal, because XLA merges arrays of equal constants into one and
-    # then copies it for each use, which took a quarter of the time of linear_attention on a CPU.
-    leaves, tree = jax.tree.flatten(tokens)
-    start = (state_cotangent, tree.unflatten([jnp.full_like(x, i + 1) for i, x in enumerate(leaves)]))
-    (state_cotangent, gradients), _ = lax.scan(step, start, (states, jnp.arange(blocks)), reverse=True)
-    return state_cotangent, gradients, None
-
-
-_sweep.defvjp(_forward, _backward)
-
-
-def _piece(arrays, n, blocks):
-    """Return the n-th of `blocks` pieces of axis 1."""
-
-    def one(x):
-        size = x.shape[1] // blocks
-        return lax.dynamic_slice_in_dim(x, n * size, size, axis=1)
-
-    return jax.tree.map(one, arrays)
-
-
-def _put(whole, piece, n):
-    return lax.dynamic_update_slice_in_dim(whole, piece, n * piece.shape[1], axis=1)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from recurrax import checks
 from recurrax.types import PyTree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -23,6 +24,18 @@ T = TypeVar("T")
 def candidates() -> tuple[str, ...]:
     """Return the platforms that the code being traced may run on: all, or those of the enclosing branch."""
     return _CANDIDATES.value
+
+
+def on(platform: str):
+    """Return a context for tracing a program that runs on this kind of device alone, such as `jax.Device.platform`.
+
+    Nothing has a branch in it, and what a backward pass stores has the shapes of this platform.
+
+    Raises:
+      ValueError: an unknown platform.
+    """
+    checks.choice("platform", platform, (*PLATFORMS, "gpu"))
+    return _CANDIDATES(("cuda", "rocm") if platform == "gpu" else (platform,))
 
 
 def table(function: Callable[[str], T]) -> dict[str, T]:

@@ -15,6 +15,7 @@ from recurrax import checks
 from recurrax.ops import sharding
 from recurrax.ops.differentiation import custom_vjp, is_forward_mode
 from recurrax.ops.dtypes import common_dtype, wide_dtype
+from recurrax.ops.platforms import per_platform, table
 from recurrax.types import Dtype
 
 BLOCK = 128
@@ -115,9 +116,15 @@ def _sum(x, vector):
     """
     axes = [axis for axis, size in enumerate(vector.shape) if size == 1]
     leading = axes == list(range(len(axes))) and len(axes) < vector.ndim
-    if jax.default_backend() != "cpu" or not leading or sharding.splits_time():
+    if not leading or sharding.splits_time():
         return x.sum(axes, keepdims=True)
-    rows = x.reshape(-1, vector.size)
-    size = min(len(rows), BLOCK)
-    blocks = jnp.pad(rows, ((0, -len(rows) % size), (0, 0))).reshape(-1, size, vector.size)
-    return jnp.einsum("r,brn->bn", jnp.ones(size, x.dtype), blocks).sum(0).reshape(vector.shape)
+
+    def add(by_products, x):
+        if not by_products:
+            return x.sum(axes, keepdims=True)
+        rows = x.reshape(-1, vector.size)
+        size = min(len(rows), BLOCK)
+        blocks = jnp.pad(rows, ((0, -len(rows) % size), (0, 0))).reshape(-1, size, vector.size)
+        return jnp.einsum("r,brn->bn", jnp.ones(size, x.dtype), blocks).sum(0).reshape(vector.shape)
+
+    return per_platform(add, table(lambda platform: platform == "cpu"), x)

@@ -36,7 +36,7 @@ def linear_attention(
       scale: factor of the outputs; None is K ** -0.5.
       reset: True where a document starts; the state before that step, including `state`, is dropped.
       chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is a tuned default.
-      implementation: "reference", "xla", or None for the fastest on this backend.
+      implementation: "reference", "xla", or None for the fastest where the program runs.
 
     Returns:
       o in q's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.

@@ -37,7 +37,7 @@ def selective_scan(
       state: h before the first step; None is zero.
       reset: True where a document starts; the state before that step, including `state`, is dropped.
       chunk_size: steps per chunk of the "chunked" implementation; None is 16 on a CPU and 128 elsewhere.
-      implementation: "reference", "chunked", or None for the fastest on this backend.
+      implementation: "reference", "chunked", or None for the fastest where the program runs.
 
     Returns:
       y in x's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
