@@ -1,8 +1,14 @@
 """Every test sees eight CPU devices, and strict shapes: no array is broadcast to a higher rank by accident."""
 
+import contextlib
+import dataclasses
+import functools
 import gc
 import importlib.metadata
+import inspect
+import json
 import os
+import textwrap
 
 # Child processes inherit this; the tests that time a mesh start from it as well.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,7 +18,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
+    # One LLVM module per program: to split each of these small ones in 32 costs a quarter of the compilation.
+    " --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
 
 import jax
@@ -33,6 +42,36 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """Return a folder of real text: some of the interpreter's own sources."""
+    folder = tmp_path_factory.mktemp("text")
+    for module in (textwrap, contextlib, functools, dataclasses, inspect, json):
+        (folder / f"{module.__name__}.txt").write_text(inspect.getsource(module))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Compile each program once for all runs of this worker, those of child processes among them."""
+    from runs import program_cache  # the applications are imported where runs are tested, and nowhere else
+
+    with program_cache(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_run(text, tmp_path_factory):
+    """Return the workdir of a small run that went to its end in one call; a test changes a copy of it."""
+    from runs import program_cache, small
+    from train.loop import Outcome, train
+
+    path = tmp_path_factory.mktemp("small") / "run"
+    with program_cache(tmp_path_factory.getbasetemp() / "compiled"):
+        assert train(small(text), str(path)) == Outcome(12, interrupted=False)
+    return path
 
 
 CASE_BY_CASE = (

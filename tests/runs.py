@@ -1,16 +1,17 @@
-"""Small runs, and what is left of them: for the tests of the applications."""
+"""Provide small runs and readers of what they leave behind, for the tests of the applications.
+
+The fixtures `text`, `small_run` and `compiled_once` are in conftest.py.
+"""
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import textwrap
 
 import jax
 import numpy as np
@@ -63,13 +64,13 @@ sys.exit(main(sys.argv[5:]))
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs are compiled once for all runs of a test session, those of child processes among them."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
+@contextlib.contextmanager
+def program_cache(folder):
+    """Keep compiled programs in this folder: those of this process, and those of the processes that it starts.
+
+    A folder belongs to one worker of pytest: JAX writes its files in place, and another worker could read half of one.
+    """
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.1}
     with contextlib.ExitStack() as stack:
         stack.callback(compilation_cache.reset_cache)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -77,19 +78,10 @@ def compiled_once(tmp_path_factory):
             stack.callback(jax.config.update, name, getattr(jax.config, name))
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
-        # A process's allocator is set once and for all: not in the one that runs the tests.
+        # The allocator of a process is set once and for all: not in the process that runs the tests.
         patch.setattr("train.__main__.keep_freed_memory", lambda: False, raising=False)
         compilation_cache.reset_cache()
         yield
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """A folder of real text: some of the interpreter's own sources."""
-    folder = tmp_path_factory.mktemp("text")
-    for module in (textwrap, contextlib, functools, dataclasses, inspect, json):
-        (folder / f"{module.__name__}.txt").write_text(inspect.getsource(module))
-    return folder
 
 
 def small(text, **changes) -> TrainConfig:
@@ -115,14 +107,6 @@ def command(*words, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300, **options
     )
-
-
-@pytest.fixture(scope="module")
-def small_run(text, tmp_path_factory):
-    """A small run to its end in one go."""
-    path = tmp_path_factory.mktemp("small") / "run"
-    assert loop.train(small(text), str(path)) == loop.Outcome(12, interrupted=False)
-    return path
 
 
 def metrics(path) -> list[dict]:

@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from eval.__main__ import main as eval_main
-from runs import assert_same_run, checkpoints, compiled_once, flags, metrics, small, small_run, snapshot, text
+from runs import assert_same_run, checkpoints, flags, metrics, small, snapshot
 from train.__main__ import main as train_main
 from train.loop import Outcome, train
 
-__all__ = ["compiled_once", "small_run", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from eval.__main__ import main
 from eval.run import open_run
 from recurrax.mixers import RGLRU, Attention
 from recurrax.models import generate, prefill
-from runs import compiled_once, small, snapshot, text
+from runs import small, snapshot
 from train import sharding
 from train.data import DOCUMENT_START, VOCAB_SIZE, open_documents
 from train.evaluate import make_evaluator
@@ -26,7 +26,7 @@ from train.loop import train
 from train.sharding import MeshConfig
 from train.workdir import Workdir
 
-__all__ = ["compiled_once", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(scope="module")

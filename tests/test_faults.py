@@ -13,20 +13,7 @@ import numpy as np
 import pytest
 
 import text_datasets  # noqa: F401  registers recurrax_test_text
-from runs import (
-    arrays,
-    assert_same_run,
-    at_batch,
-    checkpoints,
-    command,
-    compiled_once,
-    flags,
-    metrics,
-    saved_state,
-    small,
-    small_run,
-    text,
-)
+from runs import arrays, assert_same_run, at_batch, checkpoints, command, flags, metrics, saved_state, small
 from train import metrics as metrics_module
 from train import sharding, spikes
 from train import state as state_module
@@ -38,7 +25,7 @@ from train.loop import Outcome, train
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 
-__all__ = ["compiled_once", "small_run", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 # ----------------------------------------------------------------------------------------------------- poisoned batches

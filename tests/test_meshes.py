@@ -13,7 +13,7 @@ from matrix_ops import ops_by_definition
 from recurrax.mixers import GLA, RGLRU, RWKV7, S4D, Attention, GatedDeltaNet, LatentAttention, Mamba
 from recurrax.models import BlockConfig, LanguageModel
 from recurrax.projections import MixtureOfExperts
-from runs import arrays, assert_same_run, checkpoints, compiled_once, metrics, small, text
+from runs import arrays, assert_same_run, checkpoints, metrics, small
 from train import sharding
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.data import Rows, batch_at, open_documents
@@ -23,7 +23,7 @@ from train.sharding import MeshConfig
 from train.state import abstract_state, init_state
 from train.step import make_train_step, negative_log_likelihood
 
-__all__ = ["compiled_once", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 ONE = MeshConfig(data=1)
 MESHES = {

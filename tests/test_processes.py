@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from runs import ROOT, checkpoints, command, compiled_once, flags, metrics, small, text
+from runs import ROOT, checkpoints, command, flags, metrics, small
 from train import processes
 from train.loop import train
 
-__all__ = ["compiled_once", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 MESH = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.time": 2}
 SETTINGS = MESH | {"steps": 24, "optimizer.decay_steps": 24, "checkpoint.every": 4, "evaluation.every": 50}

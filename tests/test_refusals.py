@@ -11,11 +11,11 @@ import jax
 import pytest
 
 from eval.__main__ import main as eval_main
-from runs import assert_same_run, at_batch, command, compiled_once, flags, small, small_run, snapshot, text
+from runs import assert_same_run, at_batch, command, flags, small, snapshot
 from train import loop
 from train.__main__ import main as train_main
 
-__all__ = ["compiled_once", "small_run", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

@@ -5,23 +5,11 @@ import signal
 
 import pytest
 
-from runs import (
-    INTERRUPTED,
-    assert_same_run,
-    at_batch,
-    checkpoints,
-    command,
-    compiled_once,
-    metrics,
-    saved_state,
-    small,
-    small_run,
-    text,
-)
+from runs import INTERRUPTED, assert_same_run, at_batch, checkpoints, command, metrics, saved_state, small
 from train import loop
 from train.loop import Outcome, train
 
-__all__ = ["compiled_once", "small_run", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def tiny(workdir, text, steps):

@@ -21,20 +21,7 @@ import pytest
 
 from recurrax import models
 from recurrax.models import LanguageModel
-from runs import (
-    ROOT,
-    arrays,
-    assert_same_run,
-    at_batch,
-    checkpoints,
-    compiled_once,
-    flags,
-    metrics,
-    saved_state,
-    small,
-    small_run,
-    text,
-)
+from runs import ROOT, arrays, assert_same_run, at_batch, checkpoints, flags, metrics, saved_state, small
 from train import loop, presets, sharding
 from train.__main__ import main
 from train.config import OptimizerConfig, from_json, to_json
@@ -43,7 +30,7 @@ from train.loop import Outcome, train
 from train.metrics import plot_loss
 from train.state import abstract_state, make_optimizer, make_schedule
 
-__all__ = ["compiled_once", "small_run", "text"]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 # ------------------------------------------------------------------------------------------------------------- files
