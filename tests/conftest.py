@@ -13,14 +13,13 @@ import textwrap
 # Child processes inherit this; the tests that time a mesh start from it as well.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# Programs here run a few times on small arrays: most of what LLVM would do to them is not worth its while.
-# The older emitters compile in a third of the time. Where XLA does not know a flag it ends the process: 0.10 does.
+# Programs here run a few times on small arrays: most of what LLVM would do to them is not worth its while. The older
+# emitters compile in a third of the time, and one LLVM module per program, instead of 32, saves a quarter of the rest.
+# Where XLA does not know a flag it ends the process: 0.10 does.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    # One LLVM module per program: to split each of these small ones in 32 costs a quarter of the compilation.
-    " --xla_cpu_parallel_codegen_split_count=1"
-    + " --xla_cpu_use_fusion_emitters=false"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
 
@@ -74,16 +73,19 @@ def small_run(text, tmp_path_factory):
     return path
 
 
-CASE_BY_CASE = (
-    *("test_mixers.py", "test_notebooks.py", "test_number_formats.py", "test_pretrained.py"),
-    "test_time_sharding.py",
-)
+# Files whose cases are spread over the workers. Files of one group share the compiled programs of a case.
+CASE_BY_CASE = {
+    **dict.fromkeys(("test_mixers.py", "test_mixer_meshes.py", "test_mixer_splits.py"), "mixers"),
+    "test_mixer_stacks.py": "mixers",
+    **{name: name for name in ("test_notebooks.py", "test_number_formats.py", "test_pretrained.py")},
+    "test_time_sharding.py": "test_time_sharding.py",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A file stays in one process, where its fixtures and compiled programs live; long tables go case by case."""
+    """Keep a file in one worker, where its fixtures and compiled programs live; spread long tables case by case."""
     for item in items:
-        case = getattr(item, "callspec", None)
-        by_case = item.path.name in CASE_BY_CASE and case is not None
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case.id}" if by_case else item.path.name))
+        name, case = item.path.name, getattr(item, "callspec", None)
+        group = f"{CASE_BY_CASE[name]} {case.id}" if name in CASE_BY_CASE and case is not None else name
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -30,7 +30,7 @@ class Probe:
 
     records: Callable[[str], bool]
     """Whether the array at this key is recorded, after its replacement."""
-    replaced: Mapping[str, Callable[[Array, Scalar | int | None], Array]] = dataclasses.field(default_factory=dict)
+    replaced: Mapping[str, Callable[[Array, Scalar | None], Array]] = dataclasses.field(default_factory=dict)
     """Functions (array, index of the block) -> array of the same shape and dtype, by key."""
 
 
@@ -53,7 +53,7 @@ def probing(probe: Probe) -> Iterator[None]:
         yield
 
 
-def visit(module: nn.Module, name: str, x: PyTree, index: Scalar | int | None = None) -> PyTree:
+def visit(module: nn.Module, name: str, x: PyTree, index: Scalar | None = None) -> PyTree:
     """Return x, recorded or replaced if a probe says so. The leaves of a tree are sites of their own, "name/path"."""
     if _PROBE.value is None:
         return x
@@ -73,7 +73,7 @@ def visit(module: nn.Module, name: str, x: PyTree, index: Scalar | int | None = 
 
 
 @contextlib.contextmanager
-def layer(module: nn.Module, index: Scalar | int | None = None) -> Iterator[None]:
+def layer(module: nn.Module, index: Scalar | None = None) -> Iterator[None]:
     """Make the marks within this context sites of the module; one that occurs again gets a number: "keys_1"."""
     if _PROBE.value is None:
         yield

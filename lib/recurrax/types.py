@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PRNGKeyArray, P
 ArrayLike = jax.Array | np.ndarray
 """What ops accept: they are called with NumPy arrays as often as with JAX's."""
 
-Scalar = float | Float[ArrayLike, ""]
-"""One number."""
+Scalar = float | int | Float[ArrayLike, ""] | Int[ArrayLike, ""]
+"""One real number."""
 
 State = PyTree[Array]
 """What a layer carries from one call to the next. Its sizes do not depend on how many tokens it has seen."""

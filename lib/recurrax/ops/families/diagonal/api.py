@@ -36,7 +36,8 @@ def diagonal_scan(
       reset: True where a document starts: h_t = x_t, for any a_t and h_{t-1}.
       reverse: whether time runs backwards: h_t = a_t * h_{t+1} + x_t, h0 enters at the end and the last state is h_1.
       chunk_size: steps per chunk of the "chunked" implementation; None is about sqrt(T).
-      implementation: "reference", "sequential", "associative", "chunked", or None for the fastest where the program runs.
+      implementation: "reference", "sequential", "associative", "chunked", or None for the fastest where the program
+        runs.
 
     Returns:
       h in x's dtype (complex if a or h0 is), and the last state in float32 or complex64, or their doubles for double

@@ -1,0 +1,1 @@
+"""Provide what tests of several subjects share."""
