@@ -11,7 +11,7 @@ import pytest
 from eval import oracles
 from eval.__main__ import main as eval_main
 from eval.accuracy import bars
-from eval.accuracy.cases import CASES, KEY
+from eval.accuracy.cases import CASES, SIZES
 from eval.accuracy.cli import Accuracy, main, resolve
 from eval.accuracy.measure import NOTHING, Row, error
 from eval.accuracy.regimes import EQUAL_KEYS, LONG, MIXTURE, ONE, REGIMES, SAME_KEY, ZERO_KEYS
@@ -158,19 +158,19 @@ def test_regimes_are_what_they_say():
     rng = np.random.default_rng(3)
     assert len({regime.name for regime in REGIMES}) == len(REGIMES)
     for regime in REGIMES:
-        gates = regime.draw_gates(rng, (1, 4096, 2))
+        gates = regime.gates(rng, (1, 4096, 2))
         assert (gates <= 0).all()
         assert np.isfinite(gates).all()
-    gates = ONE.draw_gates(rng, (1, 40, 2, 3))
+    gates = ONE.gates(rng, (1, 40, 2, 3))
     assert (gates == -1e4).sum() == 6
-    gates = MIXTURE.draw_gates(rng, (1, 4096, 2))
+    gates = MIXTURE.gates(rng, (1, 4096, 2))
     assert {-300.0, -20.0, 0.0} <= set(gates.ravel())
-    keys = EQUAL_KEYS.draw_keys(rng, (1, 2 * SAME_KEY, 2, H, K), unit=True)
+    keys = EQUAL_KEYS.draw_keys(rng, (1, 2 * SAME_KEY, 2, H, K))
     np.testing.assert_allclose(np.linalg.norm(keys, axis=-1), 1)
     assert (keys[:, :SAME_KEY] == keys[:, :1, :1]).all()
     assert (keys[:, SAME_KEY:] == keys[:, SAME_KEY : SAME_KEY + 1, :1]).all()
     assert (keys[:, 0] != keys[:, -1]).all()
-    assert not ZERO_KEYS.draw_keys(rng, (1, 9, H, K), unit=True).any()
+    assert not ZERO_KEYS.draw_keys(rng, (1, 9, H, K)).any()
 
 
 def test_all_is_measured_by_default():
@@ -184,25 +184,31 @@ def test_all_is_measured_by_default():
         its = [group for group in todo if group.case.op == op]
         assert len(its) == 3 * 2 * 2  # decays, dtypes, lengths
         assert all(set(group.implementations) == {"reference", "xla"} for group in its)
-    assert {g.decay for g in todo if g.case.op == "diagonal_scan" and g.dtype == "bfloat16"} == {"real"}
+    assert {g.variant for g in todo if g.case.op == "diagonal_scan" and g.dtype == "bfloat16"} == {"real", "constant"}
     for group in todo:
         names = {regime.name for regime in group.regimes}
         assert ("beta-2" in names) == (group.case.op.startswith("delta") and group.length == 4096)
-        assert ("strong" in names) == (group.decay != "none" and group.length == 4096)
+        has_gates = "log_decay" in group.case.variants[group.variant]
+        assert ("strong" in names) == (has_gates and group.length == 4096)
 
 
 def cells(text, section):
-    """The rows of a section's tables: by implementation, decay and regime, its numbers by column."""
+    """The rows of a section's tables: by implementation, variant and regime, its numbers by column."""
     part = text.split(f"## {section}\n")[1].split("\n## ")[0]
-    lines = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ")]
-    (names,) = {tuple(line) for line in lines if line[0] == "implementation"}
-    rows = [line for line in lines if line[0] not in ("implementation", "---")]
-    return {tuple(row[:3]): dict(zip(names[3:], row[3:], strict=True)) for row in rows}
+    rows, names = {}, []
+    for line in part.splitlines():
+        cell = line.strip("| ").split(" | ")
+        if cell[0] == "implementation":
+            names = cell[3:]
+        elif line.startswith("| ") and cell[0] != "---":
+            rows[tuple(cell[:3])] = dict(zip(names, cell[3:], strict=True))
+    return rows
 
 
 def test_the_page_holds_every_cell(tmp_path):
     # Gates per channel are left out: their programs take the longest to compile.
-    case = dataclasses.replace(by_name("linear_attention"), decays=("none", "scalar"))
+    case = by_name("linear_attention")
+    case = dataclasses.replace(case, variants={name: case.variants[name] for name in ("none", "scalar")})
     path = tmp_path / "docs" / "accuracy.md"
     args = ["--dtype", "float32", "--regime", "mild", "--length", "40", "--output", str(path)]
     assert main(args, [case]) == 0
@@ -210,11 +216,11 @@ def test_the_page_holds_every_cell(tmp_path):
     assert "All are held." in text
     assert f"python -m eval accuracy {' '.join(args)}" in text
     assert re.search(r"jax \S+, jaxlib \S+, (no )?commit", text)
-    assert f"K = {KEY}" in text
+    assert f"K = {SIZES['K']}" in text
     table = cells(text, "`linear_attention`, float32")
     assert set(table) == {(i, d, "mild") for i in ("xla", "reference") for d in ("none", "scalar")}
     for (_, decay, _), row in table.items():
-        assert list(row) == ["o", "S", "dq", "dk", "dv", "dlog_decay", "dstate"]
+        assert list(row) == ["outputs", "last state", "dq", "dk", "dv", "dlog_decay", "dstate"]
         assert (row.pop("dlog_decay") == "") == (decay == "none")
         assert all(1e-9 < float(number) < 2e-6 for number in row.values())
     summary = text.split("## The worst")[1].split("\n## ")[0]
@@ -226,12 +232,25 @@ def test_the_command_measures_half_precision_at_the_longer_length(tmp_path):
     flags = ["--op", "diagonal_scan", "--dtype", "bfloat16", "--implementation", "sequential", "--regime", "long"]
     assert eval_main(["accuracy", *flags, "--long", "50", "--output", str(path)]) == 0
     table = cells(path.read_text(), "`diagonal_scan`, bfloat16")
-    assert set(table) == {("sequential", "real", "long")}
+    assert set(table) == {("sequential", variant, "long") for variant in ("real", "constant")}
     for row in table.values():
-        assert list(row) == ["h", "h_T", "da", "dx", "dh0"]
-        assert all(1e-4 < float(row[name]) < 4e-3 for name in ("h", "da", "dx"))  # their own rounding
-        assert all(float(row[name]) < 2e-6 for name in ("h_T", "dh0"))
+        assert list(row) == ["outputs", "last h0", "da", "dx", "dh0"]
+        assert all(1e-4 < float(row[name]) < 4e-3 for name in ("outputs", "da", "dx"))  # their own rounding
+        assert all(float(row[name]) < 2e-6 for name in ("last h0", "dh0"))
     assert "50 in the regime `long`" in path.read_text()
+
+
+@pytest.mark.parametrize("op", ["selective_scan", "state_space", "long_convolution", "causal_conv1d"])
+def test_every_variant_and_implementation_is_measured(tmp_path, op):
+    """Also an implementation that refuses an incoming state, which is measured without one."""
+    path, case = tmp_path / "accuracy.md", by_name(op)
+    args = ["--op", op, "--dtype", "float32", "--regime", "mild", "--length", "40", "--output", str(path)]
+    assert main(args) == 0
+    table = cells(path.read_text(), f"`{op}`, float32")
+    assert set(table) == {(i, v or "-", "mild") for i in case.implementations for v in case.variants}
+    for (implementation, *_), row in table.items():
+        assert ("dstate" in row) == (implementation not in case.without_state)
+        assert all(float(number) < 2e-6 for number in row.values() if number)
 
 
 def wrong_output(a, h, last):
@@ -247,18 +266,20 @@ def not_finite(a, h, last):
     return h, last.at[0, 3].set(jnp.nan)
 
 
-@pytest.mark.parametrize(("planted", "name"), [(wrong_output, "h"), (wrong_gradient, "da"), (not_finite, "h_T")])
+@pytest.mark.parametrize(
+    ("planted", "name"), [(wrong_output, "outputs"), (wrong_gradient, "da"), (not_finite, "last h0")]
+)
 def test_a_planted_error_breaks_a_bar(tmp_path, capsys, planted, name):
     case = by_name("diagonal_scan")
 
     def run(a, **inputs):
         return planted(a, *case.run(a, **inputs))
 
-    cases = [dataclasses.replace(case, run=run, decays=("real",))]
+    cases = [dataclasses.replace(case, run=run, variants={"real": case.variants["real"]})]
     path = tmp_path / "accuracy.md"
     args = ["--dtype", "float32", "--regime", "mild", "--implementation", "reference"]
     assert main([*args, "--length", "40", "--output", str(path)], cases) == 1
-    where = "diagonal_scan, float32, reference, decay real, mild: "
+    where = "diagonal_scan, float32, reference, variant real, mild: "
     assert f"{where}{name} " in capsys.readouterr().err
     text = path.read_text()
     assert "All are held." not in text
@@ -285,10 +306,10 @@ def test_bars_are_those_of_the_dtype_and_regime():
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--op", "delta_rul", "unknown op 'delta_rul' (did you mean 'delta_rule'?); choose one of 'all', 'linear_att"),
+        ("--op", "delta_rul", "unknown op 'delta_rul' (did you mean 'delta_rule'?); choose one of 'all', 'diagonal_"),
         ("--dtype", "float16", "choose one of 'all', 'float32', 'bfloat16'"),
         ("--regime", "beta-3", "choose one of 'all', 'mild', 'strong'"),
-        ("--implementation", "pallas", "choose one of 'all', 'xla', 'reference', 'sequential'"),
+        ("--implementation", "pallas", "choose one of 'all', 'sequential', 'chunked', 'associative'"),
         ("--length", "0", "length must be at least 1, got 0"),
         ("--long", "-1", "long must be at least 1, got -1"),
     ],

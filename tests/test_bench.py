@@ -166,6 +166,18 @@ def test_all_contestants_of_an_op_of_matrix_states_are_right(benchmark):
     assert other.oracle_error is other.gb_per_s is other.gflop_per_s is None
 
 
+OF_OPS = [benchmark for benchmark in BENCHMARKS if benchmark not in (DIAGONAL_SCAN, *MATRIX_STATE)]
+
+
+@pytest.mark.parametrize("benchmark", OF_OPS, ids=lambda benchmark: benchmark.op)
+def test_contestants_of_other_ops_are_right(benchmark):
+    """Convolutions and ops of vector states, in outputs and gradients."""
+    shape = ",".join(["1", "10", "3", "4", "1"][: len(benchmark.dims)])
+    _, contestants, (sizes,), _ = resolve(Bench(op=benchmark.op, shape=shape), BENCHMARKS)
+    rows = measure.table(benchmark, contestants, sizes, "float32", "backward", repeats=1)
+    assert [row.contestant for row in rows if row.status != "ok"] == [BANDWIDTH, MATMUL]
+
+
 @pytest.mark.parametrize("op", ["delta_rule/scalar", "dplr_rule/channel"])
 def test_gradients_of_matrix_states_are_compared_in_the_order_of_the_arguments(tmp_path, op):
     (benchmark,) = [benchmark for benchmark in MATRIX_STATE if benchmark.op == op]

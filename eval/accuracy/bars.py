@@ -23,7 +23,7 @@ class Broken(NamedTuple):
 
     def __str__(self):
         row = self.row
-        where = f"{row.op}, {row.dtype}, {row.implementation}, decay {row.decay}, {row.regime}"
+        where = f"{row.op}, {row.dtype}, {row.implementation}, variant {row.variant}, {row.regime}"
         return f"{where}: {self.name} {self.error:.1e}, the bar is {self.bar:.0e}"
 
 

@@ -1,4 +1,9 @@
-"""Define the measured ops: how their inputs are drawn, their implementations and their oracles."""
+"""Provide the cases that are measured: every op of the library, in every variant and implementation.
+
+A case is read off the op's declaration: a new op or a new implementation needs no line here. Its truth is the function
+of the same name in `eval.oracles`. Which regimes say something about an op follows from what it draws: gates, keys or
+strengths.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,129 +11,87 @@ from collections.abc import Callable
 import numpy as np
 
 from eval import oracles
-from eval.accuracy import regimes
 from eval.accuracy.regimes import Regime
 from recurrax import ops
+from recurrax.ops.op import Op
+from recurrax.ops.samplers import Samplers
 
-BATCH, HEADS, KEY, VALUE = 1, 2, 32, 32
-CHANNELS = 64
-"""Number of channels of `diagonal_scan`."""
+SIZES = {"B": 1, "H": 2, "Hq": 2, "K": 32, "V": 32, "D": 64, "E": 64, "N": 16}
+"""Sizes of the letters of arguments; an op that has other letters is measured with its own test sizes for them."""
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One op.
-
-    Attributes:
-      op: its name.
-      run: the op, its inputs by name.
-      oracle: (inputs, cotangents=) -> outputs, final state and gradients by name, in NumPy float64.
-      implementations: those of the op.
-      decays: kinds of decay.
-      outputs: names of the outputs and of the final state.
-      regimes: those that say something about it.
-      draw: (generator, regime, decay, length) -> the inputs by name in float64 or complex128.
-    """
+    """One op."""
 
     op: str
+    """Its name."""
     run: Callable
+    """The op; it takes its inputs by name."""
     oracle: Callable
+    """(inputs, cotangents=) -> outputs, last state and gradients by name, in NumPy float64."""
     implementations: tuple[str, ...]
-    decays: tuple[str, ...]
-    outputs: tuple[str, str]
-    regimes: tuple[Regime, ...]
+    """Names of its implementations, in order of preference."""
+    variants: dict[str, frozenset[str]]
+    """Its variants, such as kinds of decay, and what each of them draws by `Samplers`."""
+    state: str
+    """Name of the argument that is the incoming state."""
+    without_state: frozenset[str]
+    """The implementations that refuse an incoming state; they are measured without one."""
     draw: Callable[..., dict[str, np.ndarray]]
+    """(generator, regime, variant, length) -> the inputs by name in float64 or complex128."""
 
-    def has(self, decay: str, dtype: str, regime: Regime) -> bool:
-        """Return whether this is measured: no complex numbers in half precision, no regime of gates without a decay."""
-        if decay == "complex" and dtype == "bfloat16":
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """The names of the outputs and of the last state on the page."""
+        return "outputs", f"last {self.state}"
+
+    def has(self, variant: str, dtype: str, regime: Regime) -> bool:
+        """Return whether this is measured: no half precision of complex numbers, no regime of what is not drawn."""
+        if "complex" in self.variants[variant] and dtype == "bfloat16":
             return False
-        return regime in self.regimes and not (decay == "none" and regime.needs_gates)
+        if self.op in regime.without:
+            return False
+        return regime.varies <= self.variants[variant]
 
 
-def _draw(rng, regime, decay, length, unit=True, steps=(), more=None):
-    """Draw the inputs of an op with matrix states.
+def _case(op: Op) -> Case:
+    def draw(rng, regime, variant, length):
+        sizes = {letter: SIZES.get(letter, size) for letter, size in op.sizes.items()}
+        return op.draw(rng, {**sizes, "T": length}, variant, regime.samplers)
 
-    `more` draws the op's own inputs from the keys; `steps` is the axis of several keys per token.
-    """
-    times = (BATCH, length)
-    gates = {"none": None, "scalar": (*times, HEADS), "channel": (*times, HEADS, KEY)}[decay]
-    key = regime.draw_keys(rng, (*times, *steps, HEADS, KEY), unit)
-    return {
-        "q": rng.standard_normal((*times, HEADS, KEY)),
-        "k": key,
-        "v": rng.standard_normal((*times, *steps, HEADS, VALUE)),
-        **({} if more is None else more(key)),
-        "log_decay": None if gates is None else regime.draw_gates(rng, gates),
-        "state": rng.standard_normal((BATCH, HEADS, KEY, VALUE)),
-    }
-
-
-def _draw_linear(rng, regime, decay, length):
-    return _draw(rng, regime, decay, length, unit=False)
-
-
-def _draw_delta(rng, regime, decay, length, steps=()):
-    return _draw(
-        rng, regime, decay, length, steps=steps, more=lambda key: {"beta": regime.draw_beta(rng, key.shape[:-1])}
+    return Case(
+        op.name,
+        getattr(ops, op.name),
+        getattr(oracles, op.name),
+        tuple(op.implementations),
+        {variant: _drawn(op, variant) for variant in op.variants},
+        op.state,
+        frozenset(name for name in op.implementations if _refuses_state(op, name)),
+        draw,
     )
 
 
-def _draw_product(rng, regime, decay, length):
-    return _draw_delta(rng, regime, decay, length, steps=(2,))
+def _refuses_state(op: Op, implementation: str) -> bool:
+    arguments = op.checked({**dict.fromkeys(op.arguments), **op.inputs()})
+    return op.implementations[implementation].supports(arguments) is not None
 
 
-def _draw_dplr(rng, regime, decay, length):
-    """Draw inputs as in RWKV-7: a is minus the key, and b is the key times beta."""
+def _drawn(op: Op, variant: str) -> frozenset[str]:
+    """Return the names of the samplers that the op calls, and "complex" if one of its inputs is complex."""
+    called = set()
 
-    def more(key):
-        return {"a": -key, "b": key * regime.draw_beta(rng, key.shape[:-1])[..., None]}
+    def noting(name, sampler):
+        def sample(rng, shape):
+            called.add(name)
+            return sampler(rng, shape)
 
-    return _draw(rng, regime, decay, length, more=more)
+        return sample
 
-
-def _draw_diagonal(rng, regime, decay, length):
-    """Draw decay factors e^g, with uniform phases if they are complex."""
-    shape = (BATCH, length, CHANNELS)
-
-    def normal(*shape):
-        real = rng.standard_normal(shape)
-        return real + 1j * rng.standard_normal(shape) if decay == "complex" else real
-
-    turn = np.exp(2j * np.pi * rng.uniform(size=shape)) if decay == "complex" else 1.0
-    a = np.exp(regime.draw_gates(rng, shape)) * turn
-    return {"a": a, "x": normal(*shape), "h0": normal(BATCH, CHANNELS)}
+    noted = Samplers(**{name: noting(name, sampler) for name, sampler in Samplers()._asdict().items()})
+    inputs = op.draw(np.random.default_rng(0), dict(op.sizes), variant, noted)
+    return frozenset(called | ({"complex"} if any(map(np.iscomplexobj, inputs.values())) else set()))
 
 
-_GATES = (regimes.MILD, regimes.STRONG, regimes.MIXTURE, regimes.ZERO, regimes.ONE)
-_KEYS = (regimes.EQUAL_KEYS, regimes.ZERO_KEYS)
-_UP_TO_1 = (regimes.BETA_0, regimes.BETA_1)
-_UP_TO_2 = (*_UP_TO_1, regimes.BETA_2, regimes.EQUAL_KEYS_2)
-
-
-def _matrix_case(op, draw, more=()):
-    """Return the case of the op with this name, which is also the name of its oracle."""
-    names = tuple(ops.OPS[op].implementations)
-    every = (*_GATES, *_KEYS, *more, regimes.LONG)
-    in_order = tuple(regime for regime in regimes.REGIMES if regime in every)
-    decays = ("none", "scalar", "channel")
-    return Case(op, getattr(ops, op), getattr(oracles, op), names, decays, ("o", "S"), in_order, draw)
-
-
-CASES = (
-    _matrix_case("linear_attention", _draw_linear),
-    _matrix_case("delta_rule", _draw_delta, _UP_TO_2),
-    _matrix_case("delta_product", _draw_product, _UP_TO_2),
-    _matrix_case("dplr_rule", _draw_dplr, _UP_TO_1),
-    Case(
-        op="diagonal_scan",
-        run=ops.diagonal_scan,
-        oracle=oracles.diagonal_scan,
-        implementations=tuple(ops.OPS["diagonal_scan"].implementations),
-        decays=("real", "complex"),
-        outputs=("h", "h_T"),
-        regimes=(*_GATES, regimes.LONG),
-        draw=_draw_diagonal,
-    ),
-)
+CASES = tuple(map(_case, ops.OPS.values()))

@@ -54,7 +54,7 @@ def main(args: Sequence[str], cases: Sequence[Case] = CASES) -> int:
     start, rows = time.monotonic(), []
     for number, (group, found) in enumerate(zip(todo, measure(todo), strict=True)):
         worst = max(error for row in found for kind in (row.outputs, row.gradients) for error in kind.values())
-        where = f"{group.case.op}, {group.dtype}, decay {group.decay}, T = {group.length:,}"
+        where = f"{group.case.op}, {group.dtype}, variant {group.variant}, T = {group.length:,}"
         print(f"{number + 1:>3}/{len(todo)}  {where}: at most {worst:.1e}", flush=True)
         rows += found
     command = shlex.join(["python", "-m", "eval", "accuracy", *args])
@@ -76,7 +76,11 @@ def resolve(config: Accuracy, cases: Sequence[Case]) -> list[Group]:
     by_op = {case.op: case for case in cases}
     chosen = [by_op[op] for op in _choose("op", config.op, by_op)]
     dtypes = _choose("dtype", config.dtype, DTYPES)
-    there = [regime for regime in REGIMES if any(regime in case.regimes for case in chosen)]
+    there = [
+        regime
+        for regime in REGIMES
+        if any(case.has(variant, dtype, regime) for case in chosen for variant in case.variants for dtype in dtypes)
+    ]
     regimes = _choose("regime", config.regime, [regime.name for regime in there])
     names = dict.fromkeys(name for case in chosen for name in case.implementations)
     implementations = _choose("implementation", config.implementation, names)

@@ -23,7 +23,7 @@ class Row(NamedTuple):
     op: str
     dtype: str
     implementation: str
-    decay: str
+    variant: str
     regime: str
     outputs: dict[str, float]
     gradients: dict[str, float]
@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
     case: Case
     dtype: str
-    decay: str
+    variant: str
     length: int
     regimes: tuple[Regime, ...]
     implementations: tuple[str, ...]
@@ -52,11 +52,11 @@ def groups(
     for case in cases:
         chosen = tuple(name for name in case.implementations if name in implementations)
         for dtype in dtypes:
-            for decay in case.decays:
+            for variant in case.variants:
                 for is_long in (False, True):
-                    its = tuple(r for r in regimes if r.is_long == is_long and case.has(decay, dtype, r))
+                    its = tuple(r for r in regimes if r.is_long == is_long and case.has(variant, dtype, r))
                     if its and chosen:
-                        found.append(Group(case, dtype, decay, lengths[is_long], its, chosen))
+                        found.append(Group(case, dtype, variant, lengths[is_long], its, chosen))
     return found
 
 
@@ -78,18 +78,23 @@ def error(got: jax.Array, want: np.ndarray) -> float:
 def _rows(group):
     case, programs, rows = group.case, {}, []
     for regime in group.regimes:
-        inputs, cotangents = _numbers(group, regime)
-        *wanted, wanted_gradients = case.oracle(_wide(inputs), cotangents=_wide(cotangents))
+        drawn, cotangents = _numbers(group, regime)
+        truths = {}
         for name in group.implementations:
+            has_state = name not in case.without_state
+            inputs = drawn if has_state else {**drawn, case.state: None}
+            if has_state not in truths:
+                truths[has_state] = case.oracle(_wide(inputs), cotangents=_wide(cotangents))
             if name not in programs:
                 program = jax.jit(functools.partial(_evaluate, case.run, name))
                 programs[name] = program.lower(inputs, cotangents).compile()
             outputs, gradients = programs[name](inputs, cotangents)
+            *wanted, wanted_gradients = truths[has_state]
             output_errors = {n: error(*pair) for n, *pair in zip(case.outputs, outputs, wanted, strict=True)}
             given = [n for n, value in inputs.items() if value is not None]
             gradient_errors = {f"d{n}": error(gradients[n], wanted_gradients[n]) for n in given}
             rows.append(
-                Row(case.op, group.dtype, name, group.decay, regime.name, output_errors, gradient_errors),
+                Row(case.op, group.dtype, name, group.variant, regime.name, output_errors, gradient_errors),
             )
     return rows
 
@@ -102,11 +107,11 @@ def _evaluate(run, implementation, inputs, cotangents):
 
 def _numbers(group, regime):
     """Inputs and cotangents: the same whoever computes and whatever else is measured."""
-    rng = np.random.default_rng(zlib.crc32(f"{group.case.op} {group.decay} {regime.name}".encode()))
+    rng = np.random.default_rng(zlib.crc32(f"{group.case.op} {group.variant} {regime.name}".encode()))
 
     def rounded(name, value):
         # A state that is carried from an earlier call is float32 at least.
-        dtype = jnp.promote_types(group.dtype, jnp.float32) if name in ("state", "h0") else jnp.dtype(group.dtype)
+        dtype = jnp.promote_types(group.dtype, jnp.float32) if name == group.case.state else jnp.dtype(group.dtype)
         return jnp.asarray(value, jnp.complex64 if np.iscomplexobj(value) else dtype)
 
     def normal(like):
@@ -115,7 +120,7 @@ def _numbers(group, regime):
             value = value + 1j * rng.standard_normal(like.shape)
         return jnp.asarray(value, like.dtype)
 
-    drawn = group.case.draw(rng, regime, group.decay, group.length)
+    drawn = group.case.draw(rng, regime, group.variant, group.length)
     inputs = {name: None if value is None else rounded(name, value) for name, value in drawn.items()}
     outputs = jax.eval_shape(lambda inputs: group.case.run(**inputs, implementation="reference"), inputs)
     return inputs, tuple(map(normal, outputs))

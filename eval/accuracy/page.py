@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from eval.accuracy import bars
-from eval.accuracy.cases import BATCH, CHANNELS, HEADS, KEY, VALUE, Case
+from eval.accuracy.cases import SIZES, Case
 from eval.accuracy.measure import NOTHING, Row
 from eval.accuracy.regimes import REGIMES
 
@@ -39,13 +39,13 @@ def _introduction(lengths, command, machine):
         thousand gates have passed, the gradient of a key that writes nothing) the error is relative to {NOTHING:.0e}.
         What is not finite has the error `inf`."""
     )
+    sizes = ", ".join(f"{letter} = {size}" for letter, size in SIZES.items())
     yield from _paragraph(
-        f"""B = {BATCH}, T = {lengths[0]:,} ({lengths[1]:,} in the regime `long`), H = {HEADS}, K = {KEY}, V = {VALUE};
-        `diagonal_scan` has {CHANNELS} channels. Queries, values, initial states, and the cotangents of outputs and of
-        final states are standard normal. So are keys in `linear_attention`; elsewhere they are of length 1. beta is the
-        sigmoid of a standard normal number. `delta_product` has two keys per token, `dplr_rule` a = -k and b = beta k,
-        as RWKV-7, and `diagonal_scan` decays e^g, where complex of random phase and all numbers complex64. With
-        bfloat16 all arrays are but the states, which are float32."""
+        f"""T = {lengths[0]:,}, and {lengths[1]:,} in the regime `long`; {sizes}. Other axes of an op have its own test
+        sizes. The inputs are those of the op's declaration (`Op.draw`), with its variants: gates, keys and strengths of
+        the regime, everything else standard normal, the cotangents of outputs and of last states too. Complex numbers
+        are complex64. With bfloat16 all arrays are but the states, which are float32. An implementation that refuses an
+        incoming state is measured without one."""
     )
 
 
@@ -73,7 +73,7 @@ def _summary(rows):
     yield from (
         "## The worst",
         "",
-        f"Over all kinds of decay, in the regimes {names} and in all; in brackets what it is, and where.",
+        f"Over all variants, in the regimes {names} and in all; in brackets what it is, and where.",
         "",
         *_head("op", "dtype", "implementation", f"outputs: {names}", f"gradients: {names}", "outputs", "gradients"),
     )
@@ -89,7 +89,7 @@ def _worst(rows, kind):
     if not found:
         return ""
     error, name, row = max(found, key=lambda item: item[0])
-    return f"{_number(error)} ({name}, {row.decay}, {row.regime})"
+    return f"{_number(error)} ({', '.join(filter(None, (name, row.variant, row.regime)))})"
 
 
 def _regimes(rows):
@@ -98,7 +98,7 @@ def _regimes(rows):
     for regime in REGIMES:
         if regime.name in used:
             yield _line(regime.name, regime.words)
-    yield from ("", "Without a decay (`none`) there are no gates, whatever the regime.", "")
+    yield from ("", "An op is measured in the regimes of what it draws: without gates, in no regime of gates.", "")
 
 
 def _tables(rows, cases):
@@ -115,11 +115,11 @@ def _tables(rows, cases):
 
 def _table(rows):
     columns = dict.fromkeys(name for row in reversed(rows) for name in (*row.outputs, *row.gradients))
-    yield from _head("implementation", "decay", "regime", *columns)
+    yield from _head("implementation", "variant", "regime", *columns)
     for row in rows:
         limits = bars.bars(row)
         cells = {n: _number(e, limits[kind]) for kind in limits for n, e in getattr(row, kind).items()}
-        yield _line(row.implementation, row.decay, row.regime, *(cells.get(name, "") for name in columns))
+        yield _line(row.implementation, row.variant or "-", row.regime, *(cells.get(name, "") for name in columns))
 
 
 def _number(error, bar=float("inf")):

@@ -1,6 +1,6 @@
-"""What goes into the ops: gates, keys and strengths where chunked forms lose digits or overflow, if they do.
+"""Provide the regimes of inputs: gates, keys and strengths with which a chunked form could lose precision or overflow.
 
-All else is of size 1: queries, values, states and cotangents are standard normal.
+All other inputs are of size 1: queries, values, states and cotangents are standard normal.
 """
 
 import dataclasses
@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from recurrax.ops.samplers import Samplers
+
 SAME_KEY = 64
-"""Tokens in a row that share a key where keys are equal: as many as a chunk has, or more."""
+"""Number of consecutive tokens that share a key where keys are equal: as many as a chunk has, or more."""
 
 
 def _mild(rng, shape):
@@ -37,34 +39,34 @@ def _mixture(rng, shape):
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
-    """One way to draw the inputs.
-
-    Attributes:
-      name: as the flags and the page call it.
-      words: what it is, for the page.
-      gates: (generator, shape) -> log-decays.
-      needs_gates: it says something about ops with a decay alone.
-      keys: "any", "equal" over `SAME_KEY` tokens, or "zero".
-      beta: the strength of all writes; None: sigmoids of standard normal numbers.
-      is_long: of the longer of the two lengths.
-    """
+    """One way to draw the inputs."""
 
     name: str
+    """Its name in flags and on the page."""
     words: str
+    """What it is, for the page."""
     gates: Callable[..., np.ndarray] = _mild
-    needs_gates: bool = False
+    """(generator, shape) -> log-decays."""
     keys: str = "any"
+    """"any", "equal" over `SAME_KEY` tokens, or "zero"."""
     beta: float | None = None
+    """The strength of all writes; None: sigmoids of standard normal numbers."""
     is_long: bool = False
+    """Whether it is measured at the longer of the two lengths."""
+    varies: frozenset[str] = frozenset()
+    """The samplers that make the regime: it says something only about ops that call them."""
+    without: frozenset[str] = frozenset()
+    """Ops that it does not concern."""
 
-    def draw_gates(self, rng, shape):
-        return self.gates(rng, shape)
+    @property
+    def samplers(self) -> Samplers:
+        """The samplers with which an op draws its inputs."""
+        return Samplers(log_decay=self.gates, key=self.draw_keys, strength=self.draw_strengths)
 
-    def draw_keys(self, rng, shape, unit):
-        """Keys (B, T, ..., H, K), of length 1 if `unit`."""
+    def draw_keys(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Return keys (B, T, ..., H, K) of length 1, or zeros."""
         keys = rng.standard_normal(shape)
-        if unit:
-            keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+        keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
         if self.keys == "zero":
             return np.zeros(shape)
         if self.keys == "equal":
@@ -74,20 +76,33 @@ class Regime:
                 keys = np.broadcast_to(keys[:, :, :1], shape)
         return keys
 
-    def draw_beta(self, rng, shape):
+    def draw_strengths(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the strengths of writes."""
         strength = 1 / (1 + np.exp(-rng.standard_normal(shape)))
         return strength if self.beta is None else np.full(shape, self.beta)
 
 
+_BOUNDED = frozenset({"dplr_rule"})  # in RWKV-7, whose rule it is, strengths are below 1
+_GATES, _KEYS, _STRENGTHS = (frozenset({name}) for name in Samplers._fields)
 MILD = Regime("mild", "gates -0.1 e^n with n standard normal")
-STRONG = Regime("strong", "all gates -5", _strong, needs_gates=True)
-ZERO = Regime("zero-gates", "all gates 0", _zero, needs_gates=True)
-ONE = Regime("one-gate", "one token's gates are -1e4, the others mild", _one, needs_gates=True)
-MIXTURE = Regime("mixture", "2 % of the gates -300, 10 % -20, 10 % 0, the others mild", _mixture, needs_gates=True)
-EQUAL_KEYS = Regime("equal-keys", f"{SAME_KEY} tokens in a row share their key; beta 1", keys="equal", beta=1.0)
-EQUAL_KEYS_2 = Regime("equal-keys-beta-2", "as equal-keys, with beta 2", keys="equal", beta=2.0)
-ZERO_KEYS = Regime("zero-keys", "all keys 0", keys="zero")
-BETA_0, BETA_1, BETA_2 = (Regime(f"beta-{b}", f"all beta {b}", beta=float(b)) for b in (0, 1, 2))
+STRONG = Regime("strong", "all gates -5", _strong, varies=_GATES)
+ZERO = Regime("zero-gates", "all gates 0", _zero, varies=_GATES)
+ONE = Regime("one-gate", "one token's gates are -1e4, the others mild", _one, varies=_GATES)
+MIXTURE = Regime("mixture", "2 % of the gates -300, 10 % -20, 10 % 0, the others mild", _mixture, varies=_GATES)
+EQUAL_KEYS = Regime(
+    "equal-keys", f"{SAME_KEY} tokens in a row share their key; beta 1", keys="equal", beta=1.0, varies=_KEYS
+)
+EQUAL_KEYS_2 = Regime(
+    "equal-keys-beta-2",
+    "as equal-keys, with beta 2",
+    keys="equal",
+    beta=2.0,
+    varies=_KEYS | _STRENGTHS,
+    without=_BOUNDED,
+)
+ZERO_KEYS = Regime("zero-keys", "all keys 0", keys="zero", varies=_KEYS)
+BETA_0, BETA_1 = (Regime(f"beta-{b}", f"all beta {b}", beta=float(b), varies=_STRENGTHS) for b in (0, 1))
+BETA_2 = Regime("beta-2", "all beta 2", beta=2.0, varies=_STRENGTHS, without=_BOUNDED)
 LONG = Regime("long", "mild, at the longer length", is_long=True)
 
 REGIMES = (MILD, STRONG, MIXTURE, ZERO, ONE, EQUAL_KEYS, EQUAL_KEYS_2, ZERO_KEYS, BETA_0, BETA_1, BETA_2, LONG)

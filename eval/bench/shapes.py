@@ -22,3 +22,13 @@ MATRIX_STATE = (
     Shape("batch", (4, 2048, 4, 64, 64)),
     Shape("long", (1, 8192, 8, 64, 64)),
 )
+
+# (B, T, E, N): Mamba's inner width and states.
+SELECTIVE_SCAN = (Shape("batch", (4, 2048, 256, 16)), Shape("long", (1, 8192, 256, 16)))
+
+# (B, T, D, N, M): channels, states and outputs of time-invariant systems.
+STATE_SPACE = (Shape("batch", (4, 2048, 64, 32, 1)), Shape("long", (1, 16_384, 64, 32, 1)))
+
+# (B, T, D, W): the short convolution of most blocks, and filters as long as the sequence.
+CAUSAL_CONV1D = (Shape("batch", (8, 2048, 512, 4)), Shape("long", (1, 16_384, 512, 4)))
+LONG_CONVOLUTION = (Shape("batch", (4, 2048, 64, 2048)), Shape("long", (1, 16_384, 64, 16_384)))

@@ -21,8 +21,8 @@ class Examination:
         small = tuple(min(size, limit) for size, limit in zip(sizes, benchmark.oracle_sizes, strict=True))
         self.small_inputs = self.inputs if small == sizes else benchmark.inputs(small, dtype)
         # The oracle gets the rounded numbers that the contestant gets.
-        wide = np.complex128 if jnp.iscomplexobj(self.inputs[0]) else np.float64
-        outputs, gradients = benchmark.oracle(*(np.asarray(v).astype(wide) for v in self.small_inputs))
+        wide = (np.complex128 if jnp.iscomplexobj(v) else np.float64 for v in self.small_inputs)
+        outputs, gradients = benchmark.oracle(*map(np.asarray, self.small_inputs, wide))
         self.truth = outputs if direction == "forward" else (outputs, gradients)
 
     def oracle_error(self, contestant: Contestant, program: Program) -> float:

@@ -1,6 +1,9 @@
 """What the measurement needs to know about one op, and about one way to compute it."""
 
 import dataclasses
+import functools
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eval import oracles
 from eval.bench.programs import Program, compile_jax
 from eval.bench.shapes import Shape
+from recurrax import ops
+from recurrax.ops.samplers import Samplers
 
 
 class Contestant(NamedTuple):
@@ -71,13 +77,60 @@ class Benchmark:
     def inputs(self, sizes: tuple[int, ...], dtype: str) -> tuple[jax.Array, ...]:
         """The same random inputs for every contestant and every call."""
         is_complex = jnp.issubdtype(jnp.dtype(dtype), jnp.complexfloating)
-        return tuple(jnp.asarray(v, dtype) for v in self.draw(np.random.default_rng(0), sizes, is_complex))
+        drawn = self.draw(np.random.default_rng(0), sizes, is_complex)
+        return tuple(jnp.asarray(v, jnp.complex64 if np.iscomplexobj(v) else dtype) for v in drawn)
 
 
 def our_contestant(op: Callable[..., tuple[jax.Array, Any]], implementation: str | None) -> Contestant:
     """An op of the library, of which the outputs are taken and the last state is not."""
     return Contestant(
         implementation or "default", lambda *inputs: op(*inputs, implementation=implementation)[0], ours=True
+    )
+
+
+def of_op(
+    name: str,
+    variant: str | None = None,
+    *,
+    dims: tuple[str, ...],
+    shapes: tuple[Shape, ...],
+    oracle_sizes: tuple[int, ...],
+    operations: Callable[[tuple[int, ...], str], int],
+    peers: tuple[Contestant, ...] = (),
+) -> Benchmark:
+    """Return the table of an op of the library, whose inputs and implementations are those of its declaration."""
+    op, run = ops.OPS[name], getattr(ops, name)
+    variant = op.variants[0] if variant is None else variant
+
+    def draw(rng, sizes, is_complex=False):
+        del is_complex
+        drawn = op.draw(rng, {**op.sizes, **dict(zip(dims, sizes, strict=True))}, variant, Samplers())
+        in_order = inspect.signature(run).parameters  # contestants take them by position
+        return {argument: drawn[argument] for argument in in_order if argument in drawn and argument != op.state}
+
+    names = tuple(draw(np.random.default_rng(0), oracle_sizes))
+
+    def numbers_moved(sizes, direction):
+        """Forward reads the inputs and writes the output; backward reads all these and writes the gradients."""
+        inputs = draw(np.random.default_rng(0), sizes)
+        shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in inputs.values()]
+        read = sum(math.prod(shape.shape) for shape in shapes)
+        written = jax.eval_shape(lambda *inputs: run(*inputs)[0], *shapes).size
+        return read + written if direction == "forward" else 3 * read + 2 * written
+
+    ours = functools.partial(our_contestant, run)
+    return Benchmark(
+        op=f"{name}/{variant}" if len(op.variants) > 1 else name,
+        dims=dims,
+        shapes=shapes,
+        oracle_sizes=oracle_sizes,
+        dtypes=("float32", "bfloat16"),
+        draw=lambda rng, sizes, is_complex: tuple(draw(rng, sizes).values()),
+        oracle=lambda *inputs: oracle_truth(getattr(oracles, name), dict(zip(names, inputs, strict=True))),
+        numbers_moved=numbers_moved,
+        operations=operations,
+        reference=ours("reference"),
+        contestants=(*map(ours, (None, *op.implementations)), *peers),
     )
 
 

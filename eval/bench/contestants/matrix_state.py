@@ -90,8 +90,6 @@ STEPS = {
     "delta_product": (stepwise.write_delta_product, stepwise.step_delta_product),
     "dplr_rule": (stepwise.write_dplr_rule, stepwise.step_dplr_rule),
 }
-
-
 MOST_ELEMENTS, MOST_SCORES = 2**26, 2**30
 
 

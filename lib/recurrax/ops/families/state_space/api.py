@@ -126,7 +126,9 @@ def _draw(rng, sizes, variant, samplers_):
     if is_complex:
         a = a + 1j * rng.uniform(0, 3, (d, n))
     if variant == "dense":
-        a = np.expm1(a)[..., None] * np.eye(n) + 0.05 * rng.standard_normal((d, n, n))
+        # Eigenvalues below 1 whatever n and T, and eigenvectors that are not orthogonal, so that no A is symmetric.
+        vectors = np.eye(n) + 0.3 / np.sqrt(n) * rng.standard_normal((d, n, n))
+        a = vectors * np.expm1(a)[:, None] @ np.linalg.inv(vectors)
     shapes = {"b": (d, n), "c": (d, m, n), "state": (b, d, n)}
     system = {name: samplers.normal(rng, *shape, complex=is_complex) for name, shape in shapes.items()}
     return {"x": rng.standard_normal((b, t, d)), "a": a, **system}
