@@ -242,5 +242,5 @@ def test_target_of_weight_zero_is_left_out_of_the_loss():
     logits[0, 1] = np.nan
     model = types.SimpleNamespace(apply=lambda *_, **__: (jnp.asarray(logits), None))
     batch = {"inputs": None, "reset": None, "targets": np.zeros((1, 2), np.int32), "weights": np.float32([[1, 0]])}
-    loss, weight, _ = negative_log_likelihood(model, None, batch)
+    loss, weight, *_ = negative_log_likelihood(model, None, batch)
     np.testing.assert_allclose((loss, weight), (np.log(4), 1), rtol=1e-6)

@@ -113,7 +113,7 @@ def hybrid(text, mesh_config):
 
     def loss(params, batch):
         with sharding.on(mesh):
-            total, count, _ = negative_log_likelihood(model, params, batch)
+            total, count, *_ = negative_log_likelihood(model, params, batch)
         return total / count
 
     params = jax.device_put(first_parameters(config.model), splits)

@@ -1,13 +1,14 @@
 """Provides the training step and the evaluation step as pure, jitted functions."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from recurrax.layers import LOSSES, UPDATES
 from recurrax.models import LanguageModel, parameters
 from train import precision, sharding, spikes
 from train.config import TrainConfig
@@ -16,61 +17,70 @@ from train.state import TrainState, make_optimizer, make_schedule
 Batch = dict[str, jax.Array]
 
 
-def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=None, rngs=None):
-    """Return the sum of -log p(target) in nats over the weighted targets, their number, and the model's state.
+def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=None, rngs=None, mutable=()):
+    """Return the sum of -log p(target) in nats over the weighted targets, their number, the state, and collections.
 
-    A target of weight 0 is left out, even if its loss is not finite.
+    A target of weight 0 is left out, even if its loss is not finite. The collections are those of `mutable`.
     """
-    logits, state = model.apply({"params": params}, batch["inputs"], state, reset=batch["reset"], rngs=rngs)
+    apply = functools.partial(model.apply, {"params": params}, batch["inputs"], state, reset=batch["reset"], rngs=rngs)
+    (logits, state), collections = apply(mutable=list(mutable)) if mutable else (apply(), {})
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
     weights = batch["weights"]
-    return jnp.where(weights == 0, 0, losses * weights).sum(), weights.sum(), state
+    return jnp.where(weights == 0, 0, losses * weights).sum(), weights.sum(), state, collections
 
 
 def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
     """Return step(state, batch) -> (state, metrics), which donates the state.
 
-    The metrics are loss, the mean of the batch in nats per byte before the update; grad_norm, the global norm before
-    clipping; learning_rate; with on_nonfinite = "skip", skipped, the number of skipped steps so far; and with spike
-    detection, batch, the number of the step's batch, and spike, whether its loss is a spike.
+    The metrics are loss, the mean of the batch in nats per byte before the update; each extra loss of the layers,
+    summed over them, by its name; grad_norm, the global norm before clipping; learning_rate; with on_nonfinite =
+    "skip", skipped, the number of skipped steps so far; and with spike detection, batch, the number of the step's
+    batch, and spike, whether its loss is a spike.
     """
     model, declared = LanguageModel(config.model), parameters(config.model)
     optimizer, schedule = make_optimizer(config.optimizer, declared), make_schedule(config.optimizer)
     parts = config.optimizer.accumulate
 
     def loss_sum(params, batch, key):
+        """Return the sum over targets of the loss and the layers' losses; then its parts, and updates of parameters."""
         params = precision.for_products(params, declared, config.precision)
-        total, _, _ = negative_log_likelihood(model, params, batch, rngs={"dropout": key})
-        return total
+        total, count, _, collections = negative_log_likelihood(
+            model, params, batch, rngs={"dropout": key}, mutable=(LOSSES, UPDATES)
+        )
+        extra = {name: count * loss for name, loss in _by_name(collections.get(LOSSES, {})).items()}
+        return sum(extra.values(), total), (total, extra, collections.get(UPDATES, {}))
 
     def gradients(params, batch, key):
-        """Return the sum of losses and its gradient, computed on `parts` slices of the batch one after the other."""
+        """Return the gradient of `loss_sum` and its parts, summed over `parts` slices of the batch, taken in turn."""
+        differentiate = jax.grad(loss_sum, has_aux=True)
         if parts == 1:
-            return jax.value_and_grad(loss_sum)(params, batch, key)
+            return differentiate(params, batch, key)
         # Row i goes to slice i mod parts, so that every device has rows in every slice.
         slices = jax.tree.map(lambda v: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1), batch)
 
         def add(carry, inputs):
             part, number = inputs
-            value = jax.value_and_grad(loss_sum)(params, part, jax.random.fold_in(key, number))
+            value = differentiate(params, part, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.add, carry, value), None
 
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda v: v[0], slices), key)
+        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         return jax.lax.scan(add, zero, (slices, jnp.arange(parts)))[0]
 
     def step(state: TrainState, batch: Batch):
         with sharding.on(mesh):
-            total, grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+            grads, (total, extra, added) = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
         count = jnp.maximum(batch["weights"].sum(), 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": total / count,
+            **{name: loss / count for name, loss in extra.items()},
             "grad_norm": optax.tree.norm(grads),
             # The schedule counts the steps that were not skipped, as the optimizer does.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
         }
-        new = optax.apply_updates(state.params, updates), opt_state
+        new = _plus(optax.apply_updates(state.params, updates), added, 1 / parts), opt_state
         skipped = state.skipped
         if config.on_nonfinite == "skip":
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -94,6 +104,21 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     )
 
 
+def _by_name(losses):
+    """Return the sum of the losses of each name over all layers."""
+    sums = {}
+    for path, loss in jax.tree_util.tree_leaves_with_path(losses):
+        sums[path[-1].key] = sums.get(path[-1].key, 0.0) + loss.sum()
+    return sums
+
+
+def _plus(params, updates, factor):
+    """Return the parameters, those that have an update plus the factor times it."""
+    if not isinstance(updates, Mapping):
+        return params + factor * updates
+    return {**params, **{name: _plus(params[name], update, factor) for name, update in updates.items()}}
+
+
 def make_evaluation_step(model: LanguageModel, mesh: Mesh, state_shardings) -> Callable:
     """Return step(params, state, batch) -> (loss sum in nats, bytes, state).
 
@@ -102,6 +127,6 @@ def make_evaluation_step(model: LanguageModel, mesh: Mesh, state_shardings) -> C
 
     def step(params, state, batch: Batch):
         with sharding.on(mesh):
-            return negative_log_likelihood(model, params, batch, state)
+            return negative_log_likelihood(model, params, batch, state)[:3]
 
     return jax.jit(step, donate_argnums=1, out_shardings=(None, None, state_shardings))

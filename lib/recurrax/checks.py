@@ -19,6 +19,14 @@ def positive(config, *names: str) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
+def not_negative(config, *names: str) -> None:
+    """Raise ValueError if one of these fields is below 0, or no number."""
+    for name in names:
+        value = getattr(config, name)
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+
+
 def hashable(config) -> None:
     """Convert lists among the fields to tuples, at any depth: jit and Linen need the hash of a config.
 

@@ -39,6 +39,13 @@ POSITION_WISE = Capabilities(causal=True, streams=True, linear_in_values=False, 
 """The capabilities of a network that is applied to each position, or to a few before it."""
 
 
+LOSSES = "losses"
+"""The Flax collection of extra losses of layers, scalars that training adds to its own. Like `UPDATES` it is filled
+where the caller makes it mutable."""
+UPDATES = "updates"
+"""The Flax collection of what training adds to parameters of the same path after a step, without the optimizer."""
+
+
 class Depth(NamedTuple):
     """Where a layer stands in its model: some papers initialise gates and decay factors by it."""
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax import checks, sites
-from recurrax.layers import Depth, LayerConfig
+from recurrax.layers import LOSSES, UPDATES, Depth, LayerConfig
 from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models.block import Block, BlockConfig
 from recurrax.models.norms import NORMS, Norm
@@ -215,7 +215,7 @@ class Backbone(nn.Module):
         if layout.repeats:
             scanned = nn.scan(
                 group,
-                variable_axes={"params": 0, sites.COLLECTION: 0},
+                variable_axes=dict.fromkeys(("params", sites.COLLECTION, LOSSES, UPDATES), 0),
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast, 0),
                 length=layout.repeats,

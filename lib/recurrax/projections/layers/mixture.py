@@ -4,11 +4,10 @@
     y = scale * sum_i w_i GLU_i(x) + g GLU_shared(x)            over the experts i with the highest s_i + b_i
 
 w is s of those experts, divided by its sum (`normalize`). The bias b affects the choice but not the weights; it has no
-gradient (arXiv 2408.15664). With groups, experts are chosen from the groups whose two best scores have the highest sums
-(DeepSeek-V3, arXiv 2412.19437). The shared expert, which all tokens use, may be weighted by g = sigmoid(w_g . x).
+gradient. `recurrax.projections.routing` has the choice, its groups, and how training balances it. The shared expert,
+which all tokens use, may be weighted by g = sigmoid(w_g . x).
 
 Tokens are sorted by expert and multiplied by a grouped matrix product, so no token is dropped and nothing is padded.
-There is no load-balancing loss.
 """
 
 import dataclasses
@@ -17,19 +16,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from recurrax import checks
+from recurrax.layers import LOSSES, UPDATES
 from recurrax.mixers.base import fan_in, zeros
 from recurrax.ops import linear, sharding
-from recurrax.ops.dtypes import upcast
 from recurrax.ops.sharding import sharded
 from recurrax.ops.summaries import Pointwise
 from recurrax.parameters import Parameter, reads, vector, writes
+from recurrax.projections import routing
 from recurrax.projections.base import ACTIVATIONS, Projection, ProjectionConfig
+from recurrax.projections.routing import SCORES
 from recurrax.types import Params
 
-SCORES = ("softmax", "sigmoid")
 each_fan_in = nn.initializers.lecun_normal(batch_axis=0)
 """Variance 1 / D for each matrix of a stack (X, D, E)."""
 
@@ -60,12 +60,19 @@ class MixtureOfExperts(ProjectionConfig):
     """Number of groups of adjacent experts."""
     groups_per_token: int = 1
     """Number of groups from which each token's experts are chosen."""
+    balance: float = 0.0
+    """Weight of the balance loss in training; the Switch Transformer has 0.01."""
+    bias_rate: float = 0.0
+    """Step u of the choice bias after each step of training, with `choice_bias`; the authors use 0.001."""
 
     def __post_init__(self):
         super().__post_init__()
         names = ("num_experts", "experts_per_token", "shared_hidden", "scale", "num_groups", "groups_per_token")
         checks.positive(self, *names)
         checks.choice("scores", self.scores, SCORES)
+        checks.not_negative(self, "balance", "bias_rate")
+        if self.bias_rate and not self.choice_bias:
+            raise ValueError(f"bias_rate {self.bias_rate} moves the choice bias; set choice_bias=True")
         if self.shared_gate and self.shared_hidden is None:
             raise ValueError("shared_gate needs a shared expert; set shared_hidden")
         size, rest = divmod(self.num_experts, self.num_groups)
@@ -118,7 +125,10 @@ EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernel
 def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels, config):
     """Return the weighted sum over each token's experts."""
     tokens, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[config.activation]
-    weights, experts = chosen_experts({"router_kernel": router_kernel, "choice_bias": choice_bias}, tokens, config)
+    params = {"router_kernel": router_kernel, "choice_bias": choice_bias}
+    scores = routing.scores(params, tokens, config)
+    experts = routing.choose(params, scores, config)
+    weights = routing.weights(scores, experts, config)
     # Rows are pairs (token, position among its experts), sorted by expert.
     order = jnp.argsort(experts.reshape(-1), stable=True)
     sizes = jnp.bincount(experts.reshape(-1), length=config.num_experts)
@@ -131,34 +141,27 @@ def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels
     return lax.psum(y, split) if split else y
 
 
-def chosen_experts(
-    params: Params, tokens: Float[Array, "N D"], config: MixtureOfExperts
-) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """Return the weights and indices of each token's experts; scores are computed in float32."""
-    logits = linear(upcast(tokens), params["router_kernel"])
-    scores = jax.nn.softmax(logits, axis=-1) if config.scores == "softmax" else jax.nn.sigmoid(logits)
-    ranked = scores + upcast(params["choice_bias"])[None] if config.choice_bias else scores
-    if config.num_groups > 1:
-        groups = ranked.reshape(len(tokens), config.num_groups, -1)
-        best = lax.top_k(groups, 2)[0].sum(-1)
-        _, kept = lax.top_k(best, config.groups_per_token)
-        kept = jax.nn.one_hot(kept, config.num_groups, dtype=bool).any(-2)
-        ranked = jnp.where(kept[..., None], groups, -jnp.inf).reshape(ranked.shape)
-    _, experts = lax.top_k(ranked, config.experts_per_token)
-    weights = jnp.take_along_axis(scores, experts, axis=-1)
-    if config.normalize:
-        # All sigmoids may underflow; 1e-20 is below the rounding error of any relevant sum.
-        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
-    return config.scale * weights, experts
-
-
 class MixtureOfExpertsLayer(Projection):
     """Parameters of `mixture_of_experts`: X (3 D E + D) of them, E the width of one expert.
 
     A choice bias adds X, a shared expert of width S 3 D S, and its gate D.
+
+    Where the collections are mutable, as in training, it adds the weighted balance loss to `losses` and the step of the
+    choice bias to `updates`, both over all tokens of the call, those without a target among them.
     """
 
     function = staticmethod(mixture_of_experts)
+
+    def run(self, params, x, state, *, reset, depth, shared):
+        config = self.config
+        if (config.balance or config.bias_rate) and self.is_mutable_collection(LOSSES) and not self.is_initializing():
+            scores = routing.scores(params, x, config)
+            loss, share = routing.balance(scores, routing.choose(params, scores, config))
+            if config.balance:
+                self.put_variable(LOSSES, "balance", config.balance * loss)
+            if config.bias_rate:
+                self.put_variable(UPDATES, "choice_bias", config.bias_rate * jnp.sign(1 / config.num_experts - share))
+        return super().run(params, x, state, reset=reset, depth=depth, shared=shared)
 
     def parameters(self, depth):
         config, d, e, n = self.config, self.dim, self.config.width(self.dim), self.config.num_experts
