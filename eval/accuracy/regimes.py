@@ -28,7 +28,8 @@ def _zero(rng, shape):
 
 def _one(rng, shape):
     gates = _mild(rng, shape)
-    gates[:, (shape[1] // 2 + 5) % shape[1]] = -1e4
+    axis = min(1, len(shape) - 1)  # of decays that do not depend on time, those of one channel or state
+    np.moveaxis(gates, axis, 0)[(shape[axis] // 2 + 5) % shape[axis]] = -1e4
     return gates
 
 
@@ -87,7 +88,7 @@ _GATES, _KEYS, _STRENGTHS = (frozenset({name}) for name in Samplers._fields)
 MILD = Regime("mild", "gates -0.1 e^n with n standard normal")
 STRONG = Regime("strong", "all gates -5", _strong, varies=_GATES)
 ZERO = Regime("zero-gates", "all gates 0", _zero, varies=_GATES)
-ONE = Regime("one-gate", "one token's gates are -1e4, the others mild", _one, varies=_GATES)
+ONE = Regime("one-gate", "one token's gates are -1e4, or those of one state; the others mild", _one, varies=_GATES)
 MIXTURE = Regime("mixture", "2 % of the gates -300, 10 % -20, 10 % 0, the others mild", _mixture, varies=_GATES)
 EQUAL_KEYS = Regime(
     "equal-keys", f"{SAME_KEY} tokens in a row share their key; beta 1", keys="equal", beta=1.0, varies=_KEYS

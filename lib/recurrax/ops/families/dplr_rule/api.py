@@ -15,7 +15,7 @@ def dplr_rule(
     v: Float[ArrayLike, "B T H V"],
     a: Float[ArrayLike, "B T H K"],
     b: Float[ArrayLike, "B T H K"],
-    log_decay: Float[ArrayLike, "B T H"] | Float[ArrayLike, "B T H K"] | None,
+    log_decay: Float[ArrayLike, "B T H"] | Float[ArrayLike, "B T H K"] | None = None,
     state: Float[ArrayLike, "B H K V"] | None = None,
     *,
     scale: float | None = None,
