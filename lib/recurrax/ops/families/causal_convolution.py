@@ -61,7 +61,7 @@ def taps(x, kernel, bias, state, reset):
             borders.append(inside[:, -1])
         y = y + tap
     if bias is not None:
-        y = shift(y, bias.astype(dtype))
+        y = shift(y, bias)
 
     state = inputs[:, length:]
     if reset is not None and width > 1:
@@ -77,7 +77,7 @@ def reference(x, kernel, bias, state, reset):
         x, reset = inputs
         past = past if reset is None else jnp.where(reset[:, None, None], 0, past)
         window = jnp.concatenate([past, x[:, None]], axis=1)
-        return window[:, 1:], (window * kernel[None]).sum(1) + (0 if bias is None else bias.astype(kernel.dtype)[None])
+        return window[:, 1:], (window * kernel[None]).sum(1) + (0 if bias is None else bias[None])
 
     inputs = (x.astype(state.dtype).swapaxes(0, 1), None if reset is None else reset.swapaxes(0, 1))
     state, y = jax.lax.scan(step, state, inputs)
@@ -85,10 +85,10 @@ def reference(x, kernel, bias, state, reset):
 
 
 def _compute(choice, given):
-    x, kernel, state = given["x"], given["kernel"], given["state"]
-    state = _empty(given) if state is None else state
-    dtype = wide_dtype(x, kernel)
-    return choice({**given, "kernel": kernel.astype(dtype), "state": state.astype(dtype)})
+    state = _empty(given) if given["state"] is None else given["state"]
+    dtype = wide_dtype(given["x"], given["kernel"])
+    parameters = {name: None if given[name] is None else given[name].astype(dtype) for name in ("kernel", "bias")}
+    return choice({**given, **parameters, "state": state.astype(dtype)})
 
 
 def _tokens(given):
