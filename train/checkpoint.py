@@ -1,16 +1,16 @@
-"""Checkpoints: written while training goes on, verified before use, never half there.
+"""Save and restore checkpoints: written during training, verified before use, never incomplete under a good name.
 
     checkpoints/200/           complete: orbax's files, record.json (the leaves, the validation loss), SHA256SUMS
     checkpoints/writing-400*   being written; without value if no run is writing it
-    checkpoints/deleting-100   on its way out
-    checkpoints/corrupt-300-1  found damaged at a restart and moved out of the way; never deleted by us
+    checkpoints/deleting-100   being deleted
+    checkpoints/corrupt-300-1  found damaged at a restart and moved aside; never deleted by this module
 
-A checkpoint comes into being by one rename, made after its last byte is on the disk, and goes by another. So a folder
-that is named by a number is complete, whenever and however the process died. That is also why orbax's own manager of
-checkpoints is not used: a kill between its commit and our checksums would leave a checkpoint that nobody can verify,
-and it deletes in place, so that a kill leaves half a checkpoint under a good name.
+One rename, made after the last byte is on the disk, creates a checkpoint, and another removes it. So a directory that
+is named by a number is complete, whenever and however the process died. This is also why orbax's own checkpoint
+manager is not used: a kill between its commit and our checksums would leave a checkpoint that cannot be verified, and
+it deletes in place, so that a kill leaves half a checkpoint under a good name.
 
-Every method is called by all processes. Process 0 alone judges, renames and deletes; the others follow.
+All processes call every method. Process 0 alone checks, renames and deletes; the others follow.
 """
 
 import concurrent.futures
@@ -31,14 +31,14 @@ from train.processes import is_first, on_any
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When checkpoints are written and which of them stay."""
+    """When checkpoints are written and which of them are kept."""
 
     every: int = 200
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     keep: int = 3
-    """How many of the newest checkpoints stay."""
+    """Number of the newest checkpoints that are kept."""
     keep_best: bool = True
-    """Also keep the checkpoint with the lowest validation loss."""
+    """Whether the checkpoint with the lowest validation loss is kept too."""
 
     def __post_init__(self):
         for name in ("every", "keep"):
@@ -47,14 +47,14 @@ class CheckpointConfig:
 
 
 class DamagedCheckpointError(RuntimeError):
-    """No checkpoint could be read, or the one that was asked for could not."""
+    """No checkpoint can be read, or the requested one cannot."""
 
 
 class Checkpointer:
-    """Saves and restores the training state in one directory; a context manager that ends with `close`.
+    """Save and restore the training state in one directory; a context manager that ends with `close`.
 
-    Nothing is touched until the first `save` or a `restore` that finds damage, so a `Checkpointer` can look into the
-    directory of a run that is going on. Only one that holds the lock of the working directory may save or `restore`.
+    Nothing is changed before the first `save`, or a `restore` that finds damage, so a `Checkpointer` can read the
+    directory of a run in progress. Only the holder of the working directory's lock may save or `restore`.
     """
 
     def __init__(self, directory: str | os.PathLike, config: CheckpointConfig, log: Callable[[str], object] = print):
@@ -63,8 +63,8 @@ class Checkpointer:
         self._log = log
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, concurrent.futures.Future] | None = None
-        self._current: int | None = None  # the step this object saved or restored last
-        self.restored_step: int | None = None  # the step that the last `restore` or `restore_params` has read
+        self._current: int | None = None  # the step that this object saved or restored last
+        self.restored_step: int | None = None  # the step that the last `restore` or `restore_params` read
 
     def __enter__(self):
         return self
@@ -74,18 +74,18 @@ class Checkpointer:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The complete checkpoints on disk, in ascending order."""
+        """The steps of the complete checkpoints on disk, in ascending order."""
         if not self._directory.is_dir():
             return ()
         return tuple(sorted(int(entry.name) for entry in self._directory.iterdir() if entry.name.isdecimal()))
 
     def save(self, step: int, state, *, validation_loss: float | None = None, wait: bool = False) -> None:
-        """Writes `state`, a pytree of jax arrays, as the checkpoint of `step`.
+        """Write `state`, a pytree of JAX arrays, as the checkpoint of `step`.
 
-        Returns as soon as the arrays are copied, so that the caller may donate them; the rest happens behind the
-        training loop, and an error there is raised by the next `save`, `wait`, `restore` or `close`. With `wait`,
-        returns when the checkpoint is on the disk. Saving the step that was just saved or restored does nothing (the
-        loop's last save may meet its regular one).
+        Returns as soon as the arrays are copied, so that the caller may donate them. The rest happens in the
+        background, and the next `save`, `wait`, `restore` or `close` raises its errors. With `wait`, returns when the
+        checkpoint is on the disk. Saving the step that was just saved or restored does nothing: the last save of a loop
+        may coincide with a regular one.
 
         Raises:
           ValueError: the directory has a checkpoint of this or a later step, which a restart would prefer to this one.
@@ -113,7 +113,7 @@ class Checkpointer:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the save that is under way, if any, is on the disk; raises RuntimeError if it failed."""
+        """Return when the save in progress, if any, is on the disk. Raises RuntimeError if it failed."""
         if self._pending is None:
             return
         (step, future), self._pending = self._pending, None
@@ -127,37 +127,37 @@ class Checkpointer:
             ) from error
 
     def close(self) -> None:
-        """Waits for the save that is under way; raises RuntimeError if it failed."""
+        """Wait for the save in progress. Raises RuntimeError if it failed."""
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
     def restore(self, abstract_state, *, step: int | None = None):
-        """The state of `step`, or of the newest undamaged checkpoint; None if there is no checkpoint at all.
+        """Return the state of `step`, or of the newest undamaged checkpoint; None if there is no checkpoint.
 
-        `abstract_state` is a pytree of `jax.ShapeDtypeStruct` with shardings. The result has its structure, and each
-        array has the sharding asked for, whatever mesh it was written on. Damaged checkpoints newer than the one
-        returned are reported through `log` and moved aside.
+        `abstract_state` is a pytree of `jax.ShapeDtypeStruct` with shardings. The result has its structure and its
+        shardings, whatever mesh the checkpoint was written on. Damaged checkpoints newer than the returned one are
+        reported through `log` and moved aside.
 
         Raises:
-          ValueError: `step` is not there, or the checkpoint does not fit (one line per leaf); the disk is as before.
-          DamagedCheckpointError: no checkpoint is undamaged, or `step` is not; the disk is as before.
+          ValueError: there is no checkpoint of `step`, or it does not fit (one line per leaf); the disk is unchanged.
+          DamagedCheckpointError: all checkpoints, or that of `step`, are damaged; the disk is unchanged.
         """
         return self._restore(step, abstract_state, self._load_state, move_aside=True)
 
     def go_back(self, abstract_state, *, to: int):
-        """`restore` of the newest undamaged checkpoint of step `to` or before it; those after it are deleted."""
+        """Delete the checkpoints after step `to`, and `restore` the newest undamaged one of the others."""
         self.wait()
         self._as_process_0(lambda: self._delete(step for step in reversed(self.steps) if step > to))
         self._current = None
         return self.restore(abstract_state)
 
     def restore_params(self, abstract_params=None, *, step: int | None = None):
-        """As `restore`, for the parameters alone, and without changing anything on disk.
+        """Restore the parameters alone, like `restore` but without any change on disk.
 
-        Without `abstract_params` they come as nested dicts of arrays on this process's first device, with the shapes
-        and dtypes that were saved.
+        Without `abstract_params` the result is nested dicts of arrays on this process's first device, with the saved
+        shapes and dtypes.
         """
         return self._restore(step, abstract_params, self._load_params, move_aside=False)
 
@@ -173,7 +173,7 @@ class Checkpointer:
         return restored
 
     def _choose(self, step: int | None) -> tuple[int | None, list[int]]:
-        """The checkpoint to read, and the damaged ones that were passed over on the way to it."""
+        """Return the step of the checkpoint to read, and the newer, damaged ones that were skipped."""
         steps = self.steps
         if step is not None and step not in steps:
             there = ", ".join(map(str, steps)) or "none"
@@ -204,7 +204,7 @@ class Checkpointer:
         return _load(path, {"params": abstract_params}, "params/")["params"]
 
     def _commit(self, response, record: dict) -> None:
-        """The end of a save, in the background: when all processes have written, process 0 makes it a checkpoint."""
+        """End a save, in the background: when all processes have written, process 0 makes it a checkpoint."""
         response.result()
         if not is_first():
             return
@@ -231,12 +231,12 @@ class Checkpointer:
             shutil.rmtree(leaving)
 
     def _remove_leftovers(self) -> None:
-        """Removes what a killed or failed save or deletion has left; to be called while none is under way."""
+        """Remove what a killed or failed save or deletion has left. No save may be in progress."""
         self._directory.mkdir(parents=True, exist_ok=True)
         for path in self._directory.glob("deleting-*"):
             shutil.rmtree(path)
         for path in self._directory.glob("writing-*"):
-            # A failed save may have threads that still write: they must not find a folder that is being emptied.
+            # A failed save may have threads that still write: they must not find a directory that is being emptied.
             leaving = path.with_name(f"deleting-{path.name}")
             os.rename(path, leaving)
             shutil.rmtree(leaving)
@@ -254,7 +254,7 @@ class Checkpointer:
         return self._directory / f"writing-{step}"
 
     def _as_process_0(self, action: Callable[[], None]) -> None:
-        """Runs `action` on process 0, while the others wait; if it fails there, all raise."""
+        """Run `action` on process 0 while the others wait; if it fails there, all processes raise."""
         error = None
         if is_first():
             try:
@@ -266,7 +266,7 @@ class Checkpointer:
 
 
 def steps_to_keep(losses: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
-    """The newest `keep` steps and, with `keep_best`, the one of lowest validation loss (None: not a candidate)."""
+    """Return the newest `keep` steps and, with `keep_best`, that of the lowest validation loss (None is ignored)."""
     newest = set(sorted(losses)[-config.keep :])
     measured = [(loss, -step) for step, loss in losses.items() if loss is not None]
     if config.keep_best and measured:
@@ -275,7 +275,7 @@ def steps_to_keep(losses: Mapping[int, float | None], config: CheckpointConfig) 
 
 
 def _load(path: pathlib.Path, abstract, part: str = ""):
-    """The leaves of `abstract` from the checkpoint, whose leaves under `part` must be the same but for retired ones."""
+    """Return the leaves of `abstract`, which must be all of the checkpoint's under `part` apart from retired ones."""
     _check_shardings(abstract)
     expected, leaves = checkpoint_check.describe(abstract), checkpoint_check.read_record(path)["leaves"]
     stored = {name: leaf for name, leaf in leaves.items() if name.startswith(part)}
@@ -283,7 +283,7 @@ def _load(path: pathlib.Path, abstract, part: str = ""):
     if lines:
         raise ValueError(f"the checkpoint {path} does not fit this run:\n  " + "\n  ".join(lines))
     context = ocp.Context()
-    context.pytree.loading.partial_load = True  # of what else the checkpoint has, nothing is read
+    context.pytree.loading.partial_load = True  # other leaves of the checkpoint are not read
     with context:
         return ocp.load(path, abstract)
 

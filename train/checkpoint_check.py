@@ -1,12 +1,13 @@
-"""What a checkpoint must prove before it is used: that its files are undamaged, and that it fits the run.
+"""Check a checkpoint before it is used: its files must be undamaged, and it must fit the run.
 
-The two questions are kept apart, because their answers differ. Damage is the disk's fault: fall back to the checkpoint
-before. A misfit is the user's: stop and show the list. Damage is judged by checksums alone and fit by a record of the
-leaves, so neither can be taken for the other, and no exception of the reading library has to be interpreted.
+The two checks are separate, because their consequences differ. After damage, which is the disk's fault, the run falls
+back to the checkpoint before. A misfit is the user's error: the run stops and prints the list. Checksums alone decide
+about damage and a record of the leaves about the fit, so that no exception of the reading library has to be
+interpreted.
 
-Why checksums of our own: orbax 0.12 has them for its index, but not for the arrays. Every single bit that was flipped
-in a data file was read back as a wrong number without a word, and without `array_metadatas` a typed key came back as
-plain integers; only deleted and strongly truncated files were errors.
+The checksums are our own because orbax 0.12 has them for its index, but not for the arrays. A single bit flipped in a
+data file was read back as a wrong number without an error, and without `array_metadatas` a typed key came back as plain
+integers; only deleted and strongly truncated files were errors.
 """
 
 import errno
@@ -19,16 +20,16 @@ from collections.abc import Mapping
 
 import jax
 
-SUMS = "SHA256SUMS"  # the format of sha256sum: `cd checkpoints/200 && sha256sum -c SHA256SUMS` asks the same question
+SUMS = "SHA256SUMS"  # the format of sha256sum: `cd checkpoints/200 && sha256sum -c SHA256SUMS` does the same check
 RECORD = "record.json"
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _BUFFER = 1 << 20
 
 
 def describe(tree) -> dict[str, str]:
-    """Every leaf as `path -> dtype[shape]`; arrays and `jax.ShapeDtypeStruct`s give the same answer.
+    """Return `path -> dtype[shape]` of every leaf, the same for arrays and for `jax.ShapeDtypeStruct`s.
 
-    Typed keys appear as `key<fry>[]`, so that a change of the random generator shows too.
+    Typed keys appear as `key<fry>[]`, so that a change of the random generator is a misfit too.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
@@ -48,7 +49,7 @@ def without_retired(stored: Mapping[str, str], expected: Mapping[str, str]) -> d
 
 
 def misfits(stored: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """One line per leaf that is missing, unexpected, or of another shape or dtype; empty if the checkpoint fits."""
+    """Return one line per leaf that is missing, unexpected, or of another shape or dtype; [] if the checkpoint fits."""
     return [
         f"{path}: checkpoint has {stored.get(path, 'nothing')}, this run expects {expected.get(path, 'nothing')}"
         for path in sorted(stored.keys() | expected.keys())
@@ -57,9 +58,9 @@ def misfits(stored: Mapping[str, str], expected: Mapping[str, str]) -> list[str]
 
 
 def seal(directory: pathlib.Path, record: dict) -> None:
-    """Adds `record` and the checksums of all files, and forces everything to the disk.
+    """Add `record` and the checksums of all files, and force everything to the disk.
 
-    To be called on a finished checkpoint that nobody else knows yet; renaming it afterwards is the commit.
+    The caller renames the finished checkpoint afterwards, which commits it.
     """
     (directory / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     lines = [f"{_sha256(directory / name, sync=True)}  {name}\n" for name in _files(directory)]
@@ -72,9 +73,9 @@ def seal(directory: pathlib.Path, record: dict) -> None:
 
 
 def damage(directory: pathlib.Path) -> list[str]:
-    """One line per file that is missing, unexpected, unreadable or altered since `seal`; empty if all is well.
+    """Return one line per file that is missing, unexpected, unreadable or changed since `seal`; [] without damage.
 
-    Unexpected files count, because a list of checksums that lost its last lines would otherwise pass.
+    An unexpected file is damage, because a list of checksums that lost its last lines would pass otherwise.
     """
     try:
         *lines, rest = (directory / SUMS).read_text(errors="replace").split("\n")
@@ -107,7 +108,7 @@ def damage(directory: pathlib.Path) -> list[str]:
 
 
 def read_record(directory: pathlib.Path) -> dict | None:
-    """The record that `seal` was given, or None if it is not as it was then (cheap: nothing else is looked at)."""
+    """Return the record that `seal` was given, or None if it has changed since. No other file is read."""
     try:
         record = (directory / RECORD).read_bytes()
         sums = (directory / SUMS).read_text(errors="replace")
@@ -119,7 +120,7 @@ def read_record(directory: pathlib.Path) -> dict | None:
 
 
 def sync_directory(directory: str | os.PathLike) -> None:
-    """Makes renames and new names in `directory` survive a power cut (fsync of the folder itself)."""
+    """Make renames and new names in `directory` survive a power failure, by an fsync of the directory itself."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -128,7 +129,7 @@ def sync_directory(directory: str | os.PathLike) -> None:
 
 
 def _files(directory: pathlib.Path) -> list[str]:
-    """All files below `directory`, as sorted relative paths, the list of checksums itself excepted."""
+    """Return the sorted relative paths of all files below `directory` except the list of checksums."""
     paths = (pathlib.Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
     return sorted(name for path in paths if (name := path.relative_to(directory).as_posix()) != SUMS)
 
