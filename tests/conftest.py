@@ -8,6 +8,8 @@ import importlib.metadata
 import inspect
 import json
 import os
+import pathlib
+import shutil
 import textwrap
 
 # Child processes inherit this; the tests that time a mesh start from it as well.
@@ -73,6 +75,42 @@ def small_run(text, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def state_100():
+    """Return a small training state of step 100."""
+    from support.checkpointing import make_state, shard
+
+    return shard(make_state(100))
+
+
+@pytest.fixture(scope="session")
+def state_200():
+    """Return a small training state of step 200."""
+    from support.checkpointing import make_state, shard
+
+    return shard(make_state(200))
+
+
+@pytest.fixture(scope="session")
+def saved_checkpoints(state_100, state_200, tmp_path_factory):
+    """Return a directory with checkpoints of both states, to be copied and never changed."""
+    from train.checkpoint import CheckpointConfig, Checkpointer
+
+    path = tmp_path_factory.mktemp("template") / "checkpoints"
+    with Checkpointer(path, CheckpointConfig()) as checkpointer:
+        checkpointer.save(100, state_100)
+        checkpointer.save(200, state_200)
+    return path
+
+
+@pytest.fixture
+def checkpoints(saved_checkpoints, tmp_path):
+    """Return a copy of the directory with checkpoints 100 and 200."""
+    return pathlib.Path(shutil.copytree(saved_checkpoints, tmp_path / "checkpoints"))
+
+
+# Files of one group share compiled programs, so they stay in one worker.
+TOGETHER = dict.fromkeys(("test_models.py", "test_readouts.py", "test_description.py"), "models")
 # Files whose cases are spread over the workers. Files of one group share the compiled programs of a case.
 CASE_BY_CASE = {
     **dict.fromkeys(("test_mixers.py", "test_mixer_meshes.py", "test_mixer_splits.py"), "mixers"),
@@ -87,5 +125,6 @@ def pytest_collection_modifyitems(items):
     """Keep a file in one worker, where its fixtures and compiled programs live; spread long tables case by case."""
     for item in items:
         name, case = item.path.name, getattr(item, "callspec", None)
-        group = f"{CASE_BY_CASE[name]} {case.id}" if name in CASE_BY_CASE and case is not None else name
+        by_case = name in CASE_BY_CASE and case is not None
+        group = f"{CASE_BY_CASE[name]} {case.id}" if by_case else TOGETHER.get(name, name)
         item.add_marker(pytest.mark.xdist_group(group))
