@@ -1,4 +1,4 @@
-"""The training state: one pytree, and how it comes into being already split over the mesh."""
+"""Define the training state, one pytree, its optimizer, and its creation in shards on the devices of a mesh."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,28 +14,28 @@ from recurrax.parameters import Parameter
 from train import sharding
 from train.config import OptimizerConfig, TrainConfig
 
-# Losses that the next one is compared with, where spikes are looked for.
 WINDOW = 128
+"""Number of recent losses that spike detection compares the next one with."""
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything a step needs and changes."""
+    """What a training step reads and changes."""
 
     step: jax.Array
     batch: jax.Array
-    """Number of the next batch: that of the step, and more once a run has gone back past some."""
+    """Number of the next batch: that of the step, or a later one after the run has skipped batches at a spike."""
     skipped: jax.Array
-    """Steps so far that changed nothing, because loss or gradient was not finite."""
+    """Number of steps so far that changed nothing, because the loss or the gradient was not finite."""
     recent: jax.Array
-    """The last WINDOW losses that were no spikes; -1 where there is none yet."""
+    """The last WINDOW losses that were not spikes; -1 in entries without a loss yet."""
     params: dict
     opt_state: optax.OptState
     key: jax.Array
-    """Random numbers of step n come from fold_in(key, n): nothing to save, the same after a restart."""
+    """Step n draws its random numbers from fold_in(key, n), so they are the same after a restart."""
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Linear warm-up, then a cosine to final_fraction of the peak, then constant."""
+    """Return a linear warm-up, then a cosine to final_fraction of the peak, then a constant."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.warmup_steps else config.learning_rate,
         peak_value=config.learning_rate,
@@ -90,7 +90,7 @@ def _by_path(params, values: Mapping[str, Any]):
 
 
 def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
-    """Shape, dtype and sharding of every array of the state; nothing is allocated.
+    """Return the shape, dtype and sharding of every array of the state, without allocating any.
 
     Raises:
       ValueError: the sharding rules do not fit the model.
@@ -112,7 +112,7 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
 
 
 def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
-    """The state before the first step: each device makes its own part, the whole is never on one of them."""
+    """Return the state before the first step. Each device creates its own shards, so no device holds the whole."""
     return jax.jit(lambda: _create(config), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
 
 

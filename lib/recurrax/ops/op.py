@@ -273,19 +273,12 @@ class Op:
             bare = {name: x for name, x in drawn.items() if not letters.is_optional(self.arguments[name])}
             for values in (drawn, bare):
                 given = {**dict.fromkeys(self.arguments), **values}
-                reasons.add(implementation.supports(self._shapes(given)))
+                reasons.add(implementation.supports(self.checked(given, convert=False)))
         if None not in reasons:
             raise ValueError(
                 f"implementation {name!r} of {self.name} can never be chosen: it refuses all test inputs of the op, "
                 f"because it {'; '.join(sorted(reasons))}"
             )
-
-    def _shapes(self, values):
-        found, sizes = {}, {}
-        for name, declaration in self.arguments.items():
-            if values[name] is not None:
-                found[name] = letters.match(name, values[name].shape, declaration, sizes)
-        return Arguments(values, found, sizes, splits_time=False)
 
 
 def implementations(**names: str):
