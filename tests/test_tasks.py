@@ -1,7 +1,6 @@
 """Tasks: functions of (seed, index) that look as they say, chance as they say, and what is no task."""
 
 import dataclasses
-import inspect
 import re
 from fractions import Fraction
 
@@ -45,13 +44,6 @@ def test_examples_are_functions_of_seed_and_index_and_look_as_they_say(task):
         assert batch.targets.min() >= 0
         # Classes that there are: of some task's tokens not all are answers.
         assert len(np.unique(batch.targets[batch.weights == 1])) > 1
-
-
-def test_docstrings_say_claim_chance_and_what_to_expect(task):
-    about = inspect.getdoc(type(task))
-    for part in ("Claim:", "Chance:", "Expected:"):
-        assert part in about
-    assert re.search(r"arXiv\s\d{4}\.\d{4,5}|19\d\d", about)
 
 
 def guesses(name):

@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 
 from recurrax import checks, sites
-from recurrax.layers import LayerConfig
 from recurrax.models.backbone import BackboneConfig, block_name
 from recurrax.models.block import BlockConfig
 from recurrax.probes import arguments
@@ -109,8 +108,7 @@ def find_sites(
             shape = shapes[prefix + name]
             if place.repeat is not None:
                 shape = jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
-            layer: LayerConfig | BlockConfig | None = getattr(place.block, name.split("/")[0], place.block)
-            owner = type(layer).__name__.removesuffix("Config")
+            owner = type(place.block.layers.get(name.split("/")[0], place.block)).__name__.removesuffix("Config")
             found[f"{place.number}/{name}"] = Site(prefix + name, place.repeat, shape, owner)
     for key in ("backbone/final_norm", *outputs):
         found[key.removeprefix("backbone/")] = Site(key, None, shapes[key], type(model).__name__)
