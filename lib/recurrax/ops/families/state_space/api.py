@@ -124,7 +124,7 @@ def _draw(rng, sizes, variant, samplers_):
     is_complex = variant == "complex"
     a = samplers_.log_decay(rng, (d, n))
     if is_complex:
-        a = a + 1j * rng.uniform(0, 3, (d, n))
+        a = a + 1j * rng.uniform(0, 1.5, (d, n))
     if variant == "dense":
         # Eigenvalues below 1 whatever n and T, and eigenvectors that are not orthogonal, so that no A is symmetric.
         vectors = np.eye(n) + 0.3 / np.sqrt(n) * rng.standard_normal((d, n, n))
