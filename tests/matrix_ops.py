@@ -25,7 +25,7 @@ CASES = {
     "dplr, channel": ("dplr_rule", "channel"),
 }
 ONE_PER_OP = ("linear attention, channel", "delta rule, scalar", "delta product", "dplr, channel")
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = tuple(ops.OPS["linear_attention"].implementations)
 STEPS = 2  # of delta_product
 
 

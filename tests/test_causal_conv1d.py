@@ -42,18 +42,6 @@ def test_gradients_of_all_inputs_through_output_and_state():
     check_grads(lambda *v: causal_conv1d(*v, reset=reset), inputs, order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
 
 
-def test_cutting_the_sequence_anywhere_changes_nothing():
-    x, kernel, bias, state = draw(9)
-    reset = np.zeros((2, 9), bool)
-    reset[0, 4] = reset[1, 7] = True
-    whole, last = causal_conv1d(x, kernel, bias, state, reset=reset)
-    for t in range(1, 9):
-        first, middle = causal_conv1d(x[:, :t], kernel, bias, state, reset=reset[:, :t])
-        second, end = causal_conv1d(x[:, t:], kernel, bias, middle, reset=reset[:, t:])
-        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-6, atol=1e-6)
-        np.testing.assert_array_equal(end, last)
-
-
 def test_half_precision_output_with_a_float32_state():
     x, kernel, bias, _ = draw(5)
     y, state = causal_conv1d(jnp.asarray(x, jnp.bfloat16), kernel, bias)

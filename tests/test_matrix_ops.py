@@ -1,4 +1,4 @@
-"""The ops of matrix states against their definitions in float64: values, every gradient, every way to call them."""
+"""The chunked forms of the ops of matrix states: chunks, blocks, formats and memory. Their laws: test_op_laws.py."""
 
 import functools
 
@@ -28,13 +28,12 @@ every_op = pytest.mark.parametrize("case", ONE_PER_OP)
 every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
-@every_implementation
 @every_case
-def test_values_and_every_gradient_match_the_float64_oracle(case, implementation):
-    # Two blocks, the second one short, chunks that no reset respects, grouped heads, K != V.
+def test_chunks_and_blocks_match_the_oracle(case):
+    """Two blocks, the second one short, chunks that no reset respects, grouped heads, K != V."""
     inputs = draw(case, 301, queries=2, key=16, value=12)
     reset = np.random.default_rng(2).uniform(size=(1, 301)) < 0.02
-    check(case, inputs, reset=reset, implementation=implementation, outputs=1e-6, gradients=2e-6)
+    check(case, inputs, reset=reset, implementation="xla", outputs=1e-6, gradients=2e-6)
 
 
 @every_op
@@ -50,29 +49,11 @@ def test_any_scale_and_chunks_of_one_token(case):
 
 
 @every_op
-def test_cutting_the_sequence_anywhere_changes_nothing(case):
-    inputs = draw(case, 40)
-    reset = np.zeros((1, 40), bool)
-    reset[:, 11] = True
-    state = inputs.pop("state")
-    run = jax.jit(functools.partial(call, case, chunk_size=16))
-    whole, last = run(inputs, state=state, reset=reset)
-    for t in (1, 12, 28, 39):
-        pieces = [slice(None, t), slice(t, None)]
-        cut = [({name: x[:, p] for name, x in inputs.items()}, reset[:, p]) for p in pieces]
-        first, middle = run(cut[0][0], state=state, reset=cut[0][1])
-        second, end = run(cut[1][0], state=middle, reset=cut[1][1])
-        np.testing.assert_allclose(np.concatenate([first, second], 1), whole, rtol=1e-5, atol=2e-6)
-        np.testing.assert_allclose(end, last, rtol=1e-5, atol=2e-6)
-
-
-@every_op
-@every_implementation
-def test_a_reset_is_a_new_sequence(case, implementation):
+def test_reset_forgets_a_huge_state(case):
     inputs = draw(case, 40)
     reset = np.arange(40)[None] % 8 == 0
     big = {**inputs, "state": 1e30 * inputs["state"]}
-    run = jax.jit(functools.partial(call, case, chunk_size=16, implementation=implementation))
+    run = jax.jit(functools.partial(call, case, chunk_size=16))
     o, last = run(big, reset=reset)
     pieces = [slice(start, start + 8) for start in range(0, 40, 8)]
     alone = [run({n: x[:, p] for n, x in inputs.items() if n != "state"}) for p in pieces]

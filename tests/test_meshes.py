@@ -42,7 +42,6 @@ HYBRID = (
 )
 HYBRID_MESHES = {
     "data=2,fsdp=2,tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
-    "fsdp=4,time=2": MeshConfig(data=1, fsdp=4, time=2),
     "data=2,time=4": MeshConfig(data=2, time=4),
 }
 STEPS = 8
