@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval import oracles
+from oracles.common import wide
 from recurrax import ops
+from support.numerics import relative_error
 
 # (op, gates): None, one per head, one per key channel.
 CASES = {
@@ -84,10 +86,6 @@ def random_cotangents(inputs, seed=1):
     return d_o, jnp.asarray(rng.standard_normal(inputs["state"].shape), inputs["state"].dtype)
 
 
-def wide(array):
-    return np.asarray(array).astype(np.float64)
-
-
 def truth(case, inputs, cotangents=None, reset=None, scale=None):
     """What `evaluate` should give, in float64; no gradients without cotangents."""
     op, _ = CASES[case]
@@ -95,14 +93,6 @@ def truth(case, inputs, cotangents=None, reset=None, scale=None):
     cotangents = None if cotangents is None else tuple(map(wide, cotangents))
     o, state, gradients = getattr(oracles, op)({**inputs, "reset": reset}, scale, cotangents)
     return (o, state), gradients
-
-
-def relative_error(got, want):
-    """Root-mean-square error over root-mean-square size."""
-    got, want = wide(got), wide(want)
-    assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
-    assert np.isfinite(got).all()
-    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
 
 
 def check(case, inputs, *, outputs=2e-6, gradients=1e-5, reset=None, **options):

@@ -15,6 +15,7 @@ from recurrax.models import (
     Regressor,
 )
 from recurrax.models.block import Norm
+from support.jaxprs import count_equations, inner_jaxprs
 from support.models import MODELS, SHALLOW, VECTORS, build
 from support.numerics import assert_close
 
@@ -69,16 +70,6 @@ def test_remat_keeps_less_the_more_it_recomputes():
 
     assert kept("nothing_saveable") < kept("dots_saveable") < kept(None)
     assert kept("nothing_saveable") < kept(None) / 3
-
-
-def inner_jaxprs(equation):
-    values = jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns"))
-    return [getattr(v, "jaxpr", v) for v in values if hasattr(v, "eqns") or hasattr(v, "jaxpr")]
-
-
-def count_equations(jaxpr):
-    """Equations of a jaxpr and of all jaxprs inside it."""
-    return len(jaxpr.eqns) + sum(count_equations(inner) for e in jaxpr.eqns for inner in inner_jaxprs(e))
 
 
 def test_remat_outside_of_the_scan_is_kept_from_common_subexpression_elimination():

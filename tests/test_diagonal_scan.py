@@ -10,17 +10,11 @@ from jax.test_util import check_grads
 
 from eval import oracles
 from recurrax.ops import OPS, diagonal_scan
+from support.jaxprs import count_equations
+from support.numerics import relative_error
 
 IMPLEMENTATIONS = tuple(OPS["diagonal_scan"].implementations)
 CHUNK = 16
-
-
-def relative_error(got, want):
-    """Root-mean-square error over root-mean-square size."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    assert np.isfinite(got).all()
-    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
 
 
 def draw(seed, batch, length, *, decay, kind, dim=3, resets=0.0):
@@ -144,13 +138,6 @@ def test_inner_shapes_real_decays_of_complex_states_and_vmap():
     assert da.dtype == jnp.float32  # a real decay has a real gradient
     stacked, _ = jax.vmap(lambda x: diagonal_scan(a, x))(jnp.stack([x, 2 * x]))
     np.testing.assert_allclose(stacked[1], 2 * stacked[0], rtol=1e-6)
-
-
-def count_equations(jaxpr):
-    """Equations of a jaxpr and of all jaxprs inside it."""
-    inner = [v for e in jaxpr.eqns for v in jax.tree.leaves(e.params, is_leaf=lambda v: hasattr(v, "eqns"))]
-    inner = [getattr(v, "jaxpr", v) for v in inner if hasattr(v, "eqns") or hasattr(v, "jaxpr")]
-    return len(jaxpr.eqns) + sum(count_equations(v) for v in inner)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -10,20 +10,10 @@ import pytest
 from eval import oracles
 from recurrax.ops import causal_conv1d, long_convolution
 from recurrax.ops.families.long_convolution.api import fft_length
+from support.numerics import draw, largest_error
 
 # Float32 rounds at 6e-8; sums of some tens of terms stay well below this.
 FLOAT32 = 2e-6
-
-
-def error(got, want):
-    """Largest error over the largest value."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    return np.abs(got - want).max(initial=0) / max(np.abs(want).max(initial=0), 1e-30)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("width", [1, 5, 30])
@@ -40,9 +30,9 @@ def test_long_convolution_is_its_sum_and_goes_on_from_its_state(length, width):
     fresh, whole, (first, second) = run(x, kernel, state)
     for (y, after), past in ((fresh, None), (whole, state)):
         want, want_after, _ = oracles.long_convolution({"x": x, "kernel": kernel, "state": past})
-        assert error(y, want) <= FLOAT32
+        assert largest_error(y, want) <= FLOAT32
         np.testing.assert_array_equal(after, want_after.astype(np.float32))
-    assert error(np.concatenate([first, second[0]], 1), want) <= FLOAT32
+    assert largest_error(np.concatenate([first, second[0]], 1), want) <= FLOAT32
     np.testing.assert_array_equal(second[1], after)
 
 
@@ -64,10 +54,10 @@ def test_gradients_of_long_convolution_and_several_filters_shared_by_all_channel
 
     got, several, want = jax.jit(lambda: (gradients(long_convolution), gradients(stacked), gradients(by_taps)))()
     for value, expected in zip(got, want, strict=True):
-        assert error(value, expected) <= FLOAT32
-    assert error(several[1], want[1]) <= FLOAT32
+        assert largest_error(value, expected) <= FLOAT32
+    assert largest_error(several[1], want[1]) <= FLOAT32
     shared, repeated = jax.jit(lambda: [long_convolution(x, k[:, None])[0] for k in (kernel[:1], kernel[[0, 0, 0]])])()
-    assert error(shared, repeated) <= FLOAT32
+    assert largest_error(shared, repeated) <= FLOAT32
     assert shared.shape == (2, 9, 3, 1)
 
 
@@ -78,7 +68,7 @@ def test_long_convolution_keeps_dtypes():
         x, kernel = draw(2, 50, 3).astype(float), draw(3, 40).astype(float)
         y, state = jax.jit(long_convolution)(x, kernel)
         assert (y.dtype, state.dtype) == (jnp.float64, jnp.float64)
-        assert error(y, oracles.long_convolution({"x": x, "kernel": kernel})[0]) <= 1e-14
+        assert largest_error(y, oracles.long_convolution({"x": x, "kernel": kernel})[0]) <= 1e-14
 
 
 def test_fft_lengths_are_even_large_enough_and_not_much_larger():

@@ -22,6 +22,7 @@ from matrix_ops import (
 )
 from recurrax import ops
 from recurrax.ops import blocks
+from support.jaxprs import count_equations
 
 every_case = pytest.mark.parametrize("case", CASES)
 every_op = pytest.mark.parametrize("case", ONE_PER_OP)
@@ -121,13 +122,6 @@ def test_checkpoint():
     run = functools.partial(call, case)
     plain, again = (jax.jit(jax.grad(functools.partial(loss, f=f)))(inputs) for f in (run, jax.checkpoint(run)))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), plain, again)
-
-
-def count_equations(jaxpr):
-    """Equations of a jaxpr and of all jaxprs inside it."""
-    inner = [v for e in jaxpr.eqns for v in jax.tree.leaves(e.params, is_leaf=lambda v: hasattr(v, "eqns"))]
-    inner = [getattr(v, "jaxpr", v) for v in inner if hasattr(v, "eqns") or hasattr(v, "jaxpr")]
-    return len(jaxpr.eqns) + sum(count_equations(v) for v in inner)
 
 
 def shapes_of(case, length):

@@ -27,6 +27,7 @@ from recurrax.models import (
     prefill,
 )
 from recurrax.projections import GLU, MLP, ChannelMix, MixtureOfExperts
+from support.numerics import draw
 from train.precision import PrecisionConfig
 
 BATCH, LENGTH, VOCABULARY = 2, 5, 7
@@ -69,10 +70,6 @@ every_module = pytest.mark.parametrize("name", MODULES)
 def strict_promotion():
     with jax.numpy_dtype_promotion("strict"), ops_by_definition():
         yield
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
 def inputs(module, length=LENGTH):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from eval import oracles
+from oracles.common import wide
 from recurrax import ops
 from recurrax.ops import OPS
 from support.numerics import relative_error
@@ -70,10 +71,6 @@ def case_of(*case):
     return Case(*case)
 
 
-def wide(tree):
-    return jax.tree.map(lambda x: np.asarray(x).astype(np.promote_types(x.dtype, np.float64)), tree)
-
-
 @every_case
 def test_op_is_its_definition(name, variant, implementation):
     """Outputs, the last state and every gradient are those of the oracle, with documents and without."""
@@ -82,7 +79,9 @@ def test_op_is_its_definition(name, variant, implementation):
     for reset in (whole, case.resets()) if case.takes_reset else (whole,):
         (outputs, state), gradients = case.both(case.inputs, reset, case.cotangents)
         given = {"reset": reset} if case.takes_reset else {}
-        truth = getattr(oracles, name)({**wide(case.inputs), **given}, cotangents=wide(case.cotangents))
+        truth = getattr(oracles, name)(
+            {**jax.tree.map(wide, case.inputs), **given}, cotangents=jax.tree.map(wide, case.cotangents)
+        )
         assert relative_error(outputs, truth[0]) <= CLOSE
         assert relative_error(state, truth[1]) <= CLOSE
         for argument, gradient in gradients.items():

@@ -12,14 +12,11 @@ import pytest
 
 import matrix_ops
 from recurrax import ops
+from support.numerics import draw
 
 LENGTH = 3
 DIAGONAL = tuple(ops.OPS["diagonal_scan"].implementations)
 STATES = ("state", "h0")
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
 def unit(*shape):

@@ -11,21 +11,11 @@ from oracles import structured
 from oracles.common import wide
 from recurrax.mixers import LMU, LSSL, S4, S4D, hippo, time_invariant
 from recurrax.ops import state_space
+from support.numerics import draw, largest_error
 
 # Float32 rounds at 6e-8; sums of some tens of terms stay well below this.
 FLOAT32 = 2e-6
 KINDS = ("complex", "real", "dense")
-
-
-def error(got, want):
-    """Largest error over the largest value."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    return np.abs(got - want).max(initial=0) / max(np.abs(want).max(initial=0), 1e-30)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
 def system(kind, dim=3, size=4, outputs=2):
@@ -76,11 +66,11 @@ def test_state_space_matches_its_definition(length, kind):
         results = run(a, b, c, x, state, reset)
         for ways, want in zip(results, (stepped(x, matrix, b, c, state, reset), stepped(x, matrix, b, c)), strict=True):
             for y, after in ways:
-                assert error(y, want[0]) <= FLOAT32
-                assert error(after, want[1]) <= FLOAT32
+                assert largest_error(y, want[0]) <= FLOAT32
+                assert largest_error(after, want[1]) <= FLOAT32
     y, after = jax.jit(functools.partial(state_space, chunk_size=8))(x, a, b, c, state)
     want, want_state = stepped(x, matrix, b, c, state)
-    assert max(error(y, want), error(after, want_state)) <= FLOAT32
+    assert max(largest_error(y, want), largest_error(after, want_state)) <= FLOAT32
 
 
 def test_the_fft_is_the_default_for_whole_sequences_of_more_than_a_chunk():
@@ -129,7 +119,7 @@ def test_gradients_of_both_forms_are_those_of_the_loop(kind):
 
     for got, want in pairs(reset):
         for value, expected in zip(got, want, strict=True):
-            assert error(value, expected) <= 10 * FLOAT32
+            assert largest_error(value, expected) <= 10 * FLOAT32
 
 
 def test_state_space_forgets_exactly():
@@ -167,7 +157,7 @@ def test_state_space_keeps_dtypes():
         x = draw(2, 50, 3).astype(float)
         y, state = jax.jit(functools.partial(state_space, chunk_size=8))(x, *(wide(value) for value in (a, b, c)))
         assert (y.dtype, state.dtype) == (jnp.float64, jnp.complex128)
-        assert error(y, stepped(x, matrix, b, c)[0]) <= 1e-13
+        assert largest_error(y, stepped(x, matrix, b, c)[0]) <= 1e-13
 
 
 X, A, B, C = draw(2, 5, 3), draw(3, 4), draw(3, 4), draw(3, 2, 4)
@@ -206,7 +196,7 @@ def test_state_space_says_what_does_not_fit(unchecked_shapes, arguments, options
 def test_layers_are_their_definitions_with_the_fft(config, oracle):
     layer, x = config.layer(2), draw(1, 70, 2)
     params = jax.jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
-    assert error(jax.jit(layer.apply)({"params": params}, x)[0], oracle(params, x, None, config)) <= 1e-5
+    assert largest_error(jax.jit(layer.apply)({"params": params}, x)[0], oracle(params, x, None, config)) <= 1e-5
 
 
 def test_s4_is_the_same_function_by_cauchy_sums_and_by_powers():
@@ -222,9 +212,9 @@ def test_s4_is_the_same_function_by_cauchy_sums_and_by_powers():
     states = None, layer.init_state(2)
     results = jax.jit(lambda params, x: [gradients(params, x, state) for state in states])(params, x)
     by_cauchy, by_powers = ((outputs, grads) for (_, outputs), grads in results)
-    assert error(by_cauchy[0][0], structured.s4(params, x, None, config)) <= 1e-5
+    assert largest_error(by_cauchy[0][0], structured.s4(params, x, None, config)) <= 1e-5
     for value, expected in zip(jax.tree.leaves(by_cauchy), jax.tree.leaves(by_powers), strict=True):
-        assert error(value, expected) <= 1e-5
+        assert largest_error(value, expected) <= 1e-5
 
 
 def test_diagonalised_legs_is_legs():
@@ -281,4 +271,4 @@ def test_half_the_sampling_rate_is_twice_the_rate():
     x = np.repeat(np.sin(np.arange(40) / 5)[None, :, None] * np.ones(2), 2, axis=1).astype(np.float32)
     params = jax.jit(layer.init)(jax.random.key(0), x)
     fine, got = jax.jit(lambda x: (layer.apply(params, x)[0], coarse.apply(params, x[:, ::2])[0]))(x)
-    assert error(got, fine[:, 1::2]) <= 1e-5
+    assert largest_error(got, fine[:, 1::2]) <= 1e-5

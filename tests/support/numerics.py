@@ -16,29 +16,29 @@ def wide(array):
 
 
 def largest_error(got, want):
-    """Return the largest error over the largest value, and 0 or 1 for booleans.
-
-    Raises:
-      AssertionError: the shapes differ, or a number is not finite.
-    """
-    got, want = wide(got), wide(want)
-    assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
-    assert np.isfinite(got).all()
+    """Return the largest error over the largest value, and 0 or 1 for booleans. Raises as `comparable`."""
+    got, want = comparable(got, want)
     if got.dtype == bool:
         return float((got != want).any())
     return np.abs(got - want).max(initial=0) / max(np.abs(want).max(initial=0), 1e-30)
 
 
 def relative_error(got, want):
-    """Return the root mean square of the error over that of the value.
+    """Return the root mean square of the error over that of the value. Raises as `comparable`."""
+    got, want = comparable(got, want)
+    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
+
+
+def comparable(got, want):
+    """Return both as NumPy arrays.
 
     Raises:
-      AssertionError: the shapes differ, or a number is not finite.
+      AssertionError: the shapes differ, or a number of `got` is not finite.
     """
     got, want = wide(got), wide(want)
     assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
     assert np.isfinite(got).all()
-    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
+    return got, want
 
 
 def differentiable(tree):
