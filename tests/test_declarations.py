@@ -71,6 +71,7 @@ def test_context_is_the_smallest_cache_without_a_window():
     assert [block.mixer.context for block in config.layout.blocks] == [None, 64, None, 2048]
     assert (config.context, config.with_context(96).context) == (64, 96)
     assert ClassifierConfig(num_classes=2).context is None
+    assert Attention(window=8).with_context(96) == Attention(window=8)
 
 
 def test_recording_finds_declared_parameters_by_path():

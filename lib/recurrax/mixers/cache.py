@@ -1,14 +1,37 @@
 """Provide the state of attention: a cache of fixed size for the last W tokens, and a mask of its filled entries."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from recurrax.layers import LayerConfig
 from recurrax.ops import time_sharding
 from recurrax.ops.summaries import LastTokens
 from recurrax.types import Dtype, Reset, State
+
+
+class Cached:
+    """What configs of attention share; a dataclass that inherits it has the two fields."""
+
+    window: int | None
+    max_length: int
+
+    @property
+    def cache_size(self) -> int:
+        """Number of tokens in the cache, W."""
+        return self.window or self.max_length
+
+    @property
+    def context(self) -> int | None:
+        """The size of a cache without a window, which forgets tokens that attention would use."""
+        return None if self.window else self.max_length
+
+    def with_context(self, context: int) -> LayerConfig:
+        """Return this config with a cache of `context` tokens, or itself with its window."""
+        return self if self.window else dataclasses.replace(self, max_length=context)
 
 
 def check_length(length: int, window: int | None, max_length: int) -> None:

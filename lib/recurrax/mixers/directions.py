@@ -33,7 +33,7 @@ class Reversed(MixerConfig):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the mixer, but neither causal nor streaming; implicit attention is not defined for it."""
+        """The capabilities of the mixer, but neither causal nor streaming, and without implicit attention."""
         return self.mixer.capabilities._replace(causal=False, streams=False, linear_in_values=False)
 
     @property

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from recurrax.layers import Depth
 from recurrax.mixers import MixerConfig
+from recurrax.models.backbone import block_name
 from recurrax.probes import anatomy, arguments
 from recurrax.probes.recording import record
 from recurrax.types import Array, ArrayLike, Params, PyTree, Reset
@@ -50,6 +51,6 @@ def given(model: nn.Module, params: PyTree, inputs: ArrayLike, *, reset: Reset |
             own = jax.tree.map(lambda leaf, repeat=place.repeat: leaf[repeat], own)
         x, shared = (found.get(f"{place.number}/mixer/{name}") for name in ("input", "value_residual"))
         depth = Depth(place.number, model.config.num_layers)
-        name = f"{place.number}_{type(place.block.mixer).__name__.lower()}"
+        name = block_name(place.number, place.block)
         mixers.append(Given(name, place.block.mixer, depth, own, x, shared))
     return mixers

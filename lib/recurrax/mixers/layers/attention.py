@@ -30,7 +30,7 @@ QK_NORMS = ("head", "all")
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention(MixerConfig):
+class Attention(cache.Cached, MixerConfig):
     """A causal softmax attention layer."""
 
     capabilities = RECURRENT
@@ -81,17 +81,6 @@ class Attention(MixerConfig):
             part = "" if self.rotary_fraction == 1 else f" * rotary_fraction {self.rotary_fraction}"
             raise ValueError(f"rotary positions turn pairs of channels: head_dim {head_dim}{part} must be even")
         return size
-
-    @property
-    def cache_size(self) -> int:
-        return self.window or self.max_length
-
-    @property
-    def context(self):
-        return None if self.window else self.max_length
-
-    def with_context(self, context):
-        return dataclasses.replace(self, max_length=context)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
         if self.head_dim is None and dim % self.num_heads:

@@ -27,7 +27,7 @@ from recurrax.types import Params, Reset, State
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentAttention(MixerConfig):
+class LatentAttention(cache.Cached, MixerConfig):
     """A multi-head latent attention layer."""
 
     capabilities = RECURRENT
@@ -54,10 +54,6 @@ class LatentAttention(MixerConfig):
     def __post_init__(self):
         checks.positive(self, *(field.name for field in dataclasses.fields(self)))
 
-    @property
-    def cache_size(self) -> int:
-        return self.window or self.max_length
-
     def sizes(self, dim: int) -> tuple[int, int, int, int]:
         """Return K, R, V and the size of the latent vector."""
         k, v = checks.head_sizes(self, keys=dim, values=dim)
@@ -65,13 +61,6 @@ class LatentAttention(MixerConfig):
         if self.rotary_base is not None and r % 2:
             raise ValueError(f"rotary positions turn pairs of channels: shared_dim {r} must be even")
         return k, r, v, self.latent_dim or max(dim // 2, 1)
-
-    @property
-    def context(self):
-        return None if self.window else self.max_length
-
-    def with_context(self, context):
-        return dataclasses.replace(self, max_length=context)
 
     def layer(self, dim, dtype=jnp.float32, name=None):
         self.sizes(dim)
