@@ -166,6 +166,10 @@ def test_all_contestants_of_an_op_of_matrix_states_are_right(benchmark):
     assert other.oracle_error is other.gb_per_s is other.gflop_per_s is None
 
 
+def test_every_op_has_a_benchmark():
+    assert {benchmark.op.split("/")[0] for benchmark in BENCHMARKS} == set(OPS)
+
+
 OF_OPS = [benchmark for benchmark in BENCHMARKS if benchmark not in (DIAGONAL_SCAN, *MATRIX_STATE)]
 
 

@@ -26,7 +26,7 @@ class Examination:
         self.truth = outputs if direction == "forward" else (outputs, gradients)
 
     def oracle_error(self, contestant: Contestant, program: Program) -> float:
-        """The contestant's error at a size that a step-by-step oracle can do; `program` is that of the full size."""
+        """Return the error at a size that a step-by-step oracle can do; `program` is that of the full size."""
         if self.small_inputs is not self.inputs:
             program = contestant.start(contestant.run, self.direction, self.small_inputs)
         return _error(program, self.truth)
@@ -36,7 +36,7 @@ class Examination:
 
 
 def _error(program, truth) -> float:
-    """The worst over all arrays of largest |error| / largest |truth|; infinite for other shapes and for NaN."""
+    """Return the worst over all arrays of largest |error| / largest |truth|; infinite for other shapes and for NaN."""
     got, want = [program.to_numpy(v) for v in jax.tree.leaves(program.call())], jax.tree.leaves(truth)
     if [np.shape(v) for v in got] != [np.shape(v) for v in want]:
         return float("inf")

@@ -1,4 +1,4 @@
-"""Who runs in each op's table: our implementations, what one would write without them, and the truth in NumPy."""
+"""Provide the benchmark of each op: our implementations, what one would write without them, and the truth in NumPy."""
 
 from eval.bench.contestants.base import Benchmark, Contestant
 from eval.bench.contestants.convolutions import CONVOLUTIONS

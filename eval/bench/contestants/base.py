@@ -1,4 +1,4 @@
-"""What the measurement needs to know about one op, and about one way to compute it."""
+"""Define what is measured: the benchmark of an op, and contestants, the ways to compute it."""
 
 import dataclasses
 import functools
@@ -75,14 +75,14 @@ class Benchmark:
     contestants: tuple[Contestant, ...]
 
     def inputs(self, sizes: tuple[int, ...], dtype: str) -> tuple[jax.Array, ...]:
-        """The same random inputs for every contestant and every call."""
+        """Return random inputs, the same for every contestant and every call."""
         is_complex = jnp.issubdtype(jnp.dtype(dtype), jnp.complexfloating)
         drawn = self.draw(np.random.default_rng(0), sizes, is_complex)
         return tuple(jnp.asarray(v, jnp.complex64 if np.iscomplexobj(v) else dtype) for v in drawn)
 
 
 def our_contestant(op: Callable[..., tuple[jax.Array, Any]], implementation: str | None) -> Contestant:
-    """An op of the library, of which the outputs are taken and the last state is not."""
+    """Return an op of the library as a contestant, without its last state."""
     return Contestant(
         implementation or "default", lambda *inputs: op(*inputs, implementation=implementation)[0], ours=True
     )
@@ -137,17 +137,17 @@ def of_op(
 def oracle_truth(
     oracle: Callable[..., tuple], inputs: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """A `Benchmark.oracle` of one of `eval.oracles`, which is run twice: the cotangents are those of its outputs."""
+    """Compute a `Benchmark.oracle` by one of `eval.oracles`, run twice: the cotangents are those of its outputs."""
     outputs, state, _ = oracle(inputs)
     _, _, gradients = oracle(inputs, cotangents=(2 * outputs.conj(), np.zeros_like(state)))
     return outputs, tuple(gradients[name] for name in inputs)
 
 
 def too_many(numbers: int, what: str, limit: int) -> str | None:
-    """A reason to refuse sizes at which a contestant would hold more than `limit` numbers at once."""
+    """Return why sizes are refused at which a contestant would hold more than `limit` numbers at once, or None."""
     return f"{what} would be {numbers:,} numbers, where {limit:,} are the most it is given" if numbers > limit else None
 
 
 def state_dtype(x: jax.Array) -> jnp.dtype:
-    """Peers, too, keep the state of half-precision inputs in float32, so that all contestants compute the same."""
+    """Return the dtype of a state, float32 for half-precision inputs in peers too, so that all compute the same."""
     return jnp.promote_types(x.dtype, jnp.float32)

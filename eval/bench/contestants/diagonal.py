@@ -28,7 +28,7 @@ def _operations(sizes, direction):
     return int(np.prod(sizes)) * (2 if direction == "forward" else 2 + 4)
 
 
-def _lax_scan(a, x):
+def lax_scan(a, x):
     """Run the textbook loop, `lax.scan` over time, which must be the leading axis."""
     dtype = state_dtype(x)
 
@@ -42,7 +42,7 @@ def _lax_scan(a, x):
     return jnp.moveaxis(h, 0, 1)
 
 
-def _lax_associative_scan(a, x):
+def lax_associative_scan(a, x):
     """Run the textbook parallel form, (a2, x2) o (a1, x1) = (a2 a1, a2 x1 + x2)."""
     dtype = state_dtype(x)
 
@@ -69,7 +69,7 @@ DIAGONAL_SCAN = Benchmark(
             our_contestant(diagonal_scan, implementation)
             for implementation in (None, *OPS["diagonal_scan"].implementations)
         ),
-        Contestant("lax.scan", _lax_scan),
-        Contestant("lax.associative_scan", _lax_associative_scan),
+        Contestant("lax.scan", lax_scan),
+        Contestant("lax.associative_scan", lax_associative_scan),
     ),
 )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from eval.bench import shapes
-from eval.bench.contestants.base import Benchmark, Contestant, of_op, too_many
+from eval.bench.contestants.base import Benchmark, Contestant, of_op, state_dtype, too_many
+from eval.bench.contestants.diagonal import lax_associative_scan, lax_scan
 from eval.bench.programs import exactness
 
 MOST_ELEMENTS = 2**27
@@ -15,37 +16,16 @@ MOST_ELEMENTS = 2**27
 
 def _selective(x, dt, a, b, c, scan):
     """Compute all decays and inputs, scan, and read: (B, T, E, N) numbers each."""
-    decay = jnp.exp(dt[..., None] * a[None, None])
-    drive = (dt * x)[..., None] * b[:, :, None]
+    dtype = state_dtype(x)
+    decay = jnp.exp(dt[..., None] * a[None, None]).astype(dtype)
+    drive = ((dt * x)[..., None] * b[:, :, None]).astype(dtype)
     return jnp.einsum("bten,btn->bte", scan(decay, drive), c, precision=exactness(x.dtype)).astype(x.dtype)
-
-
-def _lax_scan(decay, drive):
-    """Return all h_t = decay_t h_{t-1} + drive_t by `lax.scan`; decay may have no axes of batch and time."""
-    decay = jnp.broadcast_to(decay, drive.shape).astype(jnp.promote_types(drive.dtype, jnp.float32))
-
-    def step(h, inputs):
-        a, u = inputs
-        h = a * h + u
-        return h, h
-
-    _, h = lax.scan(step, jnp.zeros_like(decay[:, 0]), (decay.swapaxes(0, 1), drive.swapaxes(0, 1).astype(decay.dtype)))
-    return h.swapaxes(0, 1)
-
-
-def _associative_scan(decay, drive):
-    """Return all h_t = decay_t h_{t-1} + drive_t by `lax.associative_scan`."""
-    decay = jnp.broadcast_to(decay, drive.shape)
-
-    def combine(earlier, later):
-        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
-
-    return lax.associative_scan(combine, (decay, drive), axis=1)[1]
 
 
 def _diagonal_system(x, a, b, c, scan):
     """Run the diagonal system as a scan over all N states of each channel: (B, T, D, N) numbers."""
-    h = scan(jnp.exp(a)[None, None], x[..., None] * b[None, None])
+    drive = x[..., None] * b[None, None]
+    h = scan(jnp.broadcast_to(jnp.exp(a)[None, None], drive.shape), drive)
     y = jnp.einsum("btdn,dmn->btdm", h, c.astype(h.dtype), precision=lax.Precision.HIGHEST)
     return y.real.astype(x.dtype)
 
@@ -96,8 +76,8 @@ SELECTIVE_SCAN = of_op(
     oracle_sizes=(2, 97, 8, 4),
     operations=_selective_operations,
     peers=(
-        Contestant("lax.scan", functools.partial(_selective, scan=_lax_scan), refuses=_refuse),
-        Contestant("lax.associative_scan", functools.partial(_selective, scan=_associative_scan), refuses=_refuse),
+        Contestant("lax.scan", functools.partial(_selective, scan=lax_scan), refuses=_refuse),
+        Contestant("lax.associative_scan", functools.partial(_selective, scan=lax_associative_scan), refuses=_refuse),
     ),
 )
 
@@ -118,9 +98,9 @@ STATE_SPACE = (
     _state_space(
         "complex",
         (
-            Contestant("lax.scan", functools.partial(_diagonal_system, scan=_lax_scan), refuses=_refuse),
+            Contestant("lax.scan", functools.partial(_diagonal_system, scan=lax_scan), refuses=_refuse),
             Contestant(
-                "lax.associative_scan", functools.partial(_diagonal_system, scan=_associative_scan), refuses=_refuse
+                "lax.associative_scan", functools.partial(_diagonal_system, scan=lax_associative_scan), refuses=_refuse
             ),
             Contestant("FFT of the kernel", _convolution),
         ),
