@@ -60,12 +60,11 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
 
         def add(carry, inputs):
             part, number = inputs
-            value = differentiate(params, part, jax.random.fold_in(key, number))
-            return jax.tree.map(jnp.add, carry, value), None
+            more, found = differentiate(params, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, carry, more), found
 
-        shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda v: v[0], slices), key)
-        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return jax.lax.scan(add, zero, (slices, jnp.arange(parts)))[0]
+        grads, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), (slices, jnp.arange(parts)))
+        return grads, jax.tree.map(lambda each: each.sum(0), found)
 
     def step(state: TrainState, batch: Batch):
         with sharding.on(mesh):

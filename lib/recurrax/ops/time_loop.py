@@ -30,7 +30,7 @@ class Split(NamedTuple):
     """Number of tokens of each block."""
 
 
-class Reset(NamedTuple):
+class Documents(NamedTuple):
     """Where documents start in a block, (B, T) each."""
 
     starts: Bool[Array, "B T"]
@@ -54,10 +54,10 @@ def time_loop(
       shared: arrays that all blocks use, such as a parameter.
       state: the state before the first token.
       inputs: arrays (B, T, ...).
-      reset: True where a document starts; the block receives a `Reset` instead.
+      reset: True where a document starts; the block receives `Documents` instead.
     """
     if reset is not None:  # the numbers of all documents at once
-        reset = Reset(reset, jnp.cumsum(reset, axis=1, dtype=jnp.int32))
+        reset = Documents(reset, jnp.cumsum(reset, axis=1, dtype=jnp.int32))
     return _loop(block, tuple(platforms.table(split).items()), shared, state, inputs, reset)
 
 
@@ -146,7 +146,7 @@ def _continued(reset, split):
     if reset is None:
         return None
     missing = split.blocks * split.tokens - reset.starts.shape[1]
-    return Reset(_filled(reset.starts, split), jnp.pad(reset.document, ((0, 0), (0, missing)), mode="edge"))
+    return Documents(_filled(reset.starts, split), jnp.pad(reset.document, ((0, 0), (0, missing)), mode="edge"))
 
 
 def _longer(x, size, axis=0):
