@@ -1,4 +1,4 @@
-"""What is enough: the largest error that each number may have."""
+"""Define the bars: the largest error that each number may have."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,14 +28,14 @@ class Broken(NamedTuple):
 
 
 def bars(row: Row) -> dict[str, float]:
-    """The largest error of the row's outputs and of its gradients."""
+    """Return the largest errors that the row's outputs and gradients may have."""
     if row.dtype != "float32":
         return HALF
     return FLOAT32 if row.regime in [regime.name for regime in STRICT] else FLOAT32_ELSEWHERE
 
 
 def broken(rows: Sequence[Row]) -> list[Broken]:
-    """All errors above their bars, NaN among them."""
+    """Return all errors above their bars, NaN among them."""
     found = []
     for row in rows:
         for kind, bar in bars(row).items():

@@ -1,4 +1,4 @@
-"""Runs an op and its oracle on the same rounded numbers, and says how far apart they are."""
+"""Run an op and its oracle on the same rounded numbers, and measure how far apart they are."""
 
 import concurrent.futures
 import functools
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What shares its compiled programs, one per implementation."""
+    """Measurements that share compiled programs, one per implementation."""
 
     case: Case
     dtype: str
@@ -47,7 +47,7 @@ def groups(
     implementations: Sequence[str],
     lengths: tuple[int, int],
 ) -> list[Group]:
-    """All that there is to measure; `lengths` are the usual and the longer one."""
+    """Return all that is to be measured; `lengths` are the usual and the longer one."""
     found = []
     for case in cases:
         chosen = tuple(name for name in case.implementations if name in implementations)
@@ -61,14 +61,14 @@ def groups(
 
 
 def measure(todo: Sequence[Group]) -> Iterator[list[Row]]:
-    """The rows of each group, in order."""
+    """Yield the rows of each group, in order."""
     # XLA compiles in one thread while the other runs an oracle; either takes about half of the time.
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         yield from pool.map(_rows, todo)
 
 
 def error(got: jax.Array, want: np.ndarray) -> float:
-    """||got - want|| / max(||want||, NOTHING sqrt(n)) over all n elements; infinite where something is not finite."""
+    """Return ||got - want|| / max(||want||, NOTHING sqrt(n)) over n elements; infinite if something is not finite."""
     got = np.asarray(got).astype(want.dtype)
     if got.shape != want.shape or not np.isfinite(got).all():
         return float("inf")
@@ -100,13 +100,13 @@ def _rows(group):
 
 
 def _evaluate(run, implementation, inputs, cotangents):
-    """The outputs, and the gradients by the names of the inputs."""
+    """Return the outputs, and the gradients by the names of the inputs."""
     outputs, pullback = jax.vjp(lambda inputs: run(**inputs, implementation=implementation), inputs)
     return outputs, pullback(cotangents)[0]
 
 
 def _numbers(group, regime):
-    """Inputs and cotangents: the same whoever computes and whatever else is measured."""
+    """Return inputs and cotangents, the same for all implementations and whatever else is measured."""
     rng = np.random.default_rng(zlib.crc32(f"{group.case.op} {group.variant} {regime.name}".encode()))
 
     def rounded(name, value):
@@ -127,5 +127,5 @@ def _numbers(group, regime):
 
 
 def _wide(numbers):
-    """The same numbers in float64 or complex128."""
+    """Return the same numbers in float64 or complex128."""
     return jax.tree.map(lambda x: np.asarray(x).astype(np.promote_types(x.dtype, np.float64)), numbers)

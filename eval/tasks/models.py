@@ -1,4 +1,4 @@
-"""The models that are tried on the tasks: one per mixer, all of one width and depth."""
+"""Provide the models that are tried on the tasks: one per mixer, all of one width and depth."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ PATTERNS: dict[str, tuple[MixerConfig, ...]] = {
 
 
 def model_for(setting: Setting, pattern: tuple[MixerConfig, ...]) -> Classifier | Regressor:
-    """What answers at every step: logits of classes, or a number."""
+    """Return the model that answers at every step, by logits of classes or a number."""
     task = setting.task
     shape = {
         "dim": setting.dim,
@@ -84,7 +84,7 @@ def _with(config, options):
 
 
 def count(model: Classifier | Regressor, task: Task) -> int:
-    """Its parameters."""
+    """Return the number of the model's parameters."""
     inputs = jnp.zeros((1, 1), jnp.int32) if task.features is None else jnp.zeros((1, 1, task.features))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs))
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -120,7 +120,7 @@ class Op:
     results: tuple[str, str]
     """Letters of the outputs and of the last state."""
     implementations: Mapping[str, Implementation]
-    """By name, in order of preference; "reference" is the step-by-step definition."""
+    """The implementations by name, in order of preference; "reference" is the step-by-step definition."""
     draw: Callable[[np.random.Generator, Mapping[str, int], str, Samplers], dict[str, ArrayLike]]
     """(rng, sizes, variant, samplers) -> float64 or complex128 arrays by name, the state included."""
     sizes: Mapping[str, int]
