@@ -10,6 +10,7 @@ import pytest
 from recurrax import ops
 from recurrax.ops import platforms
 from recurrax.ops.tokenwise import scale
+from train import sharding
 
 T = 4096
 
@@ -72,6 +73,12 @@ def test_known_platform_needs_no_branch(name):
     assert "platform_index" in str(traced(name).jaxpr)
     for a, b in zip(got, outside(*values), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_training_traces_the_form_of_its_mesh_alone():
+    assert len(platforms.candidates()) > 1
+    with sharding.on(sharding.make_mesh(sharding.MeshConfig(data=1))):
+        assert platforms.candidates() == ("cpu",)
 
 
 def test_unknown_platform_is_refused():

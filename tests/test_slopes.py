@@ -9,6 +9,9 @@ from recurrax import sites
 from recurrax.layers import Depth
 from recurrax.mixers import Lightning, TransNormerLLM
 from recurrax.mixers.slopes import FORMULAS, slopes
+from recurrax.models import LanguageModel, LanguageModelConfig
+from recurrax.probes.attention import layer_attention
+from recurrax.probes.layers import given
 
 LAYERS = 4
 
@@ -43,6 +46,16 @@ def test_layer_decays_by_its_depth(config):
         layer.apply(params, x, depth=Depth(2, LAYERS))
     want = -np.broadcast_to(by_definition(4, 2, "paper"), (1, 3, 4))
     np.testing.assert_allclose(marks["log_decay"][0], want, rtol=1e-6)
+
+
+def test_probes_run_a_layer_at_its_depth():
+    """The marks of the second layer of a model have the decays of that layer."""
+    config = LanguageModelConfig(vocab_size=11, dim=8, num_layers=2, pattern=(Lightning(num_heads=2),), projection=None)
+    model, tokens = LanguageModel(config), np.arange(5)[None] % 11
+    params = jax.jit(model.init)(jax.random.key(0), tokens)
+    _, second = given(model, params, tokens)
+    want = 2.0 ** (-8 * np.arange(1, 3) / 2) * (1 - 1 / 2)
+    np.testing.assert_allclose(layer_attention(second)[1]["log_decay"][0], np.broadcast_to(-want, (1, 5, 2)), rtol=1e-6)
 
 
 def test_unknown_formula_is_refused():
