@@ -11,6 +11,8 @@ and leaves the gradients alone. With groups, experts are chosen from the groups 
 sums (DeepSeek-V3, arXiv 2412.19437). The config is a `recurrax.projections.MixtureOfExperts`.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -18,49 +20,54 @@ from jaxtyping import Array, Float, Int
 
 from recurrax.ops import linear
 from recurrax.ops.dtypes import upcast
+from recurrax.ops.sharding import sharded
+from recurrax.ops.summaries import Pointwise
 from recurrax.projections.base import ProjectionConfig
 from recurrax.types import Params
 
 SCORES = ("softmax", "sigmoid")
 
 
-def scores(params: Params, x: Float[Array, "*batch D"], config: ProjectionConfig) -> Float[Array, "*batch X"]:
-    """Return the score of each expert, computed in float32."""
-    logits = linear(upcast(x), params["router_kernel"])
-    return jax.nn.softmax(logits, axis=-1) if config.scores == "softmax" else jax.nn.sigmoid(logits)
+class Routes(NamedTuple):
+    """Where each token goes."""
+
+    scores: Float[Array, "*batch X"]
+    """The score of each expert, float32."""
+    experts: Int[Array, "*batch k"]
+    """The indices of the token's experts."""
+    weights: Float[Array, "*batch k"]
+    """Their weights."""
 
 
-def choose(params: Params, scores: Float[Array, "*batch X"], config: ProjectionConfig) -> Int[Array, "*batch k"]:
-    """Return the indices of each token's experts."""
-    ranked = scores
-    if config.choice_bias:
-        ranked = scores + upcast(params["choice_bias"]).reshape((1,) * (scores.ndim - 1) + (-1,))
+def route(params: Params, x: Float[Array, "B T D"], config: ProjectionConfig) -> Routes:
+    """Return the scores, and the choice and weights of each token's experts."""
+    return _route(x, params["router_kernel"], params.get("choice_bias"), config)
+
+
+# On a mesh each device routes its own tokens: XLA alone could gather them for the choice.
+@sharded({"x": "B T", "router_kernel": "", "choice_bias": ""}, results=Routes("B T", "B T", "B T"), summary=Pointwise())
+def _route(x, router_kernel, choice_bias, config):
+    logits = linear(upcast(x), router_kernel)
+    scores = jax.nn.softmax(logits, axis=-1) if config.scores == "softmax" else jax.nn.sigmoid(logits)
+    ranked = scores if choice_bias is None else scores + upcast(choice_bias)[None, None]
     if config.num_groups > 1:
         groups = ranked.reshape(*ranked.shape[:-1], config.num_groups, -1)
         best = lax.top_k(groups, 2)[0].sum(-1)
         _, kept = lax.top_k(best, config.groups_per_token)
         kept = jax.nn.one_hot(kept, config.num_groups, dtype=bool).any(-2)
         ranked = jnp.where(kept[..., None], groups, -jnp.inf).reshape(ranked.shape)
-    return lax.top_k(ranked, config.experts_per_token)[1]
-
-
-def weights(
-    scores: Float[Array, "*batch X"], experts: Int[Array, "*batch k"], config: ProjectionConfig
-) -> Float[Array, "*batch k"]:
-    """Return the weights of each token's experts."""
-    chosen = jnp.take_along_axis(scores, experts, axis=-1)
+    _, experts = lax.top_k(ranked, config.experts_per_token)
+    weights = jnp.take_along_axis(scores, experts, axis=-1)
     if config.normalize:
         # All sigmoids may underflow; 1e-20 is below the rounding error of any relevant sum.
-        chosen = chosen / (chosen.sum(-1, keepdims=True) + 1e-20)
-    return config.scale * chosen
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return Routes(scores, experts, config.scale * weights)
 
 
-def balance(
-    scores: Float[Array, "*batch X"], experts: Int[Array, "*batch k"]
-) -> tuple[Float[Array, ""], Float[Array, " X"]]:
+def balance(routes: Routes) -> tuple[Float[Array, ""], Float[Array, " X"]]:
     """Return the balance loss, and the share f of all choices that each expert has, over all tokens of the batch."""
-    count = scores.shape[-1]
-    tokens = tuple(range(scores.ndim - 1))
-    share = jax.nn.one_hot(experts, count, dtype=scores.dtype).sum(-2).mean(tokens) / experts.shape[-1]
-    probability = (scores / (scores.sum(-1, keepdims=True) + 1e-20)).mean(tokens)
+    count, tokens = routes.scores.shape[-1], tuple(range(routes.scores.ndim - 1))
+    chosen = jax.nn.one_hot(routes.experts, count, dtype=routes.scores.dtype).sum(-2)
+    share = chosen.mean(tokens) / routes.experts.shape[-1]
+    probability = (routes.scores / (routes.scores.sum(-1, keepdims=True) + 1e-20)).mean(tokens)
     return count * (lax.stop_gradient(share) * probability).sum(), share

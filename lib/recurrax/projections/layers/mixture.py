@@ -96,7 +96,8 @@ def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: Mixture
     """Return scale * sum_i w_i GLU_i(x) over each token's experts, plus the shared expert's output."""
     checks.not_empty("x", x)
     act = ACTIVATIONS[config.activation]
-    y = _of_experts(x, *(params.get(name) for name in EXPERTS), config)
+    _, experts, weights = routing.route(params, x, config)
+    y = _of_experts(x, experts, weights, *(params[name] for name in EXPERTS), config)
     if config.shared_hidden is not None:
         shared = act(linear(x, params["in_shared_gate"])) * linear(x, params["in_shared_kernel"])
         shared = linear(shared, params["out_shared_kernel"])
@@ -106,15 +107,15 @@ def mixture_of_experts(params: Params, x: Float[Array, "B T D"], config: Mixture
     return y
 
 
-EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernels")
+EXPERTS = ("in_gates", "in_kernels", "out_kernels")
 
 
 # On a mesh each device sorts its own tokens and holds a shard of each expert's hidden units.
 @sharded(
     {
         "x": "B T",
-        "router_kernel": "",
-        "choice_bias": "",
+        "experts": "B T",
+        "weights": "B T",
         "in_gates": ". . H",
         "in_kernels": ". . H",
         "out_kernels": ". H",
@@ -122,13 +123,9 @@ EXPERTS = ("router_kernel", "choice_bias", "in_gates", "in_kernels", "out_kernel
     results="B T",
     summary=Pointwise(),
 )
-def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels, config):
+def _of_experts(x, experts, weights, in_gates, in_kernels, out_kernels, config):
     """Return the weighted sum over each token's experts."""
     tokens, act = x.reshape(-1, x.shape[-1]), ACTIVATIONS[config.activation]
-    params = {"router_kernel": router_kernel, "choice_bias": choice_bias}
-    scores = routing.scores(params, tokens, config)
-    experts = routing.choose(params, scores, config)
-    weights = routing.weights(scores, experts, config)
     # Rows are pairs (token, position among its experts), sorted by expert.
     order = jnp.argsort(experts.reshape(-1), stable=True)
     sizes = jnp.bincount(experts.reshape(-1), length=config.num_experts)
@@ -136,7 +133,7 @@ def _of_experts(x, router_kernel, choice_bias, in_gates, in_kernels, out_kernels
     gate, hidden, out = (kernel.astype(x.dtype) for kernel in (in_gates, in_kernels, out_kernels))
     rows = act(lax.ragged_dot(rows, gate, sizes)) * lax.ragged_dot(rows, hidden, sizes)
     rows = lax.ragged_dot(rows, out, sizes)[jnp.argsort(order)].reshape(*weights.shape, -1)
-    y = (rows * weights[..., None].astype(x.dtype)).sum(1).reshape(x.shape)
+    y = (rows * weights[..., None].astype(x.dtype)).sum(2)
     split = sharding.axis("H")  # this device has a shard of the hidden units
     return lax.psum(y, split) if split else y
 
@@ -155,8 +152,7 @@ class MixtureOfExpertsLayer(Projection):
     def run(self, params, x, state, *, reset, depth, shared):
         config = self.config
         if (config.balance or config.bias_rate) and self.is_mutable_collection(LOSSES) and not self.is_initializing():
-            scores = routing.scores(params, x, config)
-            loss, share = routing.balance(scores, routing.choose(params, scores, config))
+            loss, share = routing.balance(routing.route(params, x, config))  # which the function computes, too
             if config.balance:
                 self.put_variable(LOSSES, "balance", config.balance * loss)
             if config.bias_rate:
