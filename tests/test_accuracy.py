@@ -144,7 +144,8 @@ def test_the_delta_oracles_are_one_another():
     np.testing.assert_allclose(same_state, state, rtol=1e-12)
 
 
-def test_errors_are_relative_to_the_truth_or_where_it_is_nothing_to_an_absolute_scale():
+def test_errors_are_relative_unless_the_truth_vanishes():
+    """Errors are relative to the truth, or to an absolute scale where the truth is zero."""
     want = np.array([3.0, 4.0])
     assert error(jnp.array([3.0, 4.5]), want) == pytest.approx(0.1)
     assert error(jnp.zeros(2), np.zeros(2)) == 0

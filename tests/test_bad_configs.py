@@ -136,6 +136,7 @@ from recurrax.projections import ChannelMix
         (lambda: LMU(memory_activation="linear"), "unknown memory_activation 'linear'"),
     ],
 )
-def test_bad_configs_are_refused_with_the_value_and_the_rule(config, message):
+def test_bad_mixer_configs_are_refused(config, message):
+    """Bad configs are refused with the value and the rule."""
     with pytest.raises(ValueError, match=message):
         config()

@@ -37,7 +37,8 @@ def test_rows_hold_every_byte_of_every_document_once(lengths, sequence_length):
     assert len(rows) == -(-(sum(lengths) + len(lengths) - 1) // sequence_length)
 
 
-def test_rows_of_a_known_text_have_known_tokens_resets_and_weights():
+def test_rows_of_a_known_text():
+    """The rows of a known text have known tokens, resets and weights."""
     rows = Rows(ListOfDocuments([b"ab", b"", b"c"]), 4)
     start = DOCUMENT_START
     assert start == 256
@@ -64,7 +65,8 @@ def test_rows_outside_the_corpus_raise_index_error(index):
 
 
 @pytest.mark.parametrize("texts", [[], [b""], [b"", b""]])
-def test_documents_without_a_byte_have_no_rows_and_are_refused(texts):
+def test_empty_documents_are_refused(texts):
+    """Documents without a byte have no rows and are refused."""
     with pytest.raises(ValueError, match="an empty data set"):
         Rows(ListOfDocuments(texts), 4)
     with pytest.raises(ValueError, match="an empty data set"):
@@ -130,7 +132,8 @@ def test_hosts_together_have_the_batch_of_one_host(small, hosts):
 
 @pytest.mark.parametrize("start_step", [0, 1, 29])
 @pytest.mark.parametrize("row_slice", [slice(None), slice(2, 5)])
-def test_train_batches_are_batch_at_from_any_step_on(small, start_step, row_slice):
+def test_train_batches_equal_batch_at(small, start_step, row_slice):
+    """The batches of training are those of `batch_at`, from any step on."""
     rows, config = small
     iterator = train_batches(rows, config, 11, start_step, row_slice)
     for step in range(start_step, start_step + 12):
@@ -151,7 +154,8 @@ def assert_threads_end():
         time.sleep(0.01)
 
 
-def test_batches_are_made_ahead_in_another_thread_that_ends_with_the_iterator(small):
+def test_prefetch_thread_ends_with_its_iterator(small):
+    """Batches are made ahead in another thread, which ends with its iterator."""
     rows, config = small
 
     class Watched(ListOfDocuments):

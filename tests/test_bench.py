@@ -65,7 +65,8 @@ def test_both_directions_are_reported_with_every_field(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "bfloat16"])
-def test_one_of_ours_and_all_others_are_right_in_other_dtypes_too(tmp_path, dtype):
+def test_contestants_are_right_in_other_dtypes(tmp_path, dtype):
+    """One of our implementations and all others are right in the other dtypes as well."""
     code, rows = run(tmp_path, "--direction", "backward", "--dtype", dtype, "--implementation", "sequential")
     assert code == 0
     assert {row["dtype"] for row in rows} == {dtype}
@@ -73,7 +74,8 @@ def test_one_of_ours_and_all_others_are_right_in_other_dtypes_too(tmp_path, dtyp
     assert {row["ours"] for row in rows} == {"sequential"}
 
 
-def test_all_of_ours_are_compared_unless_one_is_named():
+def test_bench_compares_all_implementations_by_default():
+    """All of our implementations are compared unless one is named."""
     names = [contestant.name for contestant in resolve(Bench(), BENCHMARKS)[1]]
     assert names[0] == "default"
     assert set(names) == {*OPS["diagonal_scan"].implementations, "default", "lax.scan", "lax.associative_scan"}
@@ -111,14 +113,16 @@ def test_a_wrong_contestant_is_reported_and_not_timed(tmp_path, capsys, planted)
     assert "planted is wrong and was not timed" in capsys.readouterr().out
 
 
-def test_a_wrong_gradient_is_no_matter_to_the_forward_table(tmp_path):
+def test_forward_table_ignores_wrong_gradients(tmp_path):
+    """A wrong gradient does not matter to the table of forward passes."""
     benchmarks = with_contestants(by_name("default"), Contestant("planted", wrong_gradient))
     code, rows = run(tmp_path, "--direction", "forward", benchmarks=benchmarks)
     assert code == 0
     assert rows[1]["status"] == "ok"
 
 
-def test_when_ours_is_wrong_the_others_are_timed_without_a_ratio(tmp_path):
+def test_wrong_reference_contestant_leaves_no_ratio(tmp_path):
+    """When our implementation is wrong, the others are timed without a ratio."""
     benchmarks = with_contestants(Contestant("planted", wrong_value, ours=True), by_name("lax.scan"))
     code, rows = run(tmp_path, "--direction", "forward", benchmarks=benchmarks)
     assert code == 1
@@ -127,7 +131,9 @@ def test_when_ours_is_wrong_the_others_are_timed_without_a_ratio(tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
-def test_who_refuses_a_size_and_who_is_foreign_and_fails_are_skipped_for_a_reason(tmp_path, capsys):
+def test_bench_skips_contestants_with_a_reason(tmp_path, capsys):
+    """A contestant that refuses a size, and a foreign one that fails, are skipped with a reason."""
+
     def fails(run, direction, inputs):
         raise AssertionError("float32 is not supported")
 
@@ -154,7 +160,8 @@ def test_who_takes_long_is_called_three_times_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("benchmark", MATRIX_STATE, ids=lambda benchmark: benchmark.op)
-def test_all_contestants_of_an_op_of_matrix_states_are_right(benchmark):
+def test_matrix_state_contestants_are_right(benchmark):
+    """All contestants of an op with matrix states are right."""
     # Other files test our chunked forms, which take as long to compile as all others together.
     config = Bench(op=benchmark.op, shape="1,10,1,4,4", implementation="reference")
     _, contestants, (sizes,), _ = resolve(config, BENCHMARKS)
@@ -183,7 +190,8 @@ def test_contestants_of_other_ops_are_right(benchmark):
 
 
 @pytest.mark.parametrize("op", ["delta_rule/scalar", "dplr_rule/channel"])
-def test_gradients_of_matrix_states_are_compared_in_the_order_of_the_arguments(tmp_path, op):
+def test_bench_gradients_follow_argument_order(tmp_path, op):
+    """Gradients of matrix states are compared in the order of the arguments."""
     (benchmark,) = [benchmark for benchmark in MATRIX_STATE if benchmark.op == op]
     scan = [contestant for contestant in benchmark.contestants if contestant.name == "lax.scan"]
     args = ["--op", op, "--shape", "1,5,1,2,3", "--direction", "backward"]

@@ -83,7 +83,8 @@ def by_hand(params):
     return 1.5 * np.tanh(x @ np.asarray(params["out_kernel"]) / 1.5)
 
 
-def test_every_kind_of_block_is_what_its_formula_says_and_goes_on_from_its_state():
+def test_block_matches_its_formula_and_continues():
+    """Every kind of block computes its formula and continues from its state."""
     model, params = build(CONFIG)
     apply = jax.jit(model.apply)
     logits, state = apply(params, TOKENS)
@@ -123,6 +124,7 @@ def test_a_norm_without_a_scale_has_no_parameters():
         ),
     ],
 )
-def test_blocks_that_cannot_work_are_refused_with_the_reason(make, message, unchecked_shapes):
+def test_bad_blocks_are_refused(make, message, unchecked_shapes):
+    """Blocks that cannot work are refused with the reason."""
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         make()

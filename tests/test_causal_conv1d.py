@@ -19,7 +19,8 @@ def draw(length, width=4, dim=3, batch=2, seed=0):
 
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 11])
-def test_output_and_state_match_the_oracle_with_resets_anywhere(length, width):
+def test_causal_conv1d_matches_the_oracle_with_resets(length, width):
+    """Output and state match the oracle with resets anywhere."""
     x, kernel, bias, state = draw(length, width)
     rng = np.random.default_rng(1)
     for density in (0.0, 0.3, 1.0):

@@ -63,7 +63,9 @@ def test_checksums_are_those_of_sha256sum(checkpoints):
     assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=checkpoints / "200", check=True)
 
 
-def test_bad_sector_is_damage_and_no_permission_is_not(checkpoints, monkeypatch):
+def test_unreadable_file_is_not_always_damage(checkpoints, monkeypatch):
+    """A bad sector is damage; a missing permission is not."""
+
     def failing(number):
         def read(path, *, sync=False):
             raise OSError(number, os.strerror(number))

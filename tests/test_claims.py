@@ -47,7 +47,8 @@ def findings(*rows, **measured):
         ((0.5, 0.95, 0.6), None, None),
     ],
 )
-def test_a_claim_is_reproduced_if_who_can_does_and_who_cannot_does_not(negative, positive, word):
+def test_claim_needs_both_the_able_and_the_unable(negative, positive, word):
+    """A claim is reproduced if the models that can do a task do it and the others do not."""
     rows = [result("parity", "DeltaNet-negative", *negative), result("copying", "DeltaNet", 0.0)]
     rows += [result("parity", "DeltaNet", *positive)] if positive else []
     checks = base.bands(findings(*rows), **PARITY)
@@ -70,7 +71,8 @@ def test_claims_name_tasks_and_mixers_that_there_are():
         assert "arXiv" in claim.paper
 
 
-def test_the_page_shows_verdicts_what_is_missing_and_what_was_tried(tmp_path):
+def test_claims_page_shows_verdicts_and_attempts(tmp_path):
+    """The page shows the verdicts, what is missing and what was tried."""
     where = result("parity", "DeltaNet", 0.5).machine
     rows = [result("parity", "DeltaNet-negative", 0.95), result("parity", "DeltaNet", 0.95)]
     drawn = []
@@ -133,7 +135,8 @@ def test_last_states_are_those_of_the_recurrence():
     assert np.isreal(universality.ring(rng, 5, 0.0, 0.0)).all()
 
 
-def test_a_linear_read_out_of_an_lru_is_linear_and_an_mlp_is_not():
+def test_lru_with_a_linear_readout_is_linear():
+    """An LRU with a linear read-out is a linear function; with an MLP it is not."""
     x = np.random.default_rng(0).standard_normal((2, 6, 1)).astype(np.float32)
     for width, linear in ((None, True), (8, False)):
         params = universality._follower_parameters(jax.random.key(0), width)
@@ -145,7 +148,8 @@ def test_a_linear_read_out_of_an_lru_is_linear_and_an_mlp_is_not():
     np.testing.assert_allclose(y, (hidden @ params["mlp"]["out_kernel"])[..., 0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_layer_that_von_oswald_writes_down_is_a_gradient_step():
+def test_linear_attention_construction_is_a_gradient_step():
+    """The layer that von Oswald et al. write down is one step of gradient descent."""
     task = tasks.LinearRegression(length=8, dim=3)
     batch = task.batch(0, 0, 20)
     select_x, select_y = np.diag([1.0, 1, 1, 0]), np.diag([0.0, 0, 0, 1])
@@ -176,7 +180,8 @@ def test_gradients_by_scores_are_those_of_the_quotient():
     assert [check.agrees for check in checks] == [True, True]
 
 
-def test_a_decay_is_measured_by_what_happens_beyond_the_trained_length():
+def test_decay_is_measured_beyond_the_trained_length():
+    """A decay is measured by what happens beyond the trained length."""
     rows = [result("language", "GLA", 0.5, nats=(2.0, 1.9)), result("language", "TransNormer", 0.5, nats=(2.0, 1.9))]
     by_mixer = {check.what.split(":")[0]: check for check in stability.compare(findings(*rows))}
     assert by_mixer["GLA"].agrees
@@ -193,7 +198,8 @@ def test_recall_is_compared_by_size_and_by_share():
     assert [check.agrees for check in recall.compare(findings(*shares))] == [False]
 
 
-def test_state_spaces_are_compared_with_the_better_gated_network():
+def test_state_spaces_face_the_better_gated_network():
+    """State spaces are compared with the better of the gated networks."""
     rows = [result("adding", "S4", 0.001), result("adding", "LRU", 0.1), result("adding", "GRU", 0.0)]
     rows += [
         result("digits-pixel", "S4", 0.9),
@@ -204,7 +210,8 @@ def test_state_spaces_are_compared_with_the_better_gated_network():
     assert by_name == {"S4 on adding": True, "LRU on adding": False, "S4 on digits-pixel": False}
 
 
-def test_text_is_read_a_byte_ahead_and_splits_are_apart():
+def test_claims_text_targets_and_splits():
+    """Targets are the next bytes, and the splits share no text."""
     task = Language(length=50)
     batch = task.batch(0, 0, 4)
     np.testing.assert_array_equal(batch.inputs[:, 1:], batch.targets[:, :-1])

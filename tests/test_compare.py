@@ -36,7 +36,8 @@ def test_too_few_parameters_are_refused():
         models.fitted(models.PATTERNS["GLA"], 10_000)
 
 
-def test_the_table_has_the_best_first_and_the_page_says_how_it_was_made(tmp_path):
+def test_compare_table_has_the_best_first(tmp_path):
+    """The table lists the best mixer first, and the page says how it was made."""
     results = [result("worse", 2.5), result("better", 2.25)]
     rows = page.table(results).splitlines()
     assert rows[2] == "| better | 1,000,000 | 2,048 | 6,000 | 901 | 2.250 | 62 |"
@@ -48,7 +49,8 @@ def test_the_table_has_the_best_first_and_the_page_says_how_it_was_made(tmp_path
     assert (tmp_path / "mixers.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_what_is_trained_is_not_trained_again_unless_something_changed(tmp_path, monkeypatch, capfd):
+def test_compare_reuses_unchanged_runs(tmp_path, monkeypatch, capfd):
+    """A trained model is not trained again unless something changed."""
     calls = []
 
     def stub(name, config, folder):

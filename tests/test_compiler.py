@@ -33,14 +33,16 @@ print(float(np.abs(apply(params, tokens)[:4] - apply(params, tokens[:4])).max())
         ("0.10.2", f"{compiler.FLAG}=LIBRARY_FUSION_TYPE_DOT", f"{compiler.FLAG}=LIBRARY_FUSION_TYPE_DOT"),
     ],
 )
-def test_only_affected_versions_are_told_and_a_choice_is_kept(monkeypatch, version, flags, wanted):
+def test_unsound_fusions_are_avoided_where_needed(monkeypatch, version, flags, wanted):
+    """The flag is set for affected versions alone, and a user's own choice is kept."""
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     monkeypatch.setenv("XLA_FLAGS", flags or "")
     compiler.avoid_unsound_fusions()
     assert os.environ["XLA_FLAGS"] == wanted
 
 
-def test_rows_of_a_large_batch_are_those_of_a_small_one():
+def test_rows_do_not_depend_on_batch_size():
+    """The rows of a large batch are those of a small one."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, "-c", DELTANET], env=environment, capture_output=True, text=True, check=False

@@ -62,7 +62,8 @@ def matrix_results(case, implementation):
 
 
 @pytest.mark.parametrize(("case", "name"), MATRIX)
-def test_matrix_op_is_not_finite_where_its_definition_is_not(case, name):
+def test_matrix_op_is_nonfinite_where_its_definition_is(case, name):
+    """A matrix op is not finite where its definition is not."""
     inputs = matrix_ops.draw(case, LENGTH, batch=BATCH)
     d_o, d_state = (np.array(g) for g in matrix_ops.random_cotangents(inputs))
     if name == "cotangent":
@@ -219,7 +220,8 @@ def test_expert_layer_keeps_bad_numbers_to_their_token():
     np.testing.assert_array_equal(np.asarray(y)[~there], np.asarray(want)[~there])
 
 
-def test_loss_of_a_bad_output_has_a_bad_gradient():
+def test_nonfinite_output_has_a_nonfinite_gradient():
+    """The loss of a non-finite output has a non-finite gradient."""
     inputs = spoilt(matrix_ops.draw("delta rule, scalar", LENGTH, batch=BATCH), "v")
     cotangents = matrix_ops.random_cotangents(inputs)
     _, gradients = matrix_results("delta rule, scalar", "xla")(inputs, cotangents)
@@ -237,7 +239,8 @@ def test_classifier_mask_leaves_out_bad_steps():
     np.testing.assert_array_equal(y, want)
 
 
-def test_target_of_weight_zero_is_left_out_of_the_loss():
+def test_loss_leaves_out_targets_of_weight_zero():
+    """A target of weight zero is left out of the loss."""
     logits = np.zeros((1, 2, 4), np.float32)
     logits[0, 1] = np.nan
     model = types.SimpleNamespace(apply=lambda *_, **__: (jnp.asarray(logits), None))

@@ -50,7 +50,8 @@ def stdlib_dir(tmp_path_factory):
     return data_dir
 
 
-def test_python_stdlib_documents_are_the_files_of_the_standard_library(stdlib_dir):
+def test_stdlib_documents_are_the_library_files(stdlib_dir):
+    """The documents are the files of the standard library."""
     root = Path(sysconfig.get_paths()["stdlib"])
     on_disk = {"train": set(), "validation": set()}
     for path in source_paths(root):
@@ -75,7 +76,8 @@ def test_python_stdlib_split_depends_on_the_path_alone():
     assert held_out[:3] == ["package/module_40.py", "package/module_46.py", "package/module_64.py"]
 
 
-def test_python_stdlib_sources_leave_out_what_is_not_the_library(tmp_path):
+def test_stdlib_sources_exclude_other_files(tmp_path):
+    """The standard library's sources leave out files that do not belong to the library."""
     for path in (
         "a.py",
         "b/c.py",
@@ -118,7 +120,8 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow",
 """
 
 
-def test_first_use_needs_neither_network_nor_tensorflow_and_says_one_line(tmp_path):
+def test_first_use_needs_no_network(tmp_path):
+    """The first use needs neither a network nor TensorFlow, and prints one line."""
     result = run_python(f"DATA_DIR = {str(tmp_path)!r}\n{OFFLINE_USE}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") == 1
@@ -193,7 +196,8 @@ def test_documents_of_a_batch_are_read_together(tmp_path, monkeypatch):
     list(evaluation_batches(documents, 32, 4))
 
 
-def test_documents_of_a_large_corpus_stay_within_the_cache(tmp_path, monkeypatch):
+def test_document_cache_is_bounded(tmp_path, monkeypatch):
+    """The documents of a large corpus stay within the bounds of the cache."""
     monkeypatch.setattr(tfds_text, "CACHE_BYTES", 2000)
     config = DataConfig("recurrax_test_text/train_only", data_dir=str(tmp_path))
     documents = open_documents(config, "train")
@@ -206,7 +210,8 @@ def test_documents_of_a_large_corpus_stay_within_the_cache(tmp_path, monkeypatch
         )
 
 
-def test_lengths_of_a_large_data_set_are_measured_once_and_kept(tmp_path, monkeypatch, capsys):
+def test_document_lengths_are_measured_once(tmp_path, monkeypatch, capsys):
+    """The lengths of a large data set are measured once and kept."""
     monkeypatch.setattr(tfds_text, "KEEP_LENGTHS_FROM", 10)
     config = DataConfig("recurrax_test_text/train_only", data_dir=str(tmp_path))
     first = open_documents(config, "train")

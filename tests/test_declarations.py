@@ -55,7 +55,7 @@ class InOrder(RGLRU):
     capabilities = RGLRU.capabilities._replace(splits_time=False)
 
 
-def test_mesh_does_not_split_a_layer_that_forbids_it():
+def test_mesh_respects_splits_time():
     """Refused when the run is configured, and by the layer itself when it is traced."""
     message = r"a mesh cannot split the sequences of InOrder\(.*whose config declares splits_time=False"
     with pytest.raises(ValueError, match=message):

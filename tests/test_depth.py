@@ -56,7 +56,8 @@ def plain():
 
 
 @pytest.mark.parametrize("remat", [None, "nothing_saveable"])
-def test_scan_and_remat_leave_values_and_gradients_as_they_are(remat):
+def test_scan_and_remat_change_no_number(remat):
+    """Scan and remat leave values and gradients as they are."""
     got = loss_and_gradients(dataclasses.replace(SHALLOW, remat=remat), scanned)
     assert_close(got, plain(), 2e-5)
 
@@ -72,7 +73,9 @@ def test_remat_keeps_less_the_more_it_recomputes():
     assert kept("nothing_saveable") < kept(None) / 3
 
 
-def test_remat_outside_of_the_scan_is_kept_from_common_subexpression_elimination():
+def test_remat_outside_the_scan_survives_cse():
+    """Remat outside of the scan is protected from common subexpression elimination."""
+
     # Inside of a scan the loops keep forward and recomputation apart; outside XLA would merge the two again.
     def remats(jaxpr, in_scan=False):
         for e in jaxpr.eqns:

@@ -65,7 +65,8 @@ DECAYS = {
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", ["real", "complex", "real constant", "complex constant"])
 @pytest.mark.parametrize("decay", DECAYS)
-def test_long_scan_matches_the_float64_oracle_in_values_and_every_gradient(implementation, kind, decay):
+def test_long_scan_matches_the_float64_oracle(implementation, kind, decay):
+    """A long scan matches the float64 oracle in values and every gradient."""
     check(draw(0, 2, 4096, decay=DECAYS[decay], kind=kind), 1e-6, implementation=implementation)
 
 
@@ -102,7 +103,8 @@ def test_gradients_of_second_order_match_finite_differences(implementation, kind
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_reset_is_a_new_sequence_even_after_an_infinite_state(implementation):
+def test_reset_clears_an_infinite_state(implementation):
+    """A reset starts a new sequence even after an infinite state."""
     a, x, h0, *_ = draw(3, 1, 40, decay=lambda u: u, kind="real")
     reset = np.zeros((1, 40), bool)
     reset[:, [0, 13, 32]] = True
@@ -125,7 +127,8 @@ def test_half_precision_inputs_keep_a_float32_state(implementation):
     assert relative_error(h.astype(jnp.float32), want) < 2e-3  # the output's own rounding
 
 
-def test_inner_shapes_real_decays_of_complex_states_and_vmap():
+def test_diagonal_scan_shapes_and_vmap():
+    """Inner shapes, real decays of complex states, and vmap."""
     rng = np.random.default_rng(6)
     a = rng.uniform(size=(4, 5)).astype(np.float32)
     x = (rng.standard_normal((2, 9, 4, 5)) + 1j * rng.standard_normal((2, 9, 4, 5))).astype(np.complex64)
@@ -154,7 +157,8 @@ def test_program_size_does_not_depend_on_length(implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_backward_keeps_the_decays_and_states_and_nothing_else(implementation):
+def test_backward_keeps_decays_and_states_only(implementation):
+    """The backward pass keeps the decays and the states and nothing else."""
     x = jnp.zeros((2, 256, 3))
     _, pullback = jax.vjp(lambda a, x: diagonal_scan(a, x, implementation=implementation), x, x)
     kept = sum(leaf.size for leaf in jax.tree.leaves(pullback) if hasattr(leaf, "size"))
@@ -183,7 +187,8 @@ def test_sequential_form_needs_no_temporary_array():
         ({"reset": np.zeros((2, 4), bool)}, r"reset must be boolean \(B, T\)"),
     ],
 )
-def test_bad_arguments_are_refused_with_the_value_and_the_choices(change, message, unchecked_shapes):
+def test_bad_diagonal_scan_arguments_are_refused(change, message, unchecked_shapes):
+    """Bad arguments are refused with the value and the choices."""
     arguments = {"a": np.zeros((2, 5, 3), np.float32), "x": np.zeros((2, 5, 3), np.float32), **change}
     with pytest.raises(ValueError, match=message):
         diagonal_scan(arguments.pop("a"), arguments.pop("x"), arguments.pop("h0", None), **arguments)

@@ -189,7 +189,8 @@ def test_draws_are_those_of_the_seed(trained, capsys):
     assert generated(capsys, trained, *words, 4)[0] != out
 
 
-def test_temperature_0_takes_the_likeliest_byte_of_the_whole_sequence(trained, capsys):
+def test_temperature_zero_is_greedy(trained, capsys):
+    """At temperature 0 each byte is the likeliest after the whole sequence."""
     out, about = generated(capsys, trained, "--tokens", 40, "--temperature", 0, "--step", 4)
     assert about.startswith("step 4;")
     # Read off the whole sequence: each byte is the likeliest after those before it.

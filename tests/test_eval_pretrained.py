@@ -45,7 +45,8 @@ def encoded(text):
     return [LETTERS.index(letter) + 2 if letter in LETTERS else 1 for letter in text]
 
 
-def test_perplexity_is_that_of_every_text_read_from_its_start(checkpoint, model, tmp_path, capsys):
+def test_perplexity_reads_every_text_from_its_start(checkpoint, model, tmp_path, capsys):
+    """The perplexity is that of every text, read from its start."""
     for i, text in enumerate(TEXTS):
         (tmp_path / f"{i}.txt").write_text(text)
     words = ["--pretrained", str(checkpoint), "--path", str(tmp_path), "--split", "train"]
@@ -74,7 +75,8 @@ def likeliest(folder, capsys):
     return capsys.readouterr().out.rpartition("\n\n[")[0].removeprefix("so it ")
 
 
-def test_generate_goes_on_with_the_likeliest_token_and_ends_at_the_last(checkpoint, model, capsys):
+def test_generate_is_greedy_and_stops_at_eos(checkpoint, model, capsys):
+    """Generation appends the likeliest token and stops at the end token."""
     words = ["--pretrained", str(checkpoint), "--prompt", "so it ", "--temperature", "0", "--tokens", "40"]
     assert main(["generate", *words]) == 0
     text, _, about = capsys.readouterr().out.rpartition("\n\n[")
@@ -89,7 +91,8 @@ def test_generate_goes_on_with_the_likeliest_token_and_ends_at_the_last(checkpoi
     assert about.startswith(f"{checkpoint}; prefill")
 
 
-def test_an_empty_prompt_is_the_start_token_and_special_names_in_texts_are_text(checkpoint):
+def test_empty_prompt_is_the_start_token(checkpoint):
+    """An empty prompt is the start token, and names of special tokens in a text are text."""
     tokenizer = Tokenizer(str(checkpoint))
     assert tokenizer.prompt("").tolist() == [START]
     assert tokenizer.encode("a<s>b").tolist() == encoded("a<s>b")

@@ -49,7 +49,8 @@ def test_it_learns_and_every_seed_is_its_own(tiny):
     assert alone.score[4][0] == pytest.approx(tiny.score[4][1])
 
 
-def test_batches_go_on_and_seeds_have_their_own_sequences():
+def test_task_batches_depend_on_step_and_seed():
+    """Successive batches and other seeds have other sequences."""
     setting = dataclasses.replace(TINY, steps=3)
     found = list(training.batches(setting.task, (5, 6), setting.steps, setting.batch_size))
     assert len(found) == 3
@@ -68,7 +69,8 @@ def test_a_curriculum_deals_the_steps_to_its_lengths():
     np.testing.assert_array_equal(found[5].inputs[0], tasks.Parity(length=8).batch(0, 10, 2).inputs)
 
 
-def test_settings_say_what_follows_a_mixer_and_which_heads_it_has():
+def test_task_settings_name_projection_and_heads():
+    """The settings name the projection that follows a mixer and the mixer's heads."""
     bare = dataclasses.replace(TINY, projection=False, options=(("num_heads", 4), ("conv_width", 1)))
     config = models.model_for(bare, (GLA(num_heads=2), LRU())).config
     assert config.projection is None
@@ -76,7 +78,8 @@ def test_settings_say_what_follows_a_mixer_and_which_heads_it_has():
     assert models.model_for(TINY, (GLA(num_heads=2),)).config.projection is not None
 
 
-def test_right_answers_errors_and_distances_are_summed_over_what_counts():
+def test_task_scores_sum_over_weighted_positions():
+    """Right answers, errors and distances are summed over the positions that count."""
     weights = np.array([[1, 1, 0]], np.float32)
     logits = np.log([[[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]]])  # one seed, one sequence
     targets = np.array([[0, 2, 2]], np.int32)
@@ -177,7 +180,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(suite, tmp_path, capsys):
     assert len(suite) == 9
 
 
-def test_a_model_that_is_not_finite_is_said_and_the_others_go_on(suite, tmp_path, capsys):
+def test_nonfinite_model_is_reported_and_others_continue(suite, tmp_path, capsys):
+    """A model that becomes non-finite is reported, and the other models are still evaluated."""
     words = ["--workdir", str(tmp_path), "--task", "copying", "--mixer", "LSTM", "GRU", "--seeds", "2"]
     assert cli.main(words) == 1
     out = capsys.readouterr().out

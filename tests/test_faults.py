@@ -35,7 +35,8 @@ def poisoned(batch):
     return batch | {"weights": batch["weights"] * np.float32(np.nan)}
 
 
-def test_a_poisoned_batch_is_skipped_counted_and_shown_where_that_is_asked_for(tmp_path, text, monkeypatch, capfd):
+def test_poisoned_batch_is_skipped_and_counted(tmp_path, text, monkeypatch, capfd):
+    """Where the config asks for it, a poisoned batch is skipped, counted and shown."""
     at_batch(monkeypatch, 6, poisoned)
     at_batch(monkeypatch, 8, poisoned)
     at_batch(monkeypatch, 10, poisoned)
@@ -59,7 +60,8 @@ def test_a_poisoned_batch_is_skipped_counted_and_shown_where_that_is_asked_for(t
         assert np.isfinite(np.frombuffer(data, dtype)).all(), name
 
 
-def test_a_skipped_step_leaves_parameters_and_moments_as_they_were(text):
+def test_skipped_step_changes_nothing(text):
+    """A skipped step leaves parameters and moments as they were."""
     config = small(text, on_nonfinite="skip")
     mesh = sharding.make_mesh(config.mesh)
     abstract = abstract_state(config, mesh)
@@ -81,7 +83,8 @@ def test_without_a_bad_batch_skipping_changes_nothing(tmp_path, text, small_run)
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in metrics(small_run)], rel=1e-6)
 
 
-def test_poison_without_end_stops_even_a_run_that_skips(tmp_path, text, capfd):
+def test_endless_poison_stops_a_skipping_run(tmp_path, text, capfd):
+    """Poisoned batches without end stop even a run that skips them."""
     words = flags(text, optimizer__learning_rate=1e37, steps=40, on_nonfinite="skip")
     with pytest.raises(SystemExit) as ended:
         main(["tiny", "--workdir", str(tmp_path), *words])
@@ -102,7 +105,8 @@ def folder(tmp_path):
     return path
 
 
-def test_a_file_that_vanishes_is_named_and_stops_or_is_left_out(folder, capfd):
+def test_vanished_file_is_named(folder, capfd):
+    """A file that vanishes is named; the run stops, or leaves the file out, as configured."""
     config = DataConfig(path=str(folder), sequence_length=64, batch_size=4)
     rows = {}
     for choice in ("stop", "skip"):
@@ -126,7 +130,8 @@ def test_a_file_that_vanishes_is_named_and_stops_or_is_left_out(folder, capfd):
     assert out.count("warning: record 0 of ") == out.count(".txt cannot be read: ") == out.count("It is left out (") > 3
 
 
-def test_a_record_that_is_damaged_is_named_with_its_file_and_number(tmp_path, capfd):
+def test_damaged_record_is_named_with_its_file(tmp_path, capfd):
+    """A damaged record is named with its file and its number."""
     config = DataConfig(dataset="recurrax_test_text/train_only", data_dir=str(tmp_path), validation_fraction=0.05)
     whole = [text.tobytes() for text in map(open_documents(config, "train").__getitem__, range(38))]
     (file,) = tmp_path.rglob("*.array_record*")
@@ -203,7 +208,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_disk_that_fills_up_stops_the_run_and_costs_no_checkpoint(tmp_path, text, small_run):
+def test_full_disk_costs_no_checkpoint(tmp_path, text, small_run):
+    """A disk that fills up stops the run and costs no checkpoint."""
     train(small(text, steps=5), str(tmp_path))
     uncached = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # or programs would lie there cut short
     done = command("-c", NO_ROOM, "tiny", "--workdir", tmp_path, *flags(text), env=uncached)
@@ -225,7 +231,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("seconds", [60, 86_400])
-def test_a_clock_that_jumps_costs_a_save_at_most(tmp_path, text, small_run, seconds):
+def test_clock_jump_costs_at_most_a_save(tmp_path, text, small_run, seconds):
     """Speeds come from a clock that never jumps. Orbax waits by one that does: minutes look like a save that hangs."""
     done = command("-c", JUMPING, seconds, "tiny", "--workdir", tmp_path, *flags(text))
     if seconds == 60:
@@ -258,9 +264,8 @@ SPIKES = {"spike__sigmas": 8.0, "spike__rewind": 5}
 
 
 @pytest.mark.parametrize("rewind", [2, 5])  # to step 7 or 4: to the checkpoint of step 4, and not to that of step 8
-def test_a_spike_takes_the_run_back_and_past_the_batches_that_led_there(
-    tmp_path, text, short_window, monkeypatch, capfd, rewind
-):
+def test_spike_rolls_back_past_its_batches(tmp_path, text, short_window, monkeypatch, capfd, rewind):
+    """A loss spike takes the run back to a checkpoint and past the batches that led to the spike."""
     at_batch(monkeypatch, 9, odd)  # batch 8: step 9
     config = small(text, **SPIKES | {"spike__rewind": rewind})
     for steps in (3, 12):  # in two calls: what is usual is part of the state
@@ -285,7 +290,8 @@ def test_a_spike_takes_the_run_back_and_past_the_batches_that_led_there(
     assert [row["batch"] for row in metrics(tmp_path)] == [*numbers, 17, 18]
 
 
-def test_a_spike_before_there_is_a_checkpoint_starts_again_behind_it(tmp_path, text, short_window, monkeypatch, capfd):
+def test_spike_before_any_checkpoint_restarts_behind_it(tmp_path, text, short_window, monkeypatch, capfd):
+    """A spike before the first checkpoint restarts the run behind the spike."""
     at_batch(monkeypatch, 6, odd)
     train(small(text, **SPIKES | {"spike__rewind": 100}), str(tmp_path))
     assert "back to step 0, on with batch 6" in capfd.readouterr().out

@@ -74,7 +74,8 @@ def model():
     return lambda params: LanguageModel(config).apply(params, tokens)[0], params
 
 
-def test_forward_mode_of_a_model_agrees_with_its_gradient():
+def test_model_forward_mode_matches_its_gradient():
+    """Forward mode through a model agrees with its gradient."""
     logits, params = model()
     direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params)
     weights = jnp.asarray(normal(1, LENGTH, 11), jnp.float32)

@@ -42,7 +42,8 @@ READ_OUT = (LRU, S5, HGRN, LMU, S4D, S4, LSSL)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_matrix_times_values_is_what_the_layer_mixes_and_so_its_output(name):
+def test_implicit_matrix_reproduces_the_layer_output(name):
+    """The matrix times the values is what the layer mixes, and thus its output."""
     layer, _, params, x = attend(CASES[name].config)
     assert layer.matrix.dtype in (np.float64, np.complex128)
     assert error(apply(layer), layer.mixed) <= FLOAT64
@@ -55,7 +56,7 @@ def test_matrix_times_values_is_what_the_layer_mixes_and_so_its_output(name):
         assert error(y, CASES[name].oracle(params, x, None, layer.config)) <= 1e-6
 
 
-def test_every_mixer_of_the_library_is_in_the_table():
+def test_table_covers_every_mixer():
     """The mixers of `mixers/layers` are; `Reversed` and `Bidirectional` are not linear in the values of one mixer."""
     here = {
         config for config in MixerConfig.__subclasses__() if config.__module__.startswith("recurrax.mixers.layers.")
@@ -232,7 +233,8 @@ def test_nonlinear_layer_leaves_the_report_of_others():
     assert "not linear in its values" in str(report).splitlines()[2]
 
 
-def test_a_choice_between_values_is_the_one_that_was_made():
+def test_implicit_attention_keeps_discrete_choices():
+    """A choice between values is the choice that was made."""
     layer, *_ = attend(Selected())
     v = layer.values
     want = (v > 0) + np.where(v > 1, 1.0, -1.0)
@@ -298,7 +300,8 @@ def test_a_model_is_its_layers_matrices_between_projections(kind, config):
     assert error(x @ head + bias, np.asarray(jax.jit(model.apply)(params, inputs)[0])) <= 1e-5
 
 
-def test_float64_parameters_give_float64_matrices_of_the_same_model():
+def test_float64_parameters_give_float64_matrices():
+    """Parameters in float64 give float64 matrices of the same model."""
     model, params, _ = built(LanguageModel, LanguageModelConfig(**HYBRID, vocab_size=11, remat="dots_saveable"))
     narrow = probes.implicit_attention(model, params, TOKENS)
     with jax.enable_x64(True):

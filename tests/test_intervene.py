@@ -79,7 +79,7 @@ def test_zero_mixer_outputs_equal_a_model_without_them():
     assert np.abs(got[0] - plain()[0]).max() > 0.01
 
 
-def test_each_repeat_of_a_scan_has_its_own_function():
+def test_intervene_reaches_single_scan_repeats():
     """Blocks 1 and 3 are changed in two ways, block 2 is not; several patterns apply in order."""
     model, params = built()
     functions = {"[13]/mixer/output": lambda y: 2 * y, "3/mixer/output": lambda y: y + 1, "4/mixer/*put": lambda y: -y}
@@ -108,7 +108,7 @@ def test_state_is_replaced_as_returned():
 
 
 @pytest.mark.parametrize("site", ["2/mixer/values", "4/stream_before"])
-def test_gradient_of_a_site_is_that_of_a_shift(site):
+def test_site_gradient_equals_shift_gradient(site):
     """The gradient agrees with central differences, under jit and rematerialisation, within the scan and outside."""
     _, params = built()
     model = LanguageModel(dataclasses.replace(CONFIG, remat="dots_saveable"))

@@ -59,7 +59,8 @@ def test_local_folder_has_a_file_in_each_split(count, fraction):
     assert sorted(parts["train"] + parts["validation"]) == sorted(paths)
 
 
-def test_local_file_stays_on_its_side_when_others_come():
+def test_local_split_is_stable_under_new_files():
+    """A file stays in its split when other files are added."""
     paths = [f"{i}.txt" for i in range(60)]
     before = split_paths(paths[:20], 0.3)
     for count in range(21, 60):
@@ -225,7 +226,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     ]
 
 
-def test_binary_file_is_read_as_it_is_and_said(tmp_path):
+def test_binary_file_is_read_with_a_notice(tmp_path):
+    """A binary file is read as it is, with a notice."""
     write_files(tmp_path, {"utf16.txt": "some text".encode("utf-16-le"), "latin1.txt": "größer".encode("latin-1")})
     for name, lines in (("utf16.txt", 1), ("latin1.txt", 0)):
         said = []
@@ -234,7 +236,8 @@ def test_binary_file_is_read_as_it_is_and_said(tmp_path):
         assert all(f"{tmp_path}/{name} looks binary" in line for line in said)
 
 
-def test_local_path_that_is_missing_is_refused_with_the_closest_name(tmp_path, monkeypatch):
+def test_missing_local_path_suggests_the_closest(tmp_path, monkeypatch):
+    """A missing local path is refused, with the closest name."""
     write_files(tmp_path, {"shakespeare.txt": b"text"})
     with pytest.raises(
         FileNotFoundError, match=f"no file or folder {tmp_path}/shakespear.txt; did you mean .*/shakespeare.txt"

@@ -18,7 +18,8 @@ FLOAT32 = 2e-6
 
 @pytest.mark.parametrize("width", [1, 5, 30])
 @pytest.mark.parametrize("length", [1, 7, 30])
-def test_long_convolution_is_its_sum_and_goes_on_from_its_state(length, width):
+def test_long_convolution_matches_its_sum_and_continues(length, width):
+    """A long convolution is its sum, and continues from its state."""
     x, kernel, state, t = draw(2, length, 3), draw(3, width), draw(2, width - 1, 3), (length + 1) // 2
 
     @jax.jit
@@ -36,7 +37,8 @@ def test_long_convolution_is_its_sum_and_goes_on_from_its_state(length, width):
     np.testing.assert_array_equal(second[1], after)
 
 
-def test_gradients_of_long_convolution_and_several_filters_shared_by_all_channels():
+def test_long_convolution_gradients_with_shared_filters():
+    """Gradients of a long convolution, and several filters that all channels share."""
     x, kernel, state, g = draw(2, 9, 3), draw(3, 4), draw(2, 3, 3), draw(2, 9, 3, seed=1)
 
     def loss(run, x, kernel, state):
@@ -71,7 +73,8 @@ def test_long_convolution_keeps_dtypes():
         assert largest_error(y, oracles.long_convolution({"x": x, "kernel": kernel})[0]) <= 1e-14
 
 
-def test_fft_lengths_are_even_large_enough_and_not_much_larger():
+def test_fft_lengths_are_even_and_tight():
+    """FFT lengths are even, large enough and not much larger."""
     for least in range(1, 5000):
         size = fft_length(least)
         assert size % 2 == 0

@@ -74,7 +74,8 @@ def test_half_precision_inputs_are_computed_in_float32(case, dtype, rounding):
     assert state.dtype == gradients["state"].dtype == jnp.float32
 
 
-def test_gates_and_strengths_may_be_more_exact_than_what_they_gate():
+def test_gates_may_have_a_wider_dtype():
+    """Gates and strengths may have more digits than the values they act on."""
     case = "delta rule, scalar"
     inputs = draw(case, 20)
     half = {n: jnp.asarray(x, jnp.bfloat16) if n in "qkv" else x for n, x in inputs.items()}
@@ -145,7 +146,8 @@ def test_program_size_does_not_depend_on_length(case, implementation):
 
 
 @every_op
-def test_backward_keeps_the_inputs_and_one_state_per_block(case):
+def test_backward_keeps_one_state_per_block(case):
+    """The backward pass keeps the inputs and one state per block."""
     length = 4 * blocks.BLOCK["cpu"]
     inputs = shapes_of(case, length)
     pullback = jax.eval_shape(lambda inputs: jax.vjp(functools.partial(call, case), inputs)[1], inputs)
@@ -162,7 +164,8 @@ def numbers_held(batch, length, heads, key, value, *, rows, chunk=32):
 
 
 @every_op
-def test_memory_of_forward_and_backward_stays_under_its_formula(case):
+def test_matrix_op_memory_stays_under_its_formula(case):
+    """The memory of forward and backward pass stays under its formula."""
     step = jax.jit(lambda inputs: jax.value_and_grad(lambda inputs: (call(case, inputs)[0] ** 2).sum())(inputs))
     for length in (1024, 4096):
         memory = step.lower(shapes_of(case, length)).compile().memory_analysis()
@@ -203,7 +206,8 @@ GOOD = {
         ({"reset": np.zeros((2, 5), np.float32)}, "reset must be boolean .* got float32"),
     ],
 )
-def test_bad_arguments_are_refused_with_the_value_and_the_choices(change, message, unchecked_shapes):
+def test_bad_matrix_op_arguments_are_refused(change, message, unchecked_shapes):
+    """Bad arguments are refused with the value and the choices."""
     good = dict(GOOD)
     with pytest.raises(ValueError, match=message):
         ops.delta_rule(**{**good, **change})

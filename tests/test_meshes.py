@@ -125,7 +125,8 @@ def hybrid(text, mesh_config):
 
 
 @pytest.mark.parametrize("mesh_config", HYBRID_MESHES.values(), ids=HYBRID_MESHES)
-def test_a_hybrid_of_all_families_on_split_rows_heads_and_time(text, mesh_config):
+def test_hybrid_trains_on_split_rows_heads_and_time(text, mesh_config):
+    """A hybrid of all families trains on split rows, heads and time."""
     loss, gradients = hybrid(text, mesh_config)
     wanted_loss, wanted = hybrid(text, ONE)
     assert loss == pytest.approx(wanted_loss, rel=CLOSE)
@@ -134,7 +135,8 @@ def test_a_hybrid_of_all_families_on_split_rows_heads_and_time(text, mesh_config
         assert error < 10 * CLOSE, (name, error)
 
 
-def test_a_cut_sequence_is_recomputed_in_the_backward_pass_and_read_when_held_out(text, alone):
+def test_time_mesh_supports_remat_and_held_out_text(text, alone):
+    """A sequence cut in time is recomputed in the backward pass, and held-out text is read."""
     mesh_config = HYBRID_MESHES["data=2,time=4"]
     _, numbers = go_on(text, mesh_config, steps=2, model__remat="nothing_saveable")
     np.testing.assert_allclose(numbers, alone[:2], rtol=CLOSE)
@@ -157,7 +159,8 @@ def test_slices_of_a_batch_are_the_whole_batch(text, alone):
 @pytest.mark.parametrize(
     "mesh_config", [ONE, *MESHES.values(), HYBRID_MESHES["data=2,time=4"]], ids=["one device", *MESHES, "data=2,time=4"]
 )
-def test_batches_are_the_same_and_rows_are_dealt_to_the_devices(text, mesh_config):
+def test_mesh_deals_rows_of_equal_batches(text, mesh_config):
+    """Batches are the same on every mesh, and their rows are dealt to the devices."""
     config, mesh, _, _ = program(text, mesh_config)
     for step in (0, 5):
         whole = batch_at(packed(text), config.data, config.seed, step)
@@ -172,7 +175,8 @@ def test_batches_are_the_same_and_rows_are_dealt_to_the_devices(text, mesh_confi
 
 
 @pytest.mark.parametrize(("before", "after"), [("data=8", "data=2,fsdp=2,tensor=2"), ("data=2,fsdp=4", None)])
-def test_a_checkpoint_of_one_mesh_goes_on_on_another(text, alone, tmp_path, before, after):
+def test_checkpoint_resumes_on_another_mesh(text, alone, tmp_path, before, after):
+    """A checkpoint of one mesh resumes on another."""
     after = MESHES[after] if after else ONE
     state, first = go_on(text, MESHES[before], steps=3)
     with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
@@ -186,7 +190,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(text, alone, tmp_path, befo
 
 
 @pytest.mark.parametrize("mesh_config", MESHES.values(), ids=MESHES)
-def test_bytes_on_each_device_are_what_the_rules_promise(text, mesh_config):
+def test_device_bytes_match_the_sharding_rules(text, mesh_config):
     """The table, every matrix to or from the residual stream and the gates' blocks are split; the rest is whole."""
     config, mesh, abstract, _ = program(text, mesh_config)
     state = init_state(config, abstract)
@@ -237,7 +241,8 @@ def test_small_matrices_are_split_where_their_sizes_allow(text):
     assert rwkv["norm_scale"].sharding.spec == jax.P()
 
 
-def test_a_run_on_many_devices_in_pieces_and_on_another_mesh(text, tmp_path, capfd):
+def test_run_continues_on_another_mesh(text, tmp_path, capfd):
+    """A run on many devices, in pieces and on another mesh, is one run."""
     split = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
     train(small(text, **split), str(tmp_path / "whole"))
     train(small(text, **split, steps=5), str(tmp_path / "pieces"))

@@ -76,7 +76,8 @@ def test_equals_its_formula_in_values_and_gradients(name):
         assert abs(found - slope) <= 1e-5 * size + 3e-6, argument
 
 
-def test_tokens_do_not_see_each_other_and_bfloat16_is_near():
+def test_mixture_is_positionwise_and_bfloat16_is_near():
+    """Tokens do not see each other, and bfloat16 is near float32."""
     config, _ = CASES["softmax"]
     params, x = build(config)
     apply = jax.jit(lambda p, x: mixture_of_experts(p, x, config))

@@ -64,7 +64,8 @@ def readout(kind, **changes):
         (lambda: readout(RegressorConfig, vocab_size=0), "vocab_size must be at least 1, got 0"),
     ],
 )
-def test_bad_configs_are_refused_with_the_value_and_the_choices(make, message, unchecked_shapes):
+def test_bad_model_configs_are_refused(make, message, unchecked_shapes):
+    """Bad configs are refused with the value and the choices."""
     with pytest.raises(ValueError, match=message):
         make()
 

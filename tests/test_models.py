@@ -53,7 +53,8 @@ def test_split_anywhere(name):
     assert_close(jnp.concatenate([first, second], 1), logits, BOUNDS[name], "two halves")
 
 
-def test_gradients_through_the_carried_state_are_those_of_the_whole_sequence():
+def test_gradients_flow_through_the_carried_state():
+    """Gradients through the carried state are those of the whole sequence."""
     model, params, _ = build("tied")
     tokens, weights = tokens_of(), np.random.default_rng(1).standard_normal((2, LENGTH, VOCAB)).astype(np.float32)
 
@@ -71,7 +72,8 @@ def test_gradients_through_the_carried_state_are_those_of_the_whole_sequence():
     assert_close(jax.jit(jax.grad(chunks))(params), jax.jit(jax.grad(whole))(params), 1e-5)
 
 
-def test_no_logit_depends_on_a_later_token_or_another_document():
+def test_models_are_causal_within_documents():
+    """No logit depends on a later token or on another document."""
     model, params, apply = build("tied")
     tokens, reset, initial = tokens_of(), np.zeros((2, LENGTH), bool), model.init_state(2)
     logits, state = apply(params, tokens, initial, reset)
@@ -104,7 +106,8 @@ def test_reset_documents_are_separate_sequences():
 
 
 @every_model
-def test_the_initial_state_is_what_none_means_and_looks_like_every_later_state(name):
+def test_initial_state_equals_none_in_every_model(name):
+    """A state of None means the initial state, which has the shapes of every later state."""
     model, params, apply = build(name)
     want = jax.eval_shape(lambda: model.init_state(2))
     for length, state in ((1, model.init_state(2)), (LENGTH, None)):
@@ -118,7 +121,8 @@ def test_the_initial_state_is_what_none_means_and_looks_like_every_later_state(n
         assert_close((none, state), (logits, after), BOUNDS[name])
 
 
-def test_bfloat16_is_close_to_float32_with_the_same_parameters():
+def test_model_in_bfloat16_is_near_float32():
+    """In bfloat16 a model is close to itself in float32 with the same parameters."""
     _, params, apply = build("tied")
     half, half_params, apply_half = build("tied bfloat16")
     assert jax.tree.map(lambda leaf: leaf.dtype, params) == jax.tree.map(lambda leaf: leaf.dtype, half_params)

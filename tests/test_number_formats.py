@@ -181,7 +181,8 @@ EAGER = ("MLSTM", "LightNet")
 
 
 @pytest.mark.parametrize("name", EAGER)
-def test_op_by_op_no_nan_is_made_on_the_way(name):
+def test_op_makes_no_nan_op_by_op(name):
+    """No intermediate value of an op is NaN."""
     module = MODULES[name]
     params, (x, reset) = parameters(module), inputs(module, 2)
 

@@ -127,7 +127,7 @@ def test_readout_decays_its_head_and_input_matrix(config, options):
 
 
 @pytest.mark.parametrize("mixer", [LRU(state_dim=4), S5(state_dim=4, num_blocks=1)])
-def test_input_matrix_of_a_state_space_is_not_decayed(mixer):
+def test_state_space_input_matrix_has_no_decay(mixer):
     """The authors train B like the eigenvalues, and decay C."""
     tree = parameters(LanguageModelConfig(dim=8, num_layers=1, pattern=(mixer,), projection=MLP()))
     own = {path.rpartition("/")[2]: p for path, p in tree.items() if "/mixer/" in path}

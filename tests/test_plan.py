@@ -73,7 +73,9 @@ def test_loops_count_as_often_as_they_turn():
     assert len(until.uncounted_loops) == 1
 
 
-def test_gradients_of_a_stack_of_layers_are_three_times_its_products_and_remat_is_four_times():
+def test_plan_counts_the_products_of_gradients_and_remat():
+    """The gradients of a stack of layers cost three times its products, with remat four times."""
+
     def layer(x, w):
         return jnp.tanh(x @ w), None
 
@@ -112,7 +114,9 @@ def around(function):
     return cost(jax.shard_map(function, mesh=RING, in_specs=spec, out_specs=spec), F32((128, 3))).collectives
 
 
-def test_of_a_sum_that_is_sliced_each_device_receives_its_part_as_on_an_accelerator():
+def test_plan_counts_a_sliced_sum_as_reduce_scatter():
+    """Of a sum that is sliced, each device receives its part, as on an accelerator."""
+
     def sliced(x):
         return jax.lax.dynamic_slice_in_dim(jax.lax.psum(x, "ring"), 2 * jax.lax.axis_index("ring"), 2)
 
@@ -121,7 +125,8 @@ def test_of_a_sum_that_is_sliced_each_device_receives_its_part_as_on_an_accelera
         assert (scattered.kind, scattered.payload, scattered.sent) == ("reduce-scatter", 16 * 3 * 4, 7 / 8 * 16 * 3 * 4)
 
 
-def test_what_is_passed_on_and_what_is_dealt_out():
+def test_plan_counts_permute_and_all_to_all():
+    """A plan counts the bytes that devices pass on and deal out."""
     (passed,) = around(lambda x: jax.lax.ppermute(x, "ring", [(i, (i + 1) % 8) for i in range(8)]))
     assert (passed.kind, passed.sent, passed.devices) == ("collective-permute", 16 * 3 * 4, (0, 1))
     (dealt,) = around(lambda x: jax.lax.all_to_all(x, "ring", 0, 0, tiled=True))
@@ -152,11 +157,13 @@ def test_exchanges_in_a_loop_are_added_up():
         ("channel_id=1, source_target_pairs={{3,5},{5,3}}", (3, 5)),
     ],
 )
-def test_groups_of_devices_are_read_however_they_are_written(text, devices):
+def test_device_groups_are_read_in_every_notation(text, devices):
+    """Groups of devices are read in every notation of the compiler."""
     assert group(text) == devices
 
 
-def test_a_group_that_cannot_be_read_is_no_guess():
+def test_unreadable_device_group_is_an_error():
+    """A group that cannot be read is an error and not a guess."""
     with pytest.raises(ValueError, match="cannot read the group"):
         group("replica_groups=?")
 
@@ -180,7 +187,8 @@ def plan():
     return make_plan(config())
 
 
-def test_a_plan_holds_what_the_rules_deal_to_a_device(plan):
+def test_plan_matches_the_sharding_rules(plan):
+    """A plan holds the bytes that the sharding rules deal to a device."""
     alone = make_plan(config(MeshConfig(data=1)))
     assert plan.mesh == {"data": 1, "fsdp": 2, "tensor": 2, "time": 2}
     assert plan.tokens == alone.tokens == 8 * 64
@@ -200,7 +208,8 @@ def test_a_plan_holds_what_the_rules_deal_to_a_device(plan):
     assert {"fsdp", "tensor", "time"} == {axis for c in plan.cost.collectives for axis in c.axes(plan.mesh)}
 
 
-def test_a_policy_that_keeps_less_has_fewer_activations_and_more_products():
+def test_remat_trades_activations_for_products():
+    """A policy that keeps less has fewer activations and more products."""
     alone = config(MeshConfig(data=1), pattern=(GLA(num_heads=2),))
     found = [
         make_plan(dataclasses.replace(alone, model=dataclasses.replace(alone.model, remat=remat)))
@@ -214,7 +223,8 @@ def test_a_policy_that_keeps_less_has_fewer_activations_and_more_products():
     assert make_plan(sliced).activations == pytest.approx(kept[0] / 2, rel=0.1)
 
 
-def test_parameters_that_the_backward_pass_reads_are_no_activations():
+def test_parameters_are_not_counted_as_activations():
+    """Parameters that the backward pass reads do not count as activations."""
     # Without a policy their bfloat16 copies are kept, and those are.
     alone = config(MeshConfig(data=1), remat="nothing_saveable")
     found = make_plan(dataclasses.replace(alone, data=DataConfig(sequence_length=2, batch_size=1)))
@@ -272,7 +282,8 @@ def test_the_page_has_every_figure(plan):
     assert "Nothing here was measured" in page
 
 
-def test_the_command_needs_no_devices_no_workdir_and_writes_nothing(tmp_path, monkeypatch):
+def test_plan_command_writes_nothing(tmp_path, monkeypatch):
+    """The command needs no devices and no workdir, and writes nothing."""
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     page = command("-m", "train", "tiny", "--mesh.fsdp", 8, "--mesh.time", 4, "--mesh.data", "None", "--plan").stdout
     assert "fsdp=8, time=4" in page
@@ -280,7 +291,8 @@ def test_the_command_needs_no_devices_no_workdir_and_writes_nothing(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled():
+def test_plan_refuses_a_bad_mesh_before_compiling():
+    """A mesh that does not fit is refused before anything is compiled."""
     with pytest.raises(ValueError, match="data.sequence_length 64 is not divisible by mesh.time 3"):
         make_plan(config(MeshConfig(data=1, time=3)))
     with pytest.raises(ValueError, match="64 is not divisible by mesh.tensor = 5"):

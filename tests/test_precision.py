@@ -31,7 +31,8 @@ def error(got, want):
     return np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
 
 
-def test_products_are_those_of_their_factors_and_matrices_gradients_are_not_rounded():
+def test_product_dtype_is_that_of_its_factors():
+    """Products have the dtype of their factors; the gradients of matrices are not rounded to it."""
     x, kernel, dy = draw(3, 40, 16, dtype=HALF), draw(16, 8), draw(3, 40, 8, dtype=HALF)
     y, back = jax.vjp(linear, x, kernel)
     dx, dkernel = back(dy)
@@ -80,7 +81,8 @@ def test_sums_over_many_tokens_keep_their_digits(rows):
         assert error(gradient, (np.float64(terms) * x).sum(0)) < 1e-6
 
 
-def test_in_one_dtype_it_is_the_plain_product_and_goes_forward_too():
+def test_product_in_one_dtype_is_the_plain_product():
+    """In one dtype it is the plain product, in forward mode as well."""
     x, kernel = draw(2, 5, 4), draw(4, 3)
     y, dy = jax.jvp(lambda kernel: linear(x, kernel), (kernel,), (kernel,))
     np.testing.assert_array_equal(y, dy)
@@ -98,7 +100,8 @@ def model():
 
 
 @pytest.mark.parametrize("reduction", ["float32", "bfloat16"])
-def test_gradients_of_all_matrices_are_summed_as_the_policy_says(model, reduction):
+def test_matrix_gradients_follow_the_policy(model, reduction):
+    """The gradients of all matrices are summed in the policy's dtype."""
     config, params = model
     declared = parameters(config)
     tokens = np.random.default_rng(0).integers(256, size=(2, 12))

@@ -116,7 +116,8 @@ def test_parameters_are_cast_and_laid_out_on_load(mamba):
     np.testing.assert_array_equal(np.asarray(kernel[1]), want)
 
 
-def test_all_differences_of_tensors_are_listed_before_any_is_read(mamba, monkeypatch):
+def test_all_tensor_differences_are_listed_first(mamba, monkeypatch):
+    """All differences of the tensors are listed before any tensor is read."""
     changed = tensors(mamba)
     del changed["backbone.layers.1.mixer.D"]
     changed["backbone.layers.9.mixer.D"] = np.zeros(4, np.float32)
@@ -144,7 +145,8 @@ def test_all_differences_of_tensors_are_listed_before_any_is_read(mamba, monkeyp
         ({"state_size": 0}, "config.json: state_size is 0; it would have to be a whole number of at least 1"),
     ],
 )
-def test_configs_that_we_have_no_model_for_are_refused(mamba, fields, message):
+def test_load_refuses_unknown_configs(mamba, fields, message):
+    """Published configs for which there is no model are refused."""
     spoil(mamba, **fields)
     with pytest.raises(ValueError, match=message):
         pretrained.load(mamba)
@@ -179,7 +181,8 @@ def test_numbers_of_other_kinds_are_refused(mamba):
         pretrained.load(mamba)
 
 
-def test_nothing_is_written_over_and_nothing_is_left_half_written(tmp_path, monkeypatch):
+def test_save_overwrites_nothing_and_leaves_no_fragments(tmp_path, monkeypatch):
+    """Saving writes over nothing, and leaves nothing half-written."""
     model, params = pretrained.load(FIXTURES / "mamba")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
@@ -195,7 +198,8 @@ def test_nothing_is_written_over_and_nothing_is_left_half_written(tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def test_models_that_a_family_cannot_hold_are_not_saved(tmp_path):
+def test_save_refuses_models_outside_the_family(tmp_path):
+    """Models that a family cannot hold are not saved."""
     model, params = pretrained.load(FIXTURES / "mamba")
     other = LanguageModel(LanguageModelConfig(pattern=(LRU(),)))
     with pytest.raises(ValueError, match="mamba is a family of models with Mamba; this one has LRU"):
@@ -215,7 +219,8 @@ def test_models_that_a_family_cannot_hold_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_that_leaves_a_parameter_out_is_noticed(monkeypatch):
+def test_conversion_table_must_cover_all_parameters(monkeypatch):
+    """A conversion table that leaves a parameter out is an error."""
     monkeypatch.setitem(
         FAMILIES, "mamba", dataclasses.replace(FAMILIES["mamba"], model=lambda _: [same("x", "embedding")])
     )
@@ -236,7 +241,8 @@ def test_a_table_that_leaves_a_parameter_out_is_noticed(monkeypatch):
         ("abc", ("", "abc", "")),
     ],
 )
-def test_layers_are_arranged_with_the_fewest_outside_of_the_scan(blocks, want):
+def test_layer_arrangement_maximizes_the_scan(blocks, want):
+    """Layers are arranged with the fewest outside of the scan."""
     kinds = {letter: BlockConfig(LRU(state_dim=i + 1)) for i, letter in enumerate("abcx")}
     found = arranged([kinds[letter] for letter in blocks])
     got = ({block: letter for letter, block in kinds.items()}[block] for name in PARTS for block in found[name])

@@ -43,7 +43,8 @@ def test_equals_its_formula(name, activation):
 
 
 @every_projection
-def test_bfloat16_is_the_same_to_its_rounding_and_parameters_stay_float32(name):
+def test_projection_in_bfloat16_keeps_float32_parameters(name):
+    """In bfloat16 a projection is the same up to rounding, and its parameters stay float32."""
     config, oracle = PROJECTIONS[name]
     layer, params, x = build(config())
     y, _ = jax.jit(layer.apply)({"params": params}, x.astype(jnp.bfloat16))
@@ -81,7 +82,8 @@ def test_parameters_are_as_many_as_the_docstrings_say():
 
 
 @every_projection
-def test_gradients_stay_finite_at_huge_and_at_zero_inputs(name):
+def test_projection_gradients_are_finite_at_extremes(name):
+    """Gradients stay finite at huge inputs and at zero inputs."""
     for activation in ACTIVATIONS:
         layer, params, x = build(PROJECTIONS[name][0](activation=activation))
         gradient = jax.jit(jax.grad(lambda p, x, layer=layer: layer.apply({"params": p}, x)[0].sum(), argnums=(0, 1)))
@@ -91,7 +93,8 @@ def test_gradients_stay_finite_at_huge_and_at_zero_inputs(name):
 
 
 @pytest.mark.parametrize("config", [MLP, GLU])
-def test_bad_configs_are_refused_with_the_value_and_the_choices(config):
+def test_bad_projection_configs_are_refused(config):
+    """Bad configs are refused with the value and the choices."""
     with pytest.raises(ValueError, match=r"expansion must be positive, got -1.0"):
         config(expansion=-1.0)
     with pytest.raises(ValueError, match=r"expansion must be positive, got 0.0"):

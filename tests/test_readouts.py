@@ -42,7 +42,8 @@ def test_readouts_pool_what_they_say(kind, pooling):
         assert_close(got, jnp.asarray((steps * mask[..., None]).sum(1) / mask.sum(1)[:, None]), 1e-5)
 
 
-def test_regressor_goes_on_from_its_state_and_sees_no_later_input():
+def test_regressor_streams_and_is_causal():
+    """A Regressor continues from its state and sees no later input."""
     config = dataclasses.replace(SHALLOW, num_targets=2)
     model = Regressor(config)
     params = jax.jit(model.init)(jax.random.key(0), VECTORS)

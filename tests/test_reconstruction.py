@@ -27,7 +27,8 @@ def split(states, inputs, **options):
     return linear_reconstruction(states[:40], inputs[:40], states[40:], inputs[40:], **options)
 
 
-def test_a_state_as_large_as_the_sequence_holds_all_of_it(inputs):
+def test_large_state_holds_the_whole_sequence(inputs):
+    """A state as large as the sequence holds all of it."""
     errors = split(last_states(inputs, ring(6, 0.95)), inputs)
     assert errors.shape == (12,)
     assert errors.max() < 1e-20
@@ -36,7 +37,8 @@ def test_a_state_as_large_as_the_sequence_holds_all_of_it(inputs):
     assert split(last_states(shifted, ring(6, 0.95)), shifted).max() < 1e-20
 
 
-def test_a_state_that_is_too_small_holds_the_latest_tokens():
+def test_small_state_holds_the_latest_tokens():
+    """A state that is too small holds the latest tokens."""
     inputs = np.random.default_rng(1).standard_normal((600, 12, 1))
     states = last_states(inputs, 0.5 * np.exp(1j * np.array([0.7, 2.0])))
     errors = linear_reconstruction(states[:400], inputs[:400], states[400:], inputs[400:])
@@ -44,7 +46,8 @@ def test_a_state_that_is_too_small_holds_the_latest_tokens():
     assert 0.8 < errors[:6].min() <= errors[:6].max() < 1.3
 
 
-def test_states_that_know_nothing_score_as_the_mean_does(inputs):
+def test_uninformative_states_score_as_the_mean(inputs):
+    """States that hold no information score as the mean does."""
     constant = np.ones((60, 3))
     want = np.square(inputs[40:] - inputs[:40].mean(0)).mean((0, 2))
     want /= np.square(inputs[40:] - inputs[:40].mean(0)).mean()

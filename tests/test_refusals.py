@@ -194,7 +194,8 @@ def test_evaluation(refused, tmp_path, small_run):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_second_of_two_runs_is_refused_and_the_first_goes_on(tmp_path, text, small_run, monkeypatch):
+def test_second_run_in_a_workdir_is_refused(tmp_path, text, small_run, monkeypatch):
+    """The second of two runs in one workdir is refused, and the first continues."""
     found = {}
 
     def start_another(batch):

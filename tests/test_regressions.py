@@ -40,7 +40,8 @@ def gates(*values, rest):
 
 
 @decaying
-def test_positive_exponent_from_an_exclusive_sum_or_a_mask_after_the_exponential_or_lost_digits(case):
+def test_decay_exponents_stay_negative_and_exact(case):
+    """Exponents were positive after an exclusive sum or a late mask, and lost their digits."""
     # One program per op for the three: -20 overflows e^{-g}, -200 makes 0 * inf of a late mask, and after a -300 the
     # difference of two running sums keeps 3e-5 of the small gates that follow. e^-1e4 and e^-inf are plainly 0.
     for mixed in (
@@ -107,7 +108,8 @@ def test_zero_keys(case):
 
 
 @every_op
-def test_gradient_through_the_final_state_with_a_short_last_chunk(case):
+def test_final_state_gradient_with_short_last_chunk(case):
+    """The gradient through the final state was wrong with a short last chunk."""
     inputs = draw(case, 2 * 8 + 1)
     d_o, d_state = random_cotangents(inputs)
     for cotangents in ((0 * d_o, d_state), (d_o, 0 * d_state)):
@@ -117,7 +119,8 @@ def test_gradient_through_the_final_state_with_a_short_last_chunk(case):
             np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=2e-6)
 
 
-def test_gradient_of_a_convolution_whose_last_piece_is_shorter_than_its_width():
+def test_convolution_gradient_with_a_short_last_piece():
+    """The last piece of a convolution was shorter than its width: its gradient was wrong."""
     rng = np.random.default_rng(0)
     x, kernel, state = rng.standard_normal((1, 9, 3)), rng.standard_normal((4, 3)), rng.standard_normal((1, 3, 3))
     x, kernel, state = (v.astype(np.float32) for v in (x, kernel, state))
@@ -186,7 +189,8 @@ def test_padding_that_writes_into_the_state(case):
 
 
 @every_op
-def test_final_state_only_if_an_initial_one_is_given(case):
+def test_final_state_without_an_initial_one(case):
+    """The final state was returned only if an initial state was given."""
     inputs = draw(case, 12)
     inputs["state"] = 0 * inputs["state"]
     run = jax.jit(functools.partial(call, case))
@@ -258,7 +262,8 @@ def test_sum_of_phases():
     assert np.linalg.norm(h - want) / np.linalg.norm(want) < 1e-6
 
 
-def test_the_definition_of_every_op_at_a_length_of_one():
+def test_reference_of_every_op_at_length_one():
+    """The reference of every op was wrong at a length of one."""
     q = k = v = np.ones((1, 1, 1, 1), np.float32)
     o, state = linear_attention(q, 2 * k, 3 * v, state=5 * np.ones((1, 1, 1, 1), np.float32), scale=1.0)
     assert float(o[0, 0, 0, 0]) == float(state[0, 0, 0, 0]) == 11

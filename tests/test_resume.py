@@ -27,7 +27,8 @@ def tiny_run(text, tmp_path_factory):
     return path
 
 
-def test_a_new_process_goes_on_where_the_last_one_ended(tmp_path, text, tiny_run):
+def test_new_process_resumes_the_run(tmp_path, text, tiny_run):
+    """A new process resumes where the last one ended."""
     first = command("-m", "train", *tiny(tmp_path, text, 20))
     assert (first.returncode, first.stderr, checkpoints(tmp_path)) == (0, "", [10, 20])
     second = command("-m", "train", *tiny(tmp_path, text, 40))
@@ -173,7 +174,8 @@ def test_pieces_cut_between_rows_checkpoints_and_evaluations(tmp_path, text, sma
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing"])
-def test_a_damaged_newest_checkpoint_costs_only_the_way_back(tmp_path, text, small_run, damage, capfd):
+def test_damaged_newest_checkpoint_falls_back(tmp_path, text, small_run, damage, capfd):
+    """A damaged newest checkpoint costs only the steps since the one before."""
     train(small(text, steps=9), str(tmp_path))
     assert checkpoints(tmp_path) == [4, 8, 9]
     newest = tmp_path / "checkpoints" / "9"

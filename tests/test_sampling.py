@@ -39,7 +39,8 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-def test_two_thousand_tokens_are_those_of_the_whole_sequence_and_the_state_does_not_grow():
+def test_sampling_long_matches_the_whole_sequence():
+    """Two thousand sampled tokens are those of the whole sequence, and the state does not grow."""
     model, params, prompt, logits, state = start()
     key = jax.random.key(2)
     tokens, last, after, _ = generate(model, params, logits, state, key, 2000, 0.0)
@@ -69,7 +70,8 @@ def test_generating_ten_then_ten_is_generating_twenty():
         np.testing.assert_allclose(later[0], end[0], atol=1e-5)
 
 
-def test_the_same_key_gives_the_same_tokens_and_another_key_others():
+def test_sampling_depends_on_the_key():
+    """The same key gives the same tokens, and another key other tokens."""
     model, params, _, logits, state = start()
 
     def tokens(seed):
@@ -79,7 +81,8 @@ def test_the_same_key_gives_the_same_tokens_and_another_key_others():
     assert (tokens(4) != tokens(5)).any()
 
 
-def test_every_step_draws_with_a_key_of_its_own():
+def test_sampling_uses_a_key_per_step():
+    """Every step draws with a key of its own."""
     # Flat logits at every step: what tells steps apart is the key alone.
     model, params, _, logits, state = start(1)
     flat = {"params": {**params["params"], "out_kernel": 0 * params["params"]["out_kernel"]}}
@@ -147,7 +150,8 @@ def nucleus(logits, temperature, top_p, allowed=None):
         (0.0, 0.5, only(1, 5, size=10)),
     ],
 )
-def test_draws_have_the_frequencies_of_the_tempered_truncated_distribution(temperature, top_p, allowed):
+def test_draws_follow_the_tempered_truncated_distribution(temperature, top_p, allowed):
+    """Draws have the frequencies of the tempered and truncated distribution."""
     logits, draws = 1.5 * np.random.default_rng(7).standard_normal(10).astype(np.float32), 50_000
     rows = jnp.broadcast_to(logits, (draws, 10))
     tokens = jax.jit(sample)(jax.random.key(8), rows, temperature, top_p, allowed)
@@ -159,7 +163,8 @@ def test_draws_have_the_frequencies_of_the_tempered_truncated_distribution(tempe
     assert (np.abs(got - want) <= 5 * np.sqrt(want * (1 - want) / draws) + 1e-12).all(), (got, want)
 
 
-def test_rows_are_drawn_independently_and_each_from_its_own_logits():
+def test_sampled_rows_are_independent():
+    """Rows are drawn independently, each from its own logits."""
     rows = jnp.where(jnp.eye(10, dtype=bool), 50.0, 0.0)
     np.testing.assert_array_equal(sample(jax.random.key(9), rows), np.arange(10))
     np.testing.assert_array_equal(sample(jax.random.key(9), rows, 1.0, 0.5), np.arange(10))

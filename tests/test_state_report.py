@@ -109,7 +109,8 @@ def test_report_of_delta_rules_and_gates():
     assert 0 <= layer.saturation["output_gate"] < 0.5
 
 
-def test_nothing_that_a_layer_does_not_have_is_reported():
+def test_state_report_omits_what_layers_lack():
+    """A report has no entries for quantities that a layer lacks."""
     for config in (Attention(num_heads=2), LinearAttention(num_heads=2)):
         (layer,) = report_of(config)[0].layers
         assert layer.half_life is None

@@ -73,7 +73,8 @@ def test_state_space_matches_its_definition(length, kind):
     assert max(largest_error(y, want), largest_error(after, want_state)) <= FLOAT32
 
 
-def test_the_fft_is_the_default_for_whole_sequences_of_more_than_a_chunk():
+def test_fft_is_the_default_for_long_sequences():
+    """Whole sequences of more than one chunk are convolved by FFT by default."""
     a, b, c, _ = system("real")
     a, b, c, x = *(jnp.asarray(value) for value in (a, b, c)), draw(2, 77, 3)
 
@@ -87,7 +88,8 @@ def test_the_fft_is_the_default_for_whole_sequences_of_more_than_a_chunk():
 
 
 @pytest.mark.parametrize("kind", ["complex", "dense"])
-def test_gradients_of_both_forms_are_those_of_the_loop(kind):
+def test_state_space_gradients_match_the_loop(kind):
+    """The gradients of both forms are those of the loop."""
     a, b, c, _ = system(kind)
     x, state, weight = draw(2, 37, 3), start(kind, 2, 3, 4), draw(2, 37, 3, 2)
     reset = np.random.default_rng(3).uniform(size=(2, 37)) < 0.1
@@ -199,7 +201,8 @@ def test_layers_are_their_definitions_with_the_fft(config, oracle):
     assert largest_error(jax.jit(layer.apply)({"params": params}, x)[0], oracle(params, x, None, config)) <= 1e-5
 
 
-def test_s4_is_the_same_function_by_cauchy_sums_and_by_powers():
+def test_s4_kernel_by_cauchy_sums_equals_powers():
+    """S4's kernel is the same function by Cauchy sums and by powers."""
     config = S4(state_dim=6)
     layer, x, g = config.layer(3), draw(2, 100, 3), draw(2, 100, 3, seed=1)
     params = jax.jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
@@ -248,7 +251,8 @@ def test_hold_is_the_exponential_of_stiff_matrices_too():
 
 
 @pytest.mark.parametrize("method", time_invariant.DISCRETIZATIONS)
-def test_discretisation_keeps_its_digits_near_zero_and_its_gradient_at_zero(method):
+def test_discretisation_is_exact_near_zero(method):
+    """The discretisation keeps its digits near zero and its gradient at zero."""
     z = np.array([0, 1e-30, -1e-7 + 1e-8j, -1e-3 + 1e-3j, -0.3 + 0.19j, -0.3 + 0.21j, -4 + 30j], np.complex64)
     dt = np.ones(z.shape, np.float32)
     log_a, b = jax.jit(functools.partial(time_invariant.discretize, method=method))(z, dt)

@@ -47,7 +47,8 @@ def test_arrows_between_the_layers_run_one_way():
     python("-c", "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())")
 
 
-def test_the_library_names_no_other_package_than_those_it_needs():
+def test_library_imports_only_declared_packages():
+    """The library imports no packages but those it declares."""
     for path in LIBRARY.rglob("*.py"):
         allowed = {"recurrax", "numpy", "ml_dtypes"}  # the last two come with jax
         if path.is_relative_to(LIBRARY / "pretrained"):
@@ -58,7 +59,8 @@ def test_the_library_names_no_other_package_than_those_it_needs():
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
-def test_importing_the_library_loads_nothing_beyond_what_its_needs_load_themselves():
+def test_library_import_loads_only_its_dependencies():
+    """Importing the library loads nothing beyond what its dependencies load themselves."""
     # Flax itself loads optax and orbax, so they cannot be blocked; what counts is what comes on top.
     out = python(
         "-c",
@@ -76,7 +78,8 @@ print(sorted(top() - before - set(sys.stdlib_module_names)))
 
 
 @pytest.mark.parametrize("package", ["recurrax", "train", "eval"])
-def test_importing_our_modules_raises_no_deprecation_warning_of_theirs(package):
+def test_imports_raise_no_deprecation_warnings(package):
+    """Importing our modules raises no deprecation warning of their dependencies."""
     # What others' files warn about is not ours to mend: only warnings that point at a file of this tree count.
     out = python(
         "-c",
@@ -136,7 +139,7 @@ def test_the_oracles_share_no_code_with_the_library():
         assert not re.search(r"^(from|import) eval(?!\.oracles\.)", path.read_text(), re.MULTILINE), path
 
 
-def test_the_licence_is_the_one_that_the_package_names():
+def test_licence_is_the_one_the_package_names():
     project = PYPROJECT["project"]
     assert project["license"] == "Apache-2.0"
     assert project["license-files"] == ["LICENSE"]

@@ -231,7 +231,8 @@ def test_lists_are_evaluated_with_a_stack():
     assert seen == set(operations)
 
 
-def test_digits_are_those_of_the_data_set_and_splits_are_apart():
+def test_digits_splits_are_disjoint():
+    """The digits are those of the data set, and the splits share no example."""
     pixels, labels = images("digits", "test")
     assert len(labels) + len(images("digits", "train")[1]) == 1797
     for scan, shape in (("pixel", (64, 1)), ("row", (8, 8))):

@@ -16,7 +16,8 @@ def task(request):
     return request.param
 
 
-def test_examples_are_functions_of_seed_and_index_and_look_as_they_say(task):
+def test_task_examples_depend_on_seed_and_index(task):
+    """Examples are functions of seed and index, and have the documented form."""
     batch = task.batch(3, 5, COUNT)
     single = task.example(3, 5 + 7)
     for whole, one in zip(batch, single, strict=True):

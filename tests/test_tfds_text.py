@@ -29,9 +29,8 @@ def expected_texts(split, count):
     ("config_name", "held_out", "train_count", "held_out_count"),
     [("all_splits", "validation", 6, 3), ("with_test", "test", 6, 2), ("body", "validation", 2, 2)],
 )
-def test_tfds_validation_is_its_validation_or_else_its_test_split(
-    tmp_path, config_name, held_out, train_count, held_out_count
-):
+def test_tfds_validation_falls_back_to_test(tmp_path, config_name, held_out, train_count, held_out_count):
+    """Held-out text is the validation split of a TFDS data set, or else its test split."""
     assert sorted(texts_of(config_name, "train", tmp_path)) == expected_texts("train", train_count)
     assert sorted(texts_of(config_name, "validation", tmp_path)) == expected_texts(held_out, held_out_count)
 
@@ -68,12 +67,14 @@ def test_tfds_single_document_is_divided_by_bytes(tmp_path):
         ("recurrax_test_text/blank", "an empty data set"),
     ],
 )
-def test_tfds_data_sets_that_cannot_be_used_are_refused_by_name(tmp_path, dataset, message):
+def test_unusable_tfds_data_sets_are_refused(tmp_path, dataset, message):
+    """TFDS data sets that cannot be used are refused by name."""
     with pytest.raises(ValueError, match=message):
         open_documents(DataConfig(dataset=dataset, data_dir=str(tmp_path)), "train")
 
 
-def test_tfds_builder_that_needs_a_package_says_which_and_how_to_go_on(tmp_path):
+def test_tfds_builder_names_the_package_it_needs(tmp_path):
+    """A TFDS builder that needs another package names it and says what to do."""
     config = DataConfig("recurrax_test_text/needs_package", data_dir=str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="needs the package 'apache_beam'.*tfds build recurrax_test_text"):
         open_documents(config, "train")
@@ -114,7 +115,8 @@ def test_tensorflow_stand_in_is_gone_after_use():
     assert not {"io", "compat", "errors"} & vars(lazy_tensorflow).keys()
 
 
-def test_lm1b_is_prepared_without_tensorflow_through_the_shuffler_on_disk(tmp_path, monkeypatch):
+def test_lm1b_is_prepared_without_tensorflow(tmp_path, monkeypatch):
+    """LM1B is prepared without TensorFlow, through the shuffler on disk."""
     top = "1-billion-word-language-modeling-benchmark-r13output"
     lines = {"training": [f"training sentence {i}" for i in range(300)], "heldout": ["one held out", "and two"]}
     for kind, path in (

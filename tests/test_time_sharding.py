@@ -237,7 +237,8 @@ def test_a_convolution_passes_its_halo_to_the_neighbour():
 
 
 @pytest.mark.parametrize("mixer", [RGLRU(num_heads=2), TransNormerLLM(num_heads=2)])
-def test_what_a_model_sends_does_not_grow_with_the_sequence(mixer):
+def test_model_sends_no_more_for_longer_sequences(mixer):
+    """The bytes that a model sends between devices do not grow with the sequence."""
     config = LanguageModelConfig(dim=8, num_layers=1, pattern=(mixer,), vocab_size=16)
     model = LanguageModel(config)
     mesh = jax.make_mesh((2, 4), ("data", "time"), axis_types=(AxisType.Auto,) * 2)
@@ -256,7 +257,8 @@ def test_what_a_model_sends_does_not_grow_with_the_sequence(mixer):
     assert at(80) == at(LENGTH)
 
 
-def test_a_kernel_that_the_caller_computes_is_split_by_channels():
+def test_callers_kernel_is_split_by_channels():
+    """A kernel that the caller computes is split by channels."""
     op, inputs = build("state space")
     given = {name: value for name, value in inputs.items() if name != "state"}
 

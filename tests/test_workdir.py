@@ -39,7 +39,8 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_second_run_is_refused_and_sigkill_frees_the_lock(tmp_path, holder):
+def test_workdir_lock_ends_with_its_process(tmp_path, holder):
+    """A second run is refused, and SIGKILL frees the lock."""
     run = Workdir(tmp_path / "run")
     with pytest.raises(BlockingIOError, match=rf"process {holder.pid} is running in {run.path}"), run:
         pass
