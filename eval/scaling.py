@@ -143,7 +143,7 @@ partitioner makes the same program for one device as it does for GPUs and TPUs; 
 before the CPU's own passes, and counts in it (`train/plan/`).
 
 - **Simulated by the compiler, exact**: shapes, splits and dtypes; FLOPs of matrix products, recomputation included,
-  loops as often as they turn; which exchanges there are, over which mesh axes, how often, how many bytes.
+  loops by their trip counts; collectives by kind, mesh axes, number and bytes.
 - **Exact by JAX**: bytes of parameters, optimizer and gradients on a device, and of activations (the residuals of
   `jax.vjp`).
 - **Bounds**: memory in all. The lower bound has no temporaries; the upper one is what XLA's CPU compiler allocates,
@@ -155,8 +155,8 @@ before the CPU's own passes, and counts in it (`train/plan/`).
   precision. An all-reduce of which each device uses a part is a reduce-scatter, as XLA makes it on GPU and TPU.
 - **Step time**: from all three parts overlapped, which no program beats, to one after the other.
 
-What was measured is that the counting is right (`tests/test_plan.py`: products, traffic and exchanges of small programs
-worked out by hand), and that the meshes compute what one device computes (`tests/test_meshes.py`,
+What was measured is that the counting is right (`tests/test_plan.py`: products, traffic and collectives of small
+programs worked out by hand), and that the meshes compute what one device computes (`tests/test_meshes.py`,
 `tests/test_processes.py`: eight virtual devices, up to four processes).
 
 ## Plans
@@ -185,8 +185,8 @@ What to read off:
   (`--precision.reduction bfloat16`), which saves a quarter of the bytes.
 - **These programs are bound by memory traffic, not by products**, on all five chips: chunk forms in plain XLA move
   their decays and intermediate states through memory. That is what kernels for the recurrences have to win.
-- **Longer sequences**: what a recurrence sends over `time` is one transition and state per stretch, however long it is;
-  each device gathers those of all stretches, so it grows with their number. Windows and RG-LRUs send next to nothing.
+- **Longer sequences**: what a recurrence sends over `time` is one transition and state per shard, however long it is;
+  each device gathers those of all shards, so it grows with their number. Windows and RG-LRUs send next to nothing.
   Attention without a window pays for all pairs of tokens, twice the causal half, and gathers all keys and values: at
   512k tokens a hybrid is an attention model.
 - **`time` does not split parameters**: with all devices on it each one holds them all. Keep some `fsdp`.

@@ -17,7 +17,7 @@ from documents import (
     without_trailing_empty,
 )
 from train.data import DOCUMENT_START, DataConfig, Rows, batch_at, evaluation_batches, train_batches
-from train.data.evaluation import deal_to_lanes
+from train.data.evaluation import assign_lanes
 
 # Rows
 
@@ -243,7 +243,7 @@ def test_evaluation_lanes_hold_every_document_whole_and_once(lengths, sequence_l
 
 def test_evaluation_lanes_are_balanced():
     lengths = np.random.default_rng(0).integers(0, 5000, size=300)
-    lanes = deal_to_lanes(lengths, 8)
+    lanes = assign_lanes(lengths, 8)
     assert sorted(np.concatenate(lanes)) == list(range(300))
     loads = [lengths[lane].sum() + len(lane) for lane in lanes]
     assert max(loads) - min(loads) < 0.01 * max(loads)

@@ -109,7 +109,7 @@ def test_exchanges_have_their_kind_axes_and_bytes():
 
 
 def around(function):
-    """The exchanges of a function of each device's (16, 3) numbers."""
+    """Return the collectives of a function of each device's (16, 3) numbers."""
     spec = PartitionSpec("ring")
     return cost(jax.shard_map(function, mesh=RING, in_specs=spec, out_specs=spec), F32((128, 3))).collectives
 
@@ -274,7 +274,7 @@ def test_whether_it_fits():
 
 def test_the_page_has_every_figure(plan):
     page = report(plan, "small")
-    for part in ("fsdp=2, tensor=2, time=2", "8 virtual devices", "activations", "products of bf16", "FLOPs/byte"):
+    for part in ("fsdp=2, tensor=2, time=2", "8 virtual devices", "activations", "matmuls in bf16", "FLOPs/byte"):
         assert part in page
     for chip in CHIPS:
         assert chip.name in page

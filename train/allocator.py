@@ -1,8 +1,8 @@
-"""Keeping freed memory, for training on a CPU.
+"""Makes the C library keep freed memory, which speeds up training on a CPU.
 
-XLA allocates a step's temporary buffers anew each time it runs. The C library gives blocks of 32 MiB and more back to
-the operating system at once, so each step pays a page fault for every 4 KiB of them: a third of a step's time and
-more. Told to keep them, it needs no more memory than the largest step did.
+XLA allocates the temporary buffers of a step anew each time it runs. The C library returns blocks of 32 MiB and more to
+the operating system at once, so each step pays a page fault for every 4 KiB of them: a third of its time and more. If
+the library keeps them, the process needs no more memory than the largest step did.
 """
 
 import ctypes
@@ -13,9 +13,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory for the next allocation; to be called before JAX makes its threads.
+    """Make glibc keep freed memory for the next allocation; to be called before JAX creates its threads.
 
-    Returns whether it did: other C libraries are left as they are.
+    Returns whether the library is glibc; other C libraries are left unchanged.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""The held-out loss: every byte of the split once, each document read from its start to its end."""
+"""Computes the held-out loss over every byte of a split, with each document read from its start to its end."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ from train.step import make_evaluation_step
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a text."""
+    """The loss of a model on a text."""
 
     loss: float
     """Mean -log p in nats per token."""
     num_tokens: int
-    """Tokens predicted."""
+    """Number of predicted tokens."""
 
     @property
     def bits_per_byte(self) -> float:
-        """Of tokens that are bytes."""
+        """Bits per token, thus per byte if tokens are bytes."""
         return self.loss / math.log(2)
 
     @property
@@ -33,19 +33,19 @@ class Evaluation:
 
 
 def make_evaluator(model_config: LanguageModelConfig, mesh: Mesh, sequence_length: int, batch_size: int) -> Callable:
-    """evaluate(params, documents, max_batches=None, should_stop=None) -> Evaluation, or None if it was told to stop.
+    """Return evaluate(params, documents, max_batches=None, should_stop=None) -> Evaluation, or None if it was stopped.
 
-    The documents are dealt to `batch_size` lanes; the model's state is carried along each lane and forgotten at
-    document starts, so neither sizes nor mesh change the figure beyond rounding.
+    The documents are distributed over `batch_size` lanes. The model's state is carried along each lane and reset at
+    document starts, so neither sizes nor mesh change the result beyond rounding.
 
     Raises:
-      ValueError: the lanes cannot be dealt evenly to the mesh's devices.
+      ValueError: the lanes cannot be distributed evenly over the mesh's devices.
     """
     sharding.check_batch("evaluation.batch_size", batch_size, sequence_length, mesh)
     model = LanguageModel(model_config)
     split = sharding.batch_sharding(mesh)
     rows = sharding.local_rows(split, batch_size)
-    # The state is split by its rows, as the batches are. It is the same from the first batch on: one compilation.
+    # The sharding of the state is the same from the first batch on, so that the step is compiled once.
     states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
     init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=states)
     step = make_evaluation_step(model, mesh, states)
@@ -62,7 +62,7 @@ def make_evaluator(model_config: LanguageModelConfig, mesh: Mesh, sequence_lengt
             total, count, state = step(params, state, batch)
             sums.append(total)
             counts.append(count)
-        # Added up in double precision on the host: a float32 sum over a whole split would lose digits.
+        # The sum is in float64 on the host: in float32 a sum over a whole split would lose digits.
         count = sum(float(c) for c in counts)
         return Evaluation(sum(float(s) for s in sums) / count, int(count))
 
@@ -70,7 +70,7 @@ def make_evaluator(model_config: LanguageModelConfig, mesh: Mesh, sequence_lengt
 
 
 def state_shardings(state, mesh: Mesh):
-    """Rows over `data` and `fsdp`; stacked layers have the depth in front of the rows."""
+    """Return the shardings of a state: rows over `data` and `fsdp`, which in stacked layers come after the depth."""
 
     def split(part, *before):
         spec = PartitionSpec(*before, sharding.BATCH_AXES)

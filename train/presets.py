@@ -1,4 +1,4 @@
-"""Named runs. Each docstring says what it trains, how long it takes where, and which figure to expect."""
+"""Provides named runs. Each docstring says what is trained, how long it takes on which machine, and the result."""
 
 import difflib
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def gated_deltanet_hybrid_7b() -> TrainConfig:
 
 
 def _large(**shape) -> TrainConfig:
-    """A model of billions; --data.dataset or --data.path names a text that is long enough for it."""
+    """Return a run of billions of parameters; --data.dataset or --data.path selects a text of that length."""
     return TrainConfig(
         steps=100_000,
         model=LanguageModelConfig(
@@ -142,7 +142,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 
 def find(name: str) -> Callable[[], TrainConfig]:
-    """The preset of that name. Raises ValueError naming the closest one and all there are."""
+    """Return the preset of this name. Raises ValueError, with the closest name and all names, if there is none."""
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -1,7 +1,7 @@
-"""Runs of several processes: how they find each other, who writes, and how they agree.
+"""Coordinates the processes of a run: how they connect, which one writes, and how they agree.
 
-Every process runs the whole loop on its own devices and reads its own rows. Process 0 alone writes what a run leaves
-behind (each writes its part of a checkpoint), and what one of them decides alone, all must be told.
+Every process runs the whole loop on its own devices and reads its own rows. Process 0 alone writes the files of a run,
+except that each process writes its part of a checkpoint. A decision that depends on one process is shared with all.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 30
-"""A process that was not heard of for so long is dead, and all others are ended."""
+"""Seconds without a heartbeat after which a process counts as dead; the others are then ended."""
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes of this run. Without arguments the cluster's environment (TPU, Slurm, MPI) says how.
+    """Connect to the other processes of this run, without arguments by the cluster's environment (TPU, Slurm, MPI).
 
     Raises:
-      ValueError: some of the arguments are there, others are not; or they make no sense.
-      RuntimeError: the others were not found.
+      ValueError: only some of the arguments are given, or one is out of range.
+      RuntimeError: the other processes were not found.
     """
     given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -39,12 +39,12 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes."""
+    """Return whether this is process 0, which writes."""
     return jax.process_index() == 0
 
 
 def on_any(condition: bool) -> bool:
-    """Whether `condition` holds on any process. Also a barrier: no process returns before all have called."""
+    """Return whether `condition` holds on any process. Also a barrier: no process returns before all have called."""
     if jax.process_count() == 1:
         return condition
     return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))
@@ -52,7 +52,7 @@ def on_any(condition: bool) -> bool:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What is done inside fails on all processes if it fails on one, instead of leaving the others to wait for it."""
+    """Raise on all processes if the body raises on one, so that no process waits for one that has failed."""
     error = None
     try:
         yield
@@ -64,9 +64,10 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether to stop: a SIGTERM or a Ctrl-C has come. A second Ctrl-C stops at once.
+    """Yield a function that returns whether a SIGTERM or a Ctrl-C has come. A second Ctrl-C stops at once.
 
-    Of several processes all are told at the same call, if one gets a SIGTERM: they must call equally often.
+    If one of several processes gets a SIGTERM, the function returns True on all at the same call: they must call it
+    equally often.
     """
     if jax.process_count() > 1:
         yield _reached_by_all()
@@ -90,7 +91,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
 
 
 def _reached_by_all() -> Callable[[], bool]:
-    """JAX's service passes a SIGTERM on to all, who agree on the next call that none of them has made yet."""
+    """Return a function that is True from the same call on in all processes, after a SIGTERM to any."""
     calls, stopped = itertools.count(1), False
 
     def should_stop() -> bool:

@@ -1,4 +1,4 @@
-"""--profile FIRST:LAST: a trace of these steps for XProf or Perfetto."""
+"""Provides --profile FIRST:LAST, a trace of these steps for XProf or Perfetto."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ class Profiler:
         self._first, self._last = int(first), int(last)
 
     def __call__(self, step: int, metrics, folder: str | os.PathLike, say: Callable[[str], None]) -> None:
-        """To be called with the number of steps done, before the first one and after each."""
+        """Start or end the trace if it is time; to be called with the number of steps done, from 0 on."""
         self._step = step
         if step + 1 == self._first:
             jax.profiler.start_trace(str(pathlib.Path(folder) / "profile"))
@@ -32,7 +32,7 @@ class Profiler:
             self.close(folder, say)
 
     def close(self, folder: str | os.PathLike, say: Callable[[str], None]) -> None:
-        """Ends the trace, also that of a run which ends before LAST, and says where it is or that there is none."""
+        """End the trace, possibly before step LAST, and say where it is or that nothing was traced."""
         if self._running:
             jax.profiler.stop_trace()
             say(f"Traced steps {self._first} to {self._step} into {pathlib.Path(folder) / 'profile'}")

@@ -1,6 +1,6 @@
-"""Loss spikes: when a loss is one, and who tells the loop. `loop.before_spike` is the way back.
+"""Detects loss spikes and reports them to the loop, whose `before_spike` restores an earlier state.
 
-What a loss is compared with is part of the state. So a run that is killed finds the same spikes again.
+The recent losses with which a loss is compared are part of the state, so a run that is killed finds the same spikes.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ from train.config import SpikeConfig
 
 
 def seen(loss: jax.Array, recent: jax.Array, sigmas: float) -> tuple[jax.Array, jax.Array]:
-    """Whether `loss` is sigmas standard deviations above the mean of `recent`, and `recent` with it, if it is no spike.
+    """Return whether `loss` is `sigmas` standard deviations above the mean of `recent`; and the new `recent`.
 
-    Until `recent` is full nothing is a spike. What is not finite has rules of its own, and leaves `recent` alone.
+    A spike does not enter `recent`. Until `recent` is full, no loss is a spike. A non-finite loss is not a spike and
+    leaves `recent` unchanged; `on_nonfinite` handles it.
     """
     finite = jnp.isfinite(loss)
     spike = finite & (recent >= 0).all() & (loss > recent.mean() + sigmas * recent.std())
@@ -22,7 +23,7 @@ def seen(loss: jax.Array, recent: jax.Array, sigmas: float) -> tuple[jax.Array, 
 
 
 class SpikeWatch:
-    """Looks at every step's metrics, one step late, so that the device never waits."""
+    """Checks the metrics of every step one step later, so that the device never waits."""
 
     def __init__(self, config: SpikeConfig):
         self._limit = config.limit
@@ -30,7 +31,7 @@ class SpikeWatch:
         self._times = 0
 
     def __call__(self, metrics: Mapping[str, jax.Array]) -> str | None:
-        """Takes the metrics of a step, still being computed. What to say of the step before, if it was a spike.
+        """Take the metrics of a step, which may not be computed yet; return a message if the last step was a spike.
 
         Raises:
           FloatingPointError: one spike more than config.limit.

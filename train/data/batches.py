@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step): nothing to save, nothing to lose on a restart."""
+"""Provides batches as a function of (seed, step), so that a restart needs no saved position."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,7 +15,7 @@ MAX_SHUFFLED = 2**32  # grain permutes 32-bit indices
 
 
 def batch_at(rows: Rows, config: DataConfig, seed: int, step: int, row_slice: slice = slice(None)) -> Batch:
-    """Batch `step`: elements step B .. step B + B - 1 of the endless sequence epoch 0, epoch 1, ...
+    """Return batch `step`: elements step B .. step B + B - 1 of the endless sequence epoch 0, epoch 1, ...
 
     An epoch is a permutation of all rows that depends on (seed, epoch) alone. A host that passes its `row_slice` of
     0 .. B - 1 gets those rows of the global batch, whatever the other hosts take.
@@ -32,7 +32,7 @@ def batch_at(rows: Rows, config: DataConfig, seed: int, step: int, row_slice: sl
 def train_batches(
     rows: Rows, config: DataConfig, seed: int, start_step: int = 0, row_slice: slice = slice(None)
 ) -> Iterator[Batch]:
-    """Yields batch_at(start_step), batch_at(start_step + 1), ... without end, prefetched by a background thread.
+    """Yield batch_at(start_step), batch_at(start_step + 1), ... without end, prefetched by a background thread.
 
     An exception in the thread is raised by the `next` that would have returned its batch. Closing the iterator, or
     dropping it, ends the thread.
@@ -45,7 +45,7 @@ def train_batches(
 
 
 def prefetched(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """Yields make(start) .. make(stop - 1); a background thread is a few ahead from the first `next` on."""
+    """Yield make(start) .. make(stop - 1); from the first `next` on a background thread is a few batches ahead."""
     # One thread: the batches are gathered by Python code, and more of them would wait for the interpreter lock.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH_BATCHES)
     iterator = iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))
@@ -56,7 +56,7 @@ def prefetched(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[
 
 
 def stack(rows: list[dict[str, np.ndarray]]) -> Batch:
-    """Rows, each (T,), stacked into a batch, each (B, T)."""
+    """Return rows, each (T,), stacked into a batch, each (B, T)."""
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 

@@ -1,4 +1,4 @@
-"""Every document of a split from its start to its end, in lanes that carry state from batch to batch."""
+"""Provides every document of a split from start to end, in lanes that carry state from batch to batch."""
 
 import heapq
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from train.data.rows import TokenStream, read_rows
 
 
 def evaluation_batches(documents: Documents, sequence_length: int, batch_size: int) -> Iterator[Batch]:
-    """Yields batches whose row i is the next T tokens of lane i, until every lane has ended.
+    """Yield batches whose row i is the next T tokens of lane i, until every lane has ended.
 
-    Documents are dealt whole to `batch_size` lanes, the longest first, each to the lane that is shortest so far. A
-    state carried from one batch to the next, and forgotten at `reset`, therefore sees each document from its start to
-    its end. Every byte is a weighted target exactly once; the shorter lanes' tails are padding.
+    Whole documents are assigned to `batch_size` lanes, the longest first, each to the lane that is shortest so far. A
+    state that is carried from one batch to the next and cleared at `reset` therefore sees each document from its start
+    to its end. Every byte is a weighted target exactly once; the ends of the shorter lanes are padding.
 
     Returns:
         An iterator over the keys of a row (see `TokenStream.row`), each of shape (batch_size, T).
@@ -29,13 +29,13 @@ def evaluation_batches(documents: Documents, sequence_length: int, batch_size: i
     lengths = document_lengths(documents)
     if not lengths.sum():
         raise ValueError(f"an empty data set: {documents.name} has no bytes to evaluate on")
-    lanes = [TokenStream(documents, lane, lengths[lane]) for lane in deal_to_lanes(lengths, batch_size)]
+    lanes = [TokenStream(documents, lane, lengths[lane]) for lane in assign_lanes(lengths, batch_size)]
     num_batches = max(lane.num_rows(sequence_length) for lane in lanes)
     return prefetched(lambda k: stack(read_rows(documents, lanes, [k] * batch_size, sequence_length)), 0, num_batches)
 
 
-def deal_to_lanes(lengths: np.ndarray, num_lanes: int) -> list[np.ndarray]:
-    """The documents' indices in `num_lanes` lanes: longest first, each to the lane with the fewest tokens so far."""
+def assign_lanes(lengths: np.ndarray, num_lanes: int) -> list[np.ndarray]:
+    """Return the document indices of `num_lanes` lanes: the longest first, each to the lane with the fewest tokens."""
     lanes: list[list[int]] = [[] for _ in range(num_lanes)]
     loads = [(0, lane) for lane in range(num_lanes)]
     for document in np.argsort(-lengths, kind="stable"):

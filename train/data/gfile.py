@@ -1,4 +1,4 @@
-"""`tf.io.gfile` over the local file system, for TFDS's own download and builder code.
+"""Provides `tf.io.gfile` over the local file system, for TFDS's own download and builder code.
 
 TFDS reads and writes ArrayRecord files without TensorFlow, but its shuffler and extractor, and builders such as
 `tiny_shakespeare` and `lm1b`, open ordinary files by `tf.io.gfile`. All of them reach TensorFlow through one lazily

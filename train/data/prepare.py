@@ -1,4 +1,4 @@
-"""Preparing a TFDS data set on first use: once, completely or not at all, and without TensorFlow."""
+"""Prepares a TFDS data set on first use: once, completely or not at all, and without TensorFlow."""
 
 import contextlib
 import fcntl
@@ -13,14 +13,14 @@ from train.data.gfile import local_gfile
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Downloads and prepares `builder`'s data as ArrayRecord files, unless they are there.
+    """Download and prepare `builder`'s data as ArrayRecord files, unless they exist.
 
-    TFDS writes into a folder `incomplete.*` and renames it when all is written, so a kill leaves nothing that looks
-    prepared. A second process waits for the first and uses its data; its builder, made before, does not know the files.
+    TFDS writes into a folder `incomplete.*` and renames it at the end, so a kill leaves nothing that looks prepared. A
+    second process waits for the first and uses its data; a builder that was created before does not know the files.
 
     Raises:
         ModuleNotFoundError: the data set's own TFDS code needs a package that is not installed.
-        Exception: whatever a download raises, as it is.
+        Exception: any exception of a download, unchanged.
     """
     if _is_prepared(builder):
         return
@@ -56,7 +56,7 @@ def _generate(builder: tfds.core.DatasetBuilder) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(lock: Path) -> Iterator[None]:
-    """Holds an exclusive lock; the system drops it when the process ends, however it ends."""
+    """Hold an exclusive lock, which the system releases when the process ends, even by a kill."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -65,7 +65,7 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's announcements off the terminal, and its progress bars where no person would see them."""
+    """Suppress TFDS's announcements, and its progress bars where stderr is not a terminal."""
     if sys.stderr.isatty():
         with contextlib.redirect_stdout(io.StringIO()):
             yield

@@ -1,7 +1,7 @@
-"""`python_stdlib`: the interpreter's own standard-library sources as a TFDS data set.
+"""Provides `python_stdlib`, the sources of the interpreter's standard library as a TFDS data set.
 
-Real text that every machine with a Python has, so that training can be tried with no download: some ten megabytes of
-code and prose. One document is one `.py` file.
+It is real text that every machine with Python has, some ten megabytes of code and prose, so that training needs no
+download. One document is one `.py` file.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ VALIDATION_SLICES = 20  # one slice in twenty of the paths is held out
 
 
 def source_paths(root: Path) -> list[str]:
-    """Paths relative to `root` of all non-empty `*.py` files outside `EXCLUDED_FOLDERS`, with `/`, sorted."""
+    """Return the paths, relative to `root`, of all non-empty `*.py` files outside `EXCLUDED_FOLDERS`, sorted."""
     found = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in EXCLUDED_FOLDERS]
@@ -33,7 +33,7 @@ def source_paths(root: Path) -> list[str]:
 
 
 def split_of(relative_path: str) -> str:
-    """The split of a file: a function of its path alone, so that no file changes sides when others come or go."""
+    """Return the split of a file, a function of its path alone: no file changes its split when others are added."""
     digest = hashlib.sha256(relative_path.encode()).digest()
     return "validation" if int.from_bytes(digest[:8], "big") % VALIDATION_SLICES == 0 else "train"
 

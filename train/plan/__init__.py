@@ -1,11 +1,11 @@
-"""What a step will hold, compute and send, read before a device is paid for: `python -m train PRESET --plan`.
+"""Predicts what a training step will hold, compute and send on each device: `python -m train PRESET --plan`.
 
 program      compiles the step for virtual devices, from abstract arrays
-hlo          the compiled program's text as objects
-cost         products, memory traffic and exchanges of one device, counted in it
-collectives  who exchanges what with whom
-chips        peak rates of named accelerators
-page         the figures as a page of text
+hlo          parses the text of the compiled program
+cost         counts the matrix products, memory traffic and collectives of one device in it
+collectives  reads the kind, group and size of each collective
+chips        lists peak rates of named accelerators
+page         prints the figures as a page of text
 """
 
 from train.plan.chips import CHIPS, Chip, Times, times

@@ -1,7 +1,8 @@
-"""What accelerators can do at most, and how long a program's work takes them at that rate.
+"""Provides peak rates of accelerators, and the time that a program takes at these rates.
 
-From the makers' data sheets: NVIDIA's H100 and H200 SXM (products without sparsity), Google Cloud's pages on TPU v5e,
-v5p and v6e. Nothing here was measured: no chip reaches these figures, products of real shapes get 40 to 80 % of them.
+The rates are those of the makers' data sheets: NVIDIA's H100 and H200 SXM (matrix products without sparsity), and
+Google Cloud's pages on TPU v5e, v5p and v6e. None was measured here. No chip reaches them: matrix products of real
+shapes run at 40 to 80 % of the peak.
 """
 
 import dataclasses
@@ -18,19 +19,19 @@ class Chip:
 
     name: str
     bfloat16: float
-    """FLOPs of products of bfloat16."""
+    """FLOPs of matrix products in bfloat16."""
     float32: float
-    """FLOPs of products of float32 at full precision: an H100's CUDA cores, six bfloat16 passes on a TPU."""
+    """FLOPs of matrix products in full float32: by CUDA cores on an H100, in six bfloat16 passes on a TPU."""
     memory: float
-    """Bytes it holds."""
+    """Capacity of the memory, in bytes."""
     bandwidth: float
-    """Bytes from and to its memory."""
+    """Bytes per second read from and written to the memory."""
     near: float
-    """Bytes one device sends along a ring: of its node (NVLink), or of one axis of its torus (ICI, both ways round)."""
+    """Bytes that a device sends along a ring in its node (NVLink) or an axis of its torus (ICI, both directions)."""
     far: float
-    """Bytes one device sends where the ring leaves the node: a 400 Gb/s card per GPU. A TPU pod has no such border."""
+    """Bytes that a device sends where the ring leaves the node: a 400 Gb/s card per GPU. A TPU pod has no nodes."""
     node: int | None
-    """Devices of a node; None: all are near."""
+    """Devices of a node; None: all devices of a ring are near."""
 
     def network_seconds(self, collective: Collective) -> float:
         nodes = {device // self.node for device in collective.devices} if self.node else {0}
@@ -53,7 +54,7 @@ CHIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of a step, if each part runs at the chip's peak."""
+    """Seconds of a step in which each part runs at the chip's peak rate."""
 
     compute: float
     memory: float
@@ -61,17 +62,17 @@ class Times:
 
     @property
     def overlapped(self) -> float:
-        """All three at once: the slowest decides. No program is faster."""
+        """Time if all three parts run at once, the slowest of them: no program is faster."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def in_turn(self) -> float:
-        """One after the other."""
+        """Time if the three parts run one after the other."""
         return self.compute + self.memory + self.network
 
 
 def times(cost: Cost, chip: Chip) -> Times:
-    """Of products, of memory traffic and of exchanges. Arithmetic other than products is taken as bound by memory."""
+    """Return the times of matrix products, memory traffic (with other arithmetic) and collectives."""
     rates = {"bf16": chip.bfloat16, "f16": chip.bfloat16}
     compute = sum(flops / rates.get(dtype, chip.float32) for dtype, flops in cost.product_flops)
     network = sum(map(chip.network_seconds, cost.collectives))

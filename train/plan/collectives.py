@@ -1,4 +1,4 @@
-"""What crosses between devices: the collectives of a program, whom they join, and what each device sends."""
+"""Reads the collectives of a program: their kinds, the devices that they join, and the bytes that each device sends."""
 
 import dataclasses
 import math
@@ -19,30 +19,30 @@ PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One kind of exchange with one group of devices, per step."""
+    """All collectives of one kind over one group of devices in a step."""
 
     kind: str
     devices: tuple[int, ...]
-    """The group that device 0 or the first listed one is in."""
+    """The group that contains device 0, or the first listed one."""
     dtype: str
     payload: float
-    """Bytes of the whole: what is gathered, reduced or passed on."""
+    """Bytes of the whole array that is gathered, reduced or permuted."""
     count: float = 1
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends, along a ring: those of the whole but its own part, twice for an all-reduce."""
+        """Bytes that one device sends along a ring: the whole array except its own part, twice for an all-reduce."""
         others = (len(self.devices) - 1) / len(self.devices)
         return self.payload * {"all-reduce": 2 * others, "collective-permute": 1.0}.get(self.kind, others)
 
     def axes(self, sizes: dict[str, int]) -> tuple[str, ...]:
-        """The mesh axes along which the devices of the group differ."""
+        """Return the mesh axes along which the devices of the group differ."""
         places = np.array(np.unravel_index(self.devices, tuple(sizes.values())))
         return tuple(axis for axis, along in zip(sizes, places, strict=True) if len(set(along.tolist())) > 1)
 
 
 def collective(instruction: Instruction, computation: Computation) -> Collective | None:
-    """What this instruction exchanges; None where its group is a single device."""
+    """Return the collective of this instruction, or None if its group is a single device."""
     devices = group(instruction.attributes)
     if len(devices) < 2:
         return None
@@ -55,10 +55,10 @@ def collective(instruction: Instruction, computation: Computation) -> Collective
 
 
 def group(attributes: str) -> tuple[int, ...]:
-    """The first group of a collective's attributes, in any of XLA's ways to write them.
+    """Return the first group in a collective's attributes, in any of XLA's notations.
 
     Raises:
-      ValueError: it is written in another way.
+      ValueError: the notation is unknown.
     """
     if found := LISTED.search(attributes):
         return _numbers(found[1])
@@ -85,13 +85,13 @@ def _numbers(text) -> tuple[int, ...]:
 
 
 def _ordered(shape, permutation):
-    """Device numbers in the order of [2,4]T(1,0)."""
+    """Return the device numbers in the order that [2,4]T(1,0) means."""
     sizes = _numbers(shape)
     return np.arange(math.prod(sizes)).reshape(sizes).transpose(_numbers(permutation) or None).ravel()
 
 
 def _only_a_part_is_used(instruction, computation, parts):
-    """Whether each device slices its own part out of a sum: XLA makes it a reduce-scatter on GPU and TPU."""
+    """Return whether each device slices its own part out of a sum: on GPU and TPU XLA makes it a reduce-scatter."""
     users = [other for other in computation.instructions.values() if instruction.name in other.operands]
     return bool(users) and all(
         user.opcode == "dynamic-slice" and user.nbytes * parts == instruction.nbytes for user in users
@@ -99,7 +99,7 @@ def _only_a_part_is_used(instruction, computation, parts):
 
 
 def merged(collectives: Sequence[Collective]) -> list[Collective]:
-    """One entry per kind, group and dtype, the largest first."""
+    """Return the collectives summed by kind, group and dtype, the largest first."""
     found: dict[tuple, Collective] = {}
     for one in collectives:
         key = (one.kind, one.devices, one.dtype)

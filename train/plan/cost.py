@@ -1,7 +1,7 @@
-"""What one device does in one step: products, other arithmetic, memory traffic and exchanges, counted in its program.
+"""Counts what one device does in a step: matrix products, other arithmetic, memory traffic and collectives.
 
-The program is the one that XLA has partitioned for one device, before any backend's own passes: its dtypes and shapes
-are the same on every backend. A loop counts as often as it turns.
+It counts in the program that XLA has partitioned for one device, before any backend's own passes: its dtypes and shapes
+are the same on every backend. The body of a loop counts once per iteration.
 """
 
 import dataclasses
@@ -15,17 +15,17 @@ from train.plan.traffic import ARITHMETIC, traffic
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Per device and step."""
+    """The work of one device in one step."""
 
     product_flops: tuple[tuple[str, float], ...] = ()
-    """Of matrix products, by the dtype of what is multiplied."""
+    """FLOPs of matrix products by the dtype of their operands."""
     other_flops: float = 0
-    """Of everything else: one per number computed."""
+    """All other FLOPs, one for each number computed."""
     traffic: float = 0
     """Bytes read from and written to memory."""
     collectives: tuple[Collective, ...] = ()
     uncounted_loops: tuple[str, ...] = ()
-    """Loops that end on a condition of their own: counted as one turn."""
+    """Loops whose trip count is unknown; their bodies count once."""
 
     @property
     def flops(self) -> float:
@@ -59,7 +59,7 @@ class Cost:
 
 
 def program_cost(text: str) -> Cost:
-    """The cost of one run of a partitioned program."""
+    """Return the cost of one run of a partitioned program."""
     computations, entry = parse(text)
     known: dict[str, Cost] = {}
 
@@ -76,11 +76,11 @@ def program_cost(text: str) -> Cost:
         opcode = instruction.opcode
         if opcode == "while":
             (body,), (condition,) = instruction.computations("body"), instruction.computations("condition")
-            turns = _turns(computations[condition])
+            trip_count = _trip_count(computations[condition])
             one = cost(body)
-            if turns is None:
+            if trip_count is None:
                 return dataclasses.replace(one, uncounted_loops=(*one.uncounted_loops, instruction.op_name))
-            return one.times(turns)
+            return one.times(trip_count)
         if opcode == "conditional":
             names = instruction.computations("branch_computations") or (
                 *instruction.computations("true_computation"),
@@ -88,8 +88,8 @@ def program_cost(text: str) -> Cost:
             )
             return max(map(cost, names), key=lambda branch: (branch.flops, branch.traffic))
         if opcode in KINDS:
-            exchanged = collective(instruction, computation)
-            return Cost() if exchanged is None else Cost(collectives=(exchanged,))
+            found = collective(instruction, computation)
+            return Cost() if found is None else Cost(collectives=(found,))
         if opcode in ("dot", "convolution"):
             return Cost(product_flops=(_product(instruction, computation),))
         if opcode in ARITHMETIC:
@@ -100,7 +100,7 @@ def program_cost(text: str) -> Cost:
             length = math.prod(instruction.dimensions("fft_length"))
             return Cost(other_flops=5 * instruction.size * math.log2(max(length, 2)))
         if opcode == "triangular-solve":
-            # Half of a product with the matrix.
+            # Half the FLOPs of a product with the matrix.
             return Cost(other_flops=instruction.size * _operands(instruction, computation)[0].result[0].shape[-1])
         return Cost()
 
@@ -112,7 +112,7 @@ def _operands(instruction, computation) -> list[Instruction]:
 
 
 def _product(instruction, computation) -> tuple[str, float]:
-    """Dtype and FLOPs: two for each number of the result and each term of its sum."""
+    """Return the dtype and the FLOPs: two for each number of the result and each term of its sum."""
     left, right = (operand.result[0] for operand in _operands(instruction, computation))
     if instruction.opcode == "dot":
         terms = math.prod(left.shape[axis] for axis in instruction.dimensions("lhs_contracting_dims"))
@@ -122,8 +122,8 @@ def _product(instruction, computation) -> tuple[str, float]:
     return left.dtype, 2.0 * instruction.size * terms
 
 
-def _turns(condition: Computation) -> int | None:
-    """How often a loop turns whose condition is `i < constant`, counted from 0 as JAX does; else None."""
+def _trip_count(condition: Computation) -> int | None:
+    """Return the trip count of a loop whose condition is `i < constant`, from 0 on as JAX writes it; else None."""
     root = condition.instructions[condition.root]
     operands = _operands(root, condition)
     if root.opcode != "compare" or root.attribute("direction") != "LT":

@@ -1,6 +1,6 @@
-"""The text of an XLA program as Python objects: computations of instructions, with shapes, operands and attributes.
+"""Parses the text of an XLA program into computations of instructions with shapes, operands and attributes.
 
-Only what a plan needs of the language. The text is that of `HloModule.to_string`: one instruction in a line,
+It reads only what a plan needs of the language. The text is that of `HloModule.to_string`, one instruction per line:
 
     %dot.1 = bf16[8,32]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={...}
 """
@@ -35,15 +35,15 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line."""
+    """One instruction of a computation."""
 
     name: str
     opcode: str
     result: tuple[Array, ...]
-    """Its array, or all arrays of its tuple."""
+    """The type of the result, or of every array in its tuple."""
     operands: tuple[str, ...]
     literal: str
-    """What stands between the parentheses: the value of a constant."""
+    """The text between the parentheses, for a constant its value."""
     attributes: str
 
     @property
@@ -55,7 +55,7 @@ class Instruction:
         return sum(array.size for array in self.result)
 
     def attribute(self, name: str) -> str | None:
-        """The text of an attribute, without its braces."""
+        """Return the text of an attribute without its braces."""
         found = re.search(rf"\b{name}=(?:\{{([^{{}}]*)\}}|([^\s,{{}}]+))", self.attributes)
         return None if found is None else found[1] if found[1] is not None else found[2]
 
@@ -63,20 +63,20 @@ class Instruction:
         return tuple(int(number) for number in (self.attribute(name) or "").split(",") if number)
 
     def computations(self, name: str) -> tuple[str, ...]:
-        """Names of the computations that an attribute refers to."""
+        """Return the names of the computations that an attribute refers to."""
         found = re.search(rf"\b{name}=(\{{[^{{}}]*\}}|%[\w.\-]+)", self.attributes)
         return tuple(NAME.findall(found[1])) if found else ()
 
     @property
     def op_name(self) -> str:
-        """Where in the traced program it comes from."""
+        """The place in the traced program that the instruction comes from."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A function of the program: calls are inlined, what its root does not need is left out."""
+    """A function of the program, with calls inlined and without instructions that its root does not need."""
 
     name: str
     instructions: dict[str, Instruction]
@@ -84,7 +84,7 @@ class Computation:
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """All computations of a module by name, and the name of its entry.
+    """Return all computations of a module by name, and the name of its entry.
 
     Raises:
       ValueError: the text has no entry computation.
@@ -105,7 +105,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def _computation(name, lines, others):
-    """Of these lines, with the computations that it calls in place of the calls; callees come first in the text."""
+    """Return the computation of these lines with its calls inlined; callees come first in the text."""
     instructions, root = {}, None
     for line in lines:
         instruction = _instruction(line)
@@ -124,7 +124,7 @@ def _computation(name, lines, others):
 
 
 def _inlined(call, callee):
-    """The instructions of a callee under names of their own, its parameters and its result under those of the call."""
+    """Return the instructions of a callee under unique names; its parameters and result get those of the call."""
 
     def renamed(name):
         return call.name if name == callee.root else f"{call.name}/{name}"
@@ -156,12 +156,12 @@ def _instruction(line):
     inside = call[opening + 1 : closing]
     opcode, attributes = call[:opening], call[closing + 1 :]
     if opcode == "custom-call" and re.search(r'custom_call_target="(xla\.sdy\.|Sharding)', attributes):
-        opcode = "reshape"  # a note on how the value is split: another name for it
+        opcode = "reshape"  # a sharding annotation: another name for the value
     return Instruction(name, opcode, result, tuple(NAME.findall(inside)), inside, attributes)
 
 
 def _closing(text, opening):
-    """Where the parenthesis that opens here is closed."""
+    """Return the position at which the parenthesis that opens here is closed."""
     depth = 0
     for i in range(opening, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")

@@ -1,4 +1,4 @@
-"""A plan as a page of text."""
+"""Prints a plan as a page of text."""
 
 import collections
 import math
@@ -6,12 +6,12 @@ import math
 from train.plan.chips import CHIPS, Chip, times
 from train.plan.program import Plan
 
-# What a program may use of a chip's memory: the runtime, its buffers and fragmentation want the rest.
+# The fraction of a chip's memory that a program may use: the runtime, its buffers and fragmentation take the rest.
 USABLE = 0.92
 
 
 def report(plan: Plan, name: str) -> str:
-    """All of a plan, per device and step."""
+    """Return the whole plan as text, per device and step."""
     axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     cost, lines = plan.cost, []
     lines += [
@@ -24,7 +24,7 @@ def report(plan: Plan, name: str) -> str:
                 ("parameters", bytes_text(plan.parameters), ""),
                 ("gradients", bytes_text(plan.gradients), ""),
                 ("optimizer", bytes_text(plan.optimizer), ""),
-                ("activations", bytes_text(plan.activations), "kept for the backward pass"),
+                ("activations", bytes_text(plan.activations), "saved for the backward pass"),
                 (
                     "temporaries",
                     bytes_text(plan.most - plan.least),
@@ -36,16 +36,16 @@ def report(plan: Plan, name: str) -> str:
         "",
         *_table(
             [
-                *((f"products of {dtype}", f"{flops:.3g} FLOPs", "") for dtype, flops in cost.product_flops),
+                *((f"matmuls in {dtype}", f"{flops:.3g} FLOPs", "") for dtype, flops in cost.product_flops),
                 ("other arithmetic", f"{cost.other_flops:.3g} FLOPs", ""),
-                ("memory traffic", bytes_text(cost.traffic), "if all that is elementwise is fused"),
+                ("memory traffic", bytes_text(cost.traffic), "if all elementwise operations are fused"),
                 ("intensity", f"{cost.intensity:.0f} FLOPs/byte", ""),
             ]
         ),
     ]
-    lines += [f"counted as one turn: the loop {loop}" for loop in cost.uncounted_loops]
+    lines += [f"counted as one iteration: the loop {loop}" for loop in cost.uncounted_loops]
     if cost.collectives:
-        lines += ["", *_table([("exchange", "over", "times", "dtype", "bytes sent"), *_exchanges(plan)])]
+        lines += ["", *_table([("collective", "over", "count", "dtype", "bytes sent"), *_collectives(plan)])]
     rows = [("chip", "memory", "compute", "traffic", "network", "step time", "tokens/s")]
     rows += [_on(plan, chip) for chip in CHIPS]
     lines += ["", *_table(rows)]
@@ -56,24 +56,24 @@ def report(plan: Plan, name: str) -> str:
 
 
 def fits(plan: Plan, chip: Chip) -> str:
-    """Whether a device's memory is enough: yes, perhaps (between the bounds), no."""
+    """Return whether the memory of a chip suffices: yes, perhaps (between the bounds) or no."""
     usable = USABLE * chip.memory
     return "fits" if plan.most <= usable else "may fit" if plan.least <= usable else "too small"
 
 
 def bytes_text(number: float) -> str:
-    """1.2 GB."""
+    """Return a number of bytes such as "1.2 GB"."""
     power = min(max(int(math.log10(max(number, 1))) // 3, 0), 4)
     return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def seconds_text(number: float) -> str:
-    """12.3 ms."""
+    """Return a time such as "12.3 ms"."""
     return f"{number:.3g} s" if number >= 1 else f"{1e3 * number:.3g} ms"
 
 
-def _exchanges(plan):
-    """Kinds of exchanges over the same axes as one row, the largest first."""
+def _collectives(plan):
+    """Yield one row for each kind of collective over the same axes, the largest first."""
     found = collections.defaultdict(lambda: [0.0, 0.0])
     for one in plan.cost.collectives:
         row = found[one.kind, " ".join(one.axes(plan.mesh)), one.dtype]

@@ -1,4 +1,4 @@
-"""A training step compiled for devices that are not there: abstract arrays in, bytes and work per device out."""
+"""Compiles a training step for virtual devices from abstract arrays, and measures the bytes and work of one device."""
 
 import dataclasses
 import functools
@@ -22,29 +22,28 @@ from train.state import TrainState, abstract_state
 from train.step import make_train_step, negative_log_likelihood
 
 AFTER_PARTITIONING = "*after_spmd-partitioning*.txt"
-# Machine code that nobody runs need not be good.
+# The machine code is never run, so it need not be fast.
 NEVER_RUN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one device holds and does in a step. Sizes in bytes."""
+    """What one device holds and does in a step; sizes are in bytes."""
 
     mesh: dict[str, int]
     tokens: int
-    """Per step, over all devices."""
+    """Tokens of a step on all devices."""
     parameter_count: int
     parameters: int
     gradients: int
     optimizer: int
     activations: int
-    """What the backward pass needs of the forward pass, in the dtypes that JAX keeps it in."""
+    """Results of the forward pass that are saved for the backward pass, in their dtypes."""
     held: int
-    """All arrays of the program that XLA's CPU compiler keeps at once, where bfloat16 is held as float32 for a while:
-    an upper bound."""
+    """Peak memory of the program by XLA's CPU compiler, which holds some bfloat16 values as float32: an upper bound."""
     cost: Cost
     seconds: float
-    """What it took to compile."""
+    """Seconds that the compilation took."""
 
     @property
     def devices(self) -> int:
@@ -52,7 +51,7 @@ class Plan:
 
     @property
     def least(self) -> int:
-        """Bytes that no compiler can do without."""
+        """Bytes that every compiler needs."""
         return self.parameters + self.gradients + self.optimizer + self.activations
 
     @property
@@ -61,28 +60,28 @@ class Plan:
 
 
 def devices_of(config: MeshConfig) -> int:
-    """Devices that a mesh needs; an open `data` axis counts as 1."""
+    """Return the number of devices of a mesh; a `data` axis of None counts as 1."""
     return (config.data or 1) * config.fsdp * config.tensor * config.time
 
 
 def use_virtual_devices(number: int) -> None:
-    """Makes JAX believe in so many CPU devices. Call it before anything else asks JAX for devices.
+    """Give JAX this many CPU devices; to be called before anything else asks JAX for devices.
 
     Raises:
-      RuntimeError: JAX has its devices already.
+      RuntimeError: JAX has already created its devices.
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(number, 2))
-    # A program out of the cache is not compiled, and so not written down.
+    # A program from the cache is not compiled, so its text would not be written.
     jax.config.update("jax_enable_compilation_cache", False)
 
 
 def make_plan(config: TrainConfig) -> Plan:
-    """Compiles the training step of this run for its mesh, on virtual devices.
+    """Compile the training step of this run for its mesh, on virtual devices.
 
     Raises:
       ValueError: the config does not fit its mesh.
-      RuntimeError: XLA did not write its program down.
+      RuntimeError: XLA did not write the text of its program.
     """
     start = time.monotonic()
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=config.mesh.data or 1))
@@ -110,7 +109,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def compiled(lowered: jax.stages.Lowered):
-    """The text of the program for one device of several, and XLA's memory analysis of it."""
+    """Return the text of the program of one device, and XLA's memory analysis of it."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd-partitioning", **NEVER_RUN}
         memory = lowered.compile(compiler_options=options).memory_analysis()
@@ -121,26 +120,26 @@ def compiled(lowered: jax.stages.Lowered):
 
 
 def _with_a_copy(mesh: Mesh) -> Mesh:
-    """Two devices that do the same, in place of one: for one alone XLA does not run its partitioner."""
+    """Return a mesh of two devices that do the same as one: XLA does not partition programs of a single device."""
     devices = np.array(jax.devices()[:2]).reshape(*mesh.devices.shape, 2)
     return Mesh(devices, (*mesh.axis_names, "copies"), axis_types=(AxisType.Auto,) * devices.ndim)
 
 
 def abstract_batch(mesh: Mesh, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and sharding of what `train.data` gives."""
+    """Return the shapes, dtypes and sharding of the batches of `train.data`."""
     split = sharding.batch_sharding(mesh)
     dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "reset": jnp.bool_, "weights": jnp.float32}
     return {name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=split) for name, dtype in dtypes.items()}
 
 
 def _bytes(tree) -> int:
-    """Of one device's part."""
+    """Return the bytes of one device's shards."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
-    """Bytes on one device that the backward pass of one slice of the batch waits for: the residuals of jax.vjp."""
+    """Return the bytes that jax.vjp saves on one device for the backward pass of one slice of the batch."""
     model, declared = LanguageModel(config.model), parameters(config.model)
 
     def loss(params, batch, key):
@@ -154,7 +153,7 @@ def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     batch = abstract_batch(mesh, config.data.batch_size // config.optimizer.accumulate, config.data.sequence_length)
     traced = jax.jit(residuals).trace(abstract.params, batch, abstract.key)
     jaxpr = traced.jaxpr.jaxpr
-    # A parameter that is handed through is counted among the parameters; what is kept twice is one array.
+    # A residual that is a parameter counts as a parameter, and one that is saved twice is one array.
     seen, kept = set(jaxpr.invars), []
     for i, variable in enumerate(jaxpr.outvars):
         if isinstance(variable, Var) and variable not in seen:

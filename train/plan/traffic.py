@@ -1,8 +1,8 @@
-"""Bytes that a program reads from and writes to memory, if all that is elementwise is fused.
+"""Estimates the bytes that a program reads from and writes to memory if all elementwise operations are fused.
 
-Everything elementwise between two products (or loops, exchanges, sums) is one kernel, which reads each of its inputs
-once and writes each of its results once. A compiler fuses less; a kernel written by hand, that keeps a whole chunk of
-a recurrence on the chip, may fuse more.
+All elementwise operations between two matrix products (or loops, collectives, sums) are one kernel, which reads each of
+its inputs once and writes each of its results once. A compiler fuses less; a kernel written by hand that holds a whole
+chunk of a recurrence on the chip may fuse more.
 """
 
 from train.plan.hlo import Computation
@@ -17,21 +17,21 @@ ARITHMETIC = frozenset({
 })
 # fmt: on
 MOVES = frozenset({"broadcast", "convert", "pad", "concatenate", "transpose", "copy", "reverse", "reduce-precision"})
-# Of what these read only the part that is taken counts.
+# These read a part of their operand, and only that part counts.
 TAKES = frozenset({"slice", "dynamic-slice", "gather"})
-# A sum is the end of a kernel: whoever reads it waits for all of it.
+# A sum ends a kernel: an operation that reads it needs all of it.
 ELEMENTWISE = ARITHMETIC | MOVES | TAKES | {"reduce"}
 JOINS = ELEMENTWISE - {"reduce"}
 # Other names for the same bytes.
 NAMES = frozenset({"bitcast", "reshape", "optimization-barrier"})
-# Numbers that a kernel makes itself, and instructions that move nothing.
+# Values that a kernel creates itself, and instructions that move nothing.
 MADE = frozenset({"constant", "iota", "partition-id", "replica-id"})
-HANDS_ON = frozenset({"tuple", "while", "conditional"})
-FREE = NAMES | MADE | HANDS_ON | {"parameter", "get-tuple-element", "after-all"}
+FORWARDED = frozenset({"tuple", "while", "conditional"})
+FREE = NAMES | MADE | FORWARDED | {"parameter", "get-tuple-element", "after-all"}
 
 
 def traffic(computation: Computation) -> float:
-    """Bytes moved by one run of a computation, those of its loops left out."""
+    """Return the bytes moved by one run of a computation, without those of its loops."""
     instructions = computation.instructions
 
     def source(name):
@@ -45,9 +45,9 @@ def traffic(computation: Computation) -> float:
 
     kernel = _kernels(instructions, source)
     reads: dict[tuple, float] = {}
-    """By kernel and what it reads."""
+    """Bytes by kernel and by the instruction that it reads."""
     results: set[str] = set()
-    """What kernels leave in memory."""
+    """Instructions whose results kernels write to memory."""
     others = 0.0
     for name, one in instructions.items():
         sources = [source(operand) for operand in one.operands]
@@ -57,10 +57,10 @@ def traffic(computation: Computation) -> float:
                     size = one.nbytes if one.opcode in TAKES else instructions[read].nbytes
                     reads[kernel(name), read] = max(reads.get((kernel(name), read), 0), size)
                     results.add(read)
-        elif one.opcode in HANDS_ON:
+        elif one.opcode in FORWARDED:
             results.update(sources)
         elif one.opcode == "dynamic-update-slice":
-            # In place: a kernel that makes the update writes it where it belongs.
+            # The update is in place: the kernel that computes it writes it to its final address.
             results.update(sources[:2])
             others += 2 * instructions[sources[1]].nbytes * (instructions[sources[1]].opcode not in ELEMENTWISE)
         elif one.opcode not in FREE:
@@ -75,7 +75,7 @@ def traffic(computation: Computation) -> float:
 
 
 def _kernels(instructions, source):
-    """The kernel that an instruction belongs to, under the name of one of its members."""
+    """Return a function from an instruction to its kernel, which has the name of one of its members."""
     joined = {name: name for name in instructions}
 
     def kernel(name):
