@@ -44,7 +44,7 @@ class Case:
 
     @property
     def outputs(self) -> tuple[str, str]:
-        """The names of the outputs and of the last state on the page."""
+        """Return the names of the outputs and of the last state on the page."""
         return "outputs", f"last {self.state}"
 
     def has(self, variant: str, dtype: str, regime: Regime) -> bool:

@@ -20,7 +20,7 @@ from train.paths import local_path
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Compares every op and its gradients with a float64 oracle, in regimes where precision could be lost.
+    """Compare every op and its gradients with a float64 oracle, in regimes where precision could be lost.
 
     Exit code 0: every error is within its bar; 1: some errors exceed it and are listed; 2: a flag was invalid.
     """

@@ -47,7 +47,7 @@ def groups(
     implementations: Sequence[str],
     lengths: tuple[int, int],
 ) -> list[Group]:
-    """Return all that is to be measured; `lengths` are the usual and the longer one."""
+    """Return all measurements; `lengths` are the usual and the longer one."""
     found = []
     for case in cases:
         chosen = tuple(name for name in case.implementations if name in implementations)

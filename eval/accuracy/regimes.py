@@ -47,7 +47,7 @@ class Regime:
     name: str
     """Its name in flags and on the page."""
     words: str
-    """What it is, for the page."""
+    """Its description on the page."""
     gates: Callable[..., np.ndarray] = _mild
     """(generator, shape) -> log-decays."""
     keys: str = "any"
@@ -57,13 +57,13 @@ class Regime:
     is_long: bool = False
     """Whether it is measured at the longer of the two lengths."""
     varies: frozenset[str] = frozenset()
-    """The samplers that make the regime: it says something only about ops that call them."""
+    """The samplers that make the regime: only ops that call one of them are measured in it."""
     without: frozenset[str] = frozenset()
-    """Ops that it does not concern."""
+    """Ops that are not measured in this regime."""
 
     @property
     def samplers(self) -> Samplers:
-        """The samplers with which an op draws its inputs."""
+        """Return the samplers with which an op draws its inputs."""
         return Samplers(log_decay=self.gates, key=self.draw_keys, strength=self.draw_strengths)
 
     def draw_keys(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

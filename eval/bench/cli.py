@@ -16,7 +16,7 @@ from train.paths import local_path
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Times an op against what users would write without it; contestants with wrong results are not timed.
+    """Time an op against what users would write without it; contestants with wrong results are not timed.
 
     Every contestant is compared with a float64 oracle and with our reference before it is timed; one that computes
     another function is marked. Exit code 0: all were right; 1: a contestant was wrong; 2: a flag was invalid.

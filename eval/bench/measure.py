@@ -24,7 +24,7 @@ SETTLING_BYTES = 2**16  # few enough to leave the caches as they are, too many f
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One contestant in one table. What was not measured is None.
+    """The result of one contestant in one table; values that were not measured are None.
 
     Attributes:
       status: "ok", "wrong" (not timed), "skipped" (not run, for the `reason`), "other" (computes another function, and
@@ -77,7 +77,7 @@ def table(
     direction: str,
     repeats: int,
 ) -> list[Row]:
-    """One row per contestant, the first of which is the `ours` that the others are compared with, and the yardsticks'.
+    """Return one row per contestant, the first of which is the `ours` of the ratios, and those of the yardsticks.
 
     "backward" is the outputs and the gradients of sum |output|^2 with respect to all inputs: forward and backward.
     """
@@ -104,7 +104,7 @@ def table(
 
 
 def _examined(row, contestant, examination) -> tuple[Row, Program | None]:
-    """What is known of a contestant before it is timed, and its program."""
+    """Return a contestant's row before it is timed, and its program."""
     if reason := contestant.refuses(row.shape):
         return dataclasses.replace(row, reason=reason), None
     tolerance = max(contestant.tolerance, examination.tolerance)
@@ -131,7 +131,7 @@ def _with_times(row, samples, work, ours) -> Row:
     first, third = np.quantile(samples[row.contestant], [0.25, 0.75])
 
     def rate(which, limit):
-        """In 10^9 per second, and its share of the yardstick's."""
+        """Return the rate in 10^9 per second, and its share of the yardstick's rate."""
         amount = work.get(row.contestant, (None, None))[which]
         if amount is None:
             return None, None
@@ -155,7 +155,7 @@ def _with_times(row, samples, work, ours) -> Row:
 
 
 def _time_interleaved(programs: Mapping[str, Program], repeats: int) -> dict[str, list[float]]:
-    """Seconds per call by name: `repeats` rounds of every call once, in an order that is shuffled for each round.
+    """Return the seconds per call by name: `repeats` rounds that make every call once, each in a shuffled order.
 
     Who has used up `PATIENCE_S` is called no more, once there are `LEAST_SAMPLES`. XLA's CPU back end says that a
     program is done and then frees its temporary memory, 0.2 s for a GiB: a program between any two waits for that.

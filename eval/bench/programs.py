@@ -1,7 +1,7 @@
-"""What is timed: a program that is compiled for its inputs, and runs as often as one calls it.
+"""Provides the programs that are timed, each compiled for its inputs and callable any number of times.
 
-Two of them are yardsticks, for what the machine can do at all: XLA's own `a * b + b`, nothing but reading and writing,
-and its own product of two matrices, nothing but multiplying and adding.
+Two of them are yardsticks of what the machine can do: XLA's own `a * b + b`, which is bound by memory, and its own
+product of two matrices, which is bound by arithmetic.
 """
 
 import time
@@ -18,12 +18,12 @@ MATMUL_SIZE = 1024
 
 
 class Program(NamedTuple):
-    """One direction of one way to compute an op, on inputs that it holds.
+    """One direction of one implementation of an op, with its inputs.
 
     Attributes:
       call: computes once, waits until it is done, and returns the outputs; backward, also the gradients of all inputs.
       compile_s: seconds until it could be called.
-      temp_mib: the memory that a call needs beside inputs and outputs, in 2^20 bytes; None where that is unknown.
+      temp_mib: the memory that a call needs besides inputs and outputs, in 2^20 bytes; None if unknown.
       to_numpy: one of the outputs as a NumPy array.
     """
 
@@ -34,10 +34,10 @@ class Program(NamedTuple):
 
 
 def compile_jax(run: Callable[..., jax.Array], direction: str, inputs: tuple[jax.Array, ...]) -> Program:
-    """The program of a function of JAX arrays, differentiated as it stands.
+    """Return the program of a function of JAX arrays, differentiated by JAX.
 
-    "backward" is the outputs and the gradients of sum |output|^2 with respect to all inputs: forward and backward. That
-    sum itself is left out: in float32 its error depends on what XLA fuses it with, and would be laid to the contestant.
+    "backward" computes the outputs and the gradients of sum |output|^2 with respect to all inputs. The sum itself is
+    not computed: in float32 its error depends on how XLA fuses it, and would count as the contestant's.
     """
 
     def task(*inputs):
@@ -46,7 +46,7 @@ def compile_jax(run: Callable[..., jax.Array], direction: str, inputs: tuple[jax
         outputs, pullback = jax.vjp(run, *inputs)
         return outputs, pullback(2 * outputs.conj())
 
-    # A scan that was traced before, as another contestant or in the other direction, would compile in less.
+    # A scan that was traced before, by another contestant or in the other direction, would compile faster.
     jax.clear_caches()
     start = time.perf_counter()
     program = jax.jit(task).lower(*inputs).compile()
@@ -57,18 +57,18 @@ def compile_jax(run: Callable[..., jax.Array], direction: str, inputs: tuple[jax
 
 
 def bandwidth_yardstick(size: int) -> tuple[Program, int]:
-    """a * b + b over float32 arrays of `size` bytes each, and the bytes that it moves."""
+    """Return a * b + b over float32 arrays of `size` bytes each, and the bytes that it moves."""
     a, b = jnp.full(size // 4, 0.5, jnp.float32), jnp.ones(size // 4, jnp.float32)
     return compile_jax(lambda a, b: a * b + b, "forward", (a, b)), 3 * a.nbytes
 
 
 def matmul_yardstick(dtype: str) -> tuple[Program, int]:
-    """The product of two square matrices of the dtype, and its multiplications and additions."""
+    """Return the product of two square matrices of the dtype, and its number of multiplications and additions."""
     a, b = (jnp.full((MATMUL_SIZE, MATMUL_SIZE), value, dtype) for value in (0.5, 1.0))
     program = compile_jax(lambda a, b: jnp.matmul(a, b, precision=exactness(dtype)), "forward", (a, b))
     return program, 2 * MATMUL_SIZE**3
 
 
 def exactness(dtype) -> lax.Precision:
-    """The precision of all contestants' products: every digit of float32, the device's usual for half precision."""
+    """Return the precision of all matrix products: full for float32, the device's default for half precision."""
     return lax.Precision.HIGHEST if jnp.finfo(dtype).bits >= 32 else lax.Precision.DEFAULT

@@ -1,4 +1,4 @@
-"""What a benchmark shows: a table on the screen, JSON lines and a bar chart in a directory."""
+"""Writes the results of a benchmark: a table on the screen, JSON lines and a bar chart in a directory."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ TITLES = (("forward", "forward"), ("backward", "forward+backward"))
 
 
 def machine() -> dict:
-    """Where this runs: CPU model and cores, device, versions of jax and jaxlib, commit (None outside a checkout)."""
+    """Return the CPU model and cores, the device, the versions of jax and jaxlib, and the commit of this machine."""
     what = versions()
     return {
         "cpu": _cpu_model(),
@@ -45,7 +45,7 @@ def _cpu_model():
 
 
 def header(where: dict) -> str:
-    """`machine()` in two lines."""
+    """Return `machine()` as two lines of text."""
     return (
         f"{where['cpu']}, {where['cores']} cores, device {where['device']}\n"
         f"jax {where['jax']}, jaxlib {where['jaxlib']}, {commit(where['git'])}"
@@ -53,12 +53,12 @@ def header(where: dict) -> str:
 
 
 def commit(git: dict | None) -> str:
-    """Which code it was, of `versions()["git"]`."""
+    """Return the commit in `versions()["git"]` as text."""
     return "no commit" if git is None else f"commit {git['commit'][:12]}{' + changes' if git['dirty'] else ''}"
 
 
 def print_table(rows: Sequence[Row], dims: Sequence[str], console: Console) -> None:
-    """The rows of one table, in Markdown where the output is no terminal."""
+    """Print the rows of one table, in Markdown if the output is not a terminal."""
     first = rows[0]
     sizes = " ".join(f"{dim}={size}" for dim, size in zip(dims, first.shape, strict=True))
     title = f"{first.op} {dict(TITLES)[first.direction]}, {sizes}, {first.dtype}"
@@ -104,14 +104,14 @@ def _cells(row):
 
 
 def append_jsonl(rows: Sequence[Row], where: dict, path: pathlib.Path) -> None:
-    """One JSON object per row, with the machine it was measured on."""
+    """Append one JSON object per row, with the machine on which it was measured."""
     with open(path, "a") as file:
         for row in rows:
             file.write(json.dumps({**dataclasses.asdict(row), "machine": where}) + "\n")
 
 
 def plot(tables: Sequence[Sequence[Row]], where: dict, folder: pathlib.Path) -> pathlib.Path:
-    """A bar chart of the tables of one shape and dtype, one below the other; returns the PNG's path."""
+    """Plot the tables of one shape and dtype as bar charts, one below the other; return the path of the PNG."""
     figure = Figure(figsize=(9, 0.8 + 0.4 * sum(len(rows) + 2 for rows in tables)), layout="constrained")
     axes = figure.subplots(len(tables), squeeze=False, height_ratios=[len(rows) for rows in tables])[:, 0]
     for axis, rows in zip(axes, tables, strict=True):

@@ -1,4 +1,4 @@
-"""The named sizes at which ops are timed and tested. Imports nothing of the library."""
+"""Provides the named sizes at which ops are timed and tested. It imports nothing from the library."""
 
 from typing import NamedTuple
 

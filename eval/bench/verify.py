@@ -1,4 +1,4 @@
-"""Whether a contestant computes what it should: against a float64 oracle, and at full size against our reference."""
+"""Compares a contestant with a float64 oracle, and at full size with our reference."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from eval.bench.programs import Program, compile_jax
 
 
 class Examination:
-    """The inputs of one table and the truth about them, which is computed once for all contestants."""
+    """The inputs of one table and the correct results, which are computed once for all contestants."""
 
     def __init__(self, benchmark: Benchmark, sizes: tuple[int, ...], dtype: str, direction: str):
         self.direction = direction

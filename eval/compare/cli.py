@@ -18,7 +18,7 @@ from train.workdir import Workdir, read_json, versions, write_json_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Trains every mixer on the same text with the same number of parameters, and writes a table and a figure.
+    """Train every mixer on the same text with the same number of parameters, and writes a table and a figure.
 
     The same command resumes an interrupted comparison. Speeds are measured at the end of every call, one model after
     the other.

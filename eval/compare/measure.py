@@ -23,21 +23,21 @@ from train.step import make_train_step
 DECODED = 256
 """Tokens of a timed call."""
 STEPS = 12
-"""Timed steps of training, after two that are not."""
+"""Timed steps of training, after two that are not timed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What training a model came to."""
+    """The results of training a model."""
 
     name: str
     parameters: int
     state_bytes: int
-    """Of one sequence."""
+    """Bytes of the state of one sequence."""
     bits_per_byte: float
-    """On held-out text, after the last step."""
+    """Bits per byte of held-out text after the last step."""
     seconds: float
-    """Of training from start to end: compilation, evaluation and checkpoints included."""
+    """Seconds of training with compilation, evaluation and checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Result(Trained):
     """One row of the table."""
 
     training_tokens_per_second: float
-    """The median of some steps."""
+    """Tokens per second of training, the median over some steps."""
     decode_tokens_per_second: float
-    """Of one sequence, token by token."""
+    """Tokens per second of generation of one sequence."""
 
 
 def trained(name: str, config: TrainConfig, folder: pathlib.Path) -> Trained:
-    """Trains in `folder` up to config.steps, from where an interrupted run there stands.
+    """Train in `folder` up to config.steps, from where an interrupted run there stands.
 
     Raises:
       FloatingPointError: the loss or the gradient was not finite.
@@ -74,7 +74,7 @@ def trained(name: str, config: TrainConfig, folder: pathlib.Path) -> Trained:
 
 
 def timed(row: Trained, config: TrainConfig, folder: pathlib.Path) -> Result:
-    """The row with the speeds of the model that `folder` holds."""
+    """Return the row with the speeds of the model in `folder`."""
     return Result(
         **dataclasses.asdict(row),
         training_tokens_per_second=training_speed(config),
@@ -83,7 +83,7 @@ def timed(row: Trained, config: TrainConfig, folder: pathlib.Path) -> Result:
 
 
 def training_speed(config: TrainConfig) -> float:
-    """Tokens per second of the training step on the run's own batches; the median of some steps."""
+    """Return tokens per second of the training step on the run's own batches, the median over some steps."""
     mesh = sharding.make_mesh(config.mesh)
     split = sharding.batch_sharding(mesh)
     abstract = abstract_state(config, mesh)
@@ -101,7 +101,7 @@ def training_speed(config: TrainConfig) -> float:
 
 
 def decode_speed(model: LanguageModel, params, repeats: int = 5) -> float:
-    """Tokens per second of one sequence that goes on with the likeliest token each time; the median of some calls."""
+    """Return tokens per second of greedy generation of one sequence, the median over some calls."""
 
     @jax.jit
     def decode(token, state):
