@@ -15,7 +15,7 @@ train: .venv/.installed
 	@echo "The run lies in $(RUN): config.json, versions.json, metrics.jsonl, loss.png, checkpoints/"
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -120,11 +120,21 @@ CASE_BY_CASE = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def group(nodeid):
+    """Return the name of the tests that run in one worker: a file, or one case of the files in CASE_BY_CASE."""
+    path, _, test = nodeid.partition("::")
+    name, (_, _, case) = pathlib.PurePath(path).name, test.partition("[")
+    return f"{CASE_BY_CASE[name]} {case}" if case and name in CASE_BY_CASE else TOGETHER.get(name, name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Keep a file in one worker, where its fixtures and compiled programs live; spread long tables case by case."""
-    for item in items:
-        name, case = item.path.name, getattr(item, "callspec", None)
-        by_case = name in CASE_BY_CASE and case is not None
-        group = f"{CASE_BY_CASE[name]} {case.id}" if by_case else TOGETHER.get(name, name)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        # Not by the mark xdist_group: from pytest 9.2 on, xdist 3.8 loses it.
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+
+    return Scheduling(config, log)

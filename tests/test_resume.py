@@ -27,16 +27,6 @@ def tiny_run(text, tmp_path_factory):
     return path
 
 
-def test_new_process_resumes_the_run(tmp_path, text, tiny_run):
-    """A new process resumes where the last one ended."""
-    first = command("-m", "train", *tiny(tmp_path, text, 20))
-    assert (first.returncode, first.stderr, checkpoints(tmp_path)) == (0, "", [10, 20])
-    second = command("-m", "train", *tiny(tmp_path, text, 40))
-    assert (second.returncode, second.stderr) == (0, "")
-    assert f"Going on from step 20 in {tmp_path}" in second.stdout
-    assert_same_run(tmp_path, tiny_run)
-
-
 def test_killed_again_and_again(tmp_path, text, tiny_run):
     """Each process dies at another moment and the next one goes on; after all that it is the run in one go."""
 
