@@ -32,7 +32,7 @@ SMALL = {
     "model.num_layers": 1,
     "model.dim": 16,
     "data.sequence_length": 32,
-    "optimizer.decay_steps": 12,
+    "optimizer.schedule.decay_steps": 12,
     "evaluation.every": 5,
     "evaluation.max_batches": 2,
     "checkpoint.every": 4,
@@ -87,13 +87,20 @@ def program_cache(folder):
 def small(text, **changes) -> TrainConfig:
     """The preset `tiny` with the settings SMALL and then these (dots as double underscores)."""
     settings = SMALL | {"data.path": str(text)} | {name.replace("__", "."): value for name, value in changes.items()}
-    groups: dict[str, dict] = {}
+    return replaced(presets.tiny(), settings)
+
+
+def replaced(config, settings):
+    """Return the config with these fields, whose names may have dots, replaced."""
+    parts: dict[str, dict] = {}
     for name, value in settings.items():
-        group, _, field = name.rpartition(".")
-        groups.setdefault(group, {})[field] = value
-    config = presets.tiny()
-    parts = {group: dataclasses.replace(getattr(config, group), **fields) for group, fields in groups.items() if group}
-    return dataclasses.replace(config, **groups.get("", {}), **parts)
+        field, _, rest = name.partition(".")
+        parts.setdefault(field, {})[rest] = value
+    fields = {
+        field: values[""] if "" in values else replaced(getattr(config, field), values)
+        for field, values in parts.items()
+    }
+    return dataclasses.replace(config, **fields)
 
 
 def flags(text, **changes) -> list[str]:

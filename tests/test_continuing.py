@@ -9,6 +9,7 @@ import pytest
 from eval.__main__ import main as eval_main
 from runs import assert_same_run, checkpoints, flags, metrics, small, snapshot
 from train.__main__ import main as train_main
+from train.config import load_config
 from train.loop import Outcome, train
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -22,6 +23,22 @@ def run(tmp_path, text, small_run):
     config["data"]["path"] = str(tmp_path / "text")
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     return tmp_path / "run", shutil.copytree(text, tmp_path / "text")
+
+
+def test_run_of_the_former_optimizer_resumes(run, small_run, capfd):
+    """A config.json from before optimizers were classes is read, and nothing is reported as changed."""
+    path, folder = run
+    config = json.loads((path / "config.json").read_text())
+    optimizer = config["optimizer"]
+    schedule = optimizer.pop("schedule")
+    assert (schedule.pop("type"), optimizer.pop("groups")) == ("train.optimizers.Cosine", [])
+    config["optimizer"] = {**optimizer, **schedule, "type": "train.config.OptimizerConfig"}
+    (path / "config.json").write_text(json.dumps(config))
+    assert load_config(path / "config.json").optimizer == small(folder).optimizer
+    capfd.readouterr()
+    assert train(small(folder), str(path)) == Outcome(12, interrupted=False)
+    assert "Changed" not in capfd.readouterr().out
+    assert_same_run(path, small_run)
 
 
 def appended(folder):

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 def trained(text, tmp_path_factory):
     """A run of a recurrence and an attention, with checkpoints 4 and 8."""
     path = tmp_path_factory.mktemp("trained") / "run"
-    config = small(text, steps=8, model__num_layers=2, optimizer__warmup_steps=2, optimizer__learning_rate=2e-2)
+    config = small(
+        text, steps=8, model__num_layers=2, optimizer__schedule__warmup_steps=2, optimizer__learning_rate=2e-2
+    )
     pattern = (RGLRU(num_heads=2), Attention(num_heads=2, num_kv_heads=1, window=8))
     train(dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=pattern)), str(path))
     return path

@@ -13,8 +13,9 @@ from recurrax.layers import LOSSES, UPDATES
 from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.projections import MixtureOfExperts
 from train import sharding
-from train.config import OptimizerConfig, TrainConfig
+from train.config import TrainConfig
 from train.data import DataConfig
+from train.optimizers import AdamW
 from train.sharding import MeshConfig
 from train.state import abstract_state, init_state
 from train.step import make_evaluation_step, make_train_step
@@ -98,7 +99,7 @@ def run_config(mixture, accumulate=1, **mesh):
     return TrainConfig(
         model=LanguageModelConfig(vocab_size=VOCABULARY, dim=16, num_layers=3, projection=mixture),
         data=DataConfig(batch_size=4, sequence_length=16),
-        optimizer=OptimizerConfig(accumulate=accumulate),
+        optimizer=AdamW(accumulate=accumulate),
         mesh=MeshConfig(**{"data": 1, **mesh}),
     )
 

@@ -48,7 +48,7 @@ CLOSE = 1e-5  # relative; measured: at most 2e-7
 @functools.cache
 def program(text, mesh_config, pattern=GRIFFIN, **optimizer):
     """The config of this pattern on this mesh, its abstract state and its step."""
-    config = small(text, model__num_layers=len(pattern), optimizer__warmup_steps=2, **optimizer)
+    config = small(text, model__num_layers=len(pattern), optimizer__schedule__warmup_steps=2, **optimizer)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, pattern=pattern), mesh=mesh_config)
     mesh = sharding.make_mesh(mesh_config)
     abstract = abstract_state(config, mesh)

@@ -11,8 +11,7 @@ from recurrax.mixers import RWKV7
 from recurrax.models import ClassifierConfig, LanguageModelConfig, describe, parameters
 from recurrax.parameters import AXES, ROLES, Parameter
 from train import presets, sharding
-from train.config import OptimizerConfig
-from train.state import make_optimizer
+from train.optimizers import AdamW, Constant
 
 MESH = sharding.MeshConfig(data=2, fsdp=2, tensor=2)
 
@@ -50,7 +49,7 @@ def test_axis_of_the_mesh_splits_one_dimension_only():
 
 
 def updates_of(config, declared, gradients, params):
-    optimizer = make_optimizer(config, declared)
+    optimizer = config.build(declared)
     return optimizer.update(gradients, optimizer.init(params), params)[0]
 
 
@@ -59,24 +58,28 @@ def test_rate_of_rwkv7_learns_twice_as_fast():
     declared = parameters(model)
     params = {path: jnp.zeros(p.shape) for path, p in declared.items()}
     gradients = jax.tree.map(lambda leaf: leaf + 1e-3, params)
-    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.0)
+    config = AdamW(learning_rate=1e-2, schedule=Constant(warmup_steps=0), weight_decay=0.0)
     for path, update in updates_of(config, declared, gradients, params).items():
         factor = 2 if path.endswith("mixer/decay_bias") else 1
         np.testing.assert_allclose(update, -factor * 1e-2, rtol=1e-3, err_msg=path)
 
 
-def test_optimizer_without_factors_has_no_further_step():
-    """The state's structure, which checkpoints record, is that of AdamW behind clipping."""
-    config, declared = OptimizerConfig(), parameters(presets.tiny().model)
-    state = make_optimizer(config, declared).init({path: jnp.zeros(()) for path in declared})
-    adamw = optax.adamw(1e-3, mask=lambda params: jax.tree.map(lambda _: True, params))
-    assert len(state) == 2
-    assert len(state[1]) == len(adamw.init({}))
+def test_state_of_adamw_has_its_former_structure():
+    """Checkpoints record the structure, empty nodes too: it is that of optax's AdamW behind clipping."""
+    declared = parameters(presets.tiny().model)
+    params = {path: jnp.zeros(()) for path in declared}
+    former = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            optax.constant_schedule(1e-3), mask=lambda params: {path: declared[path].is_decayed for path in params}
+        ),
+    )
+    assert jax.tree.structure(AdamW().build(declared).init(params)) == jax.tree.structure(former.init(params))
 
 
 def test_weight_decay_needs_declarations():
-    with pytest.raises(ValueError, match=r"weight_decay 0.1 must be 0 for parameters that no table declares"):
-        make_optimizer(OptimizerConfig(weight_decay=0.1), None)
+    with pytest.raises(ValueError, match=r"weight_decay 0.1 and groups .* for parameters that no table declares"):
+        AdamW(weight_decay=0.1).build(None)
 
 
 @pytest.mark.parametrize(("index", "count"), [(0, 1), (0, 4), (3, 4)])

@@ -12,8 +12,9 @@ from recurrax.mixers import GLA, Attention
 from recurrax.models import LanguageModelConfig
 from recurrax.projections import GLU
 from runs import command
-from train.config import OptimizerConfig, TrainConfig
+from train.config import TrainConfig
 from train.data import VOCAB_SIZE, DataConfig
+from train.optimizers import AdamW
 from train.plan import CHIPS, Cost, Plan, make_plan, report, times
 from train.plan.collectives import Collective, group
 from train.plan.cost import program_cost
@@ -219,7 +220,7 @@ def test_remat_trades_activations_for_products():
     assert kept[0] > kept[1] > kept[2] >= 2 * 8 * 64 * 64 * 2  # the stream between groups, in bfloat16
     products = [sum(flops for _, flops in p.cost.product_flops) for p in found]
     assert products[0] <= products[1] < (products[0] + products[2]) / 2  # kept, also those of bfloat16 factors
-    sliced = dataclasses.replace(alone, optimizer=OptimizerConfig(accumulate=2))
+    sliced = dataclasses.replace(alone, optimizer=AdamW(accumulate=2))
     assert make_plan(sliced).activations == pytest.approx(kept[0] / 2, rel=0.1)
 
 

@@ -16,7 +16,7 @@ from train.loop import train
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 MESH = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.time": 2}
-SETTINGS = MESH | {"steps": 24, "optimizer.decay_steps": 24, "checkpoint.every": 4, "evaluation.every": 50}
+SETTINGS = MESH | {"steps": 24, "optimizer.schedule.decay_steps": 24, "checkpoint.every": 4, "evaluation.every": 50}
 CLOSE = 1e-5
 
 # Sends itself signal argv[1] before batch argv[2], says which rows it reads, and takes its time: a signal takes

@@ -55,8 +55,8 @@ REFUSED = {
     "long seed": (["--seed", "9" * 20], ["seed must be in [0, 2**32), got " + "9" * 20]),
     "huge steps": (["--steps", 2**31], ["steps must be less than 2**31, got 2147483648"]),
     "huge schedule": (
-        ["--optimizer.decay_steps", 2**31],
-        ["optimizer.decay_steps must be less than 2**31, got 2147483"],
+        ["--optimizer.schedule.decay_steps", 2**31],
+        ["decay_steps must be in [0, 2**31), got 2147483"],
     ),
     "huge model": (["--model.dim", 10**20], ["model.dim must be less than 2**31, got 1" + "0" * 20]),
     "huge rows": (

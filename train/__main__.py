@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from recurrax.types import Dtype
-from train import presets, processes
+from train import expressions, presets, processes
 from train.allocator import keep_freed_memory
 from train.cli import robust_output, user_errors
 from train.compiler import avoid_unsound_fusions
@@ -18,7 +18,8 @@ USAGE = """usage: python -m train PRESET --workdir DIR [--steps N] [--SETTING VA
 
 Trains a preset in a working directory. The same command again goes on from where the run stands.
 `python -m train PRESET --help` lists every setting; `python -m train PRESET --plan` trains nothing and says what a
-device would have to hold and to do. Presets:
+device would have to hold and to do. A setting that is itself a config may be written as the expression that makes it:
+--optimizer "Muon(learning_rate=0.02)". PRESET is one of these, or FILE.py:FUNCTION for one of your own:
 """
 
 
@@ -72,10 +73,11 @@ def main(arguments: list[str]) -> int:
     avoid_unsound_fusions()
     with user_errors():
         preset = presets.find(arguments[0])
+        config, settings = expressions.apply(preset(), arguments[1:])
         command = tyro.cli(
             Command,
-            default=Command(config=preset()),
-            args=arguments[1:],
+            default=Command(config=config),
+            args=settings,
             prog=f"python -m train {arguments[0]}",
             description=inspect.getdoc(preset),
             config=(tyro.conf.AvoidSubcommands,),
@@ -102,7 +104,8 @@ def main(arguments: list[str]) -> int:
             abstract = state.abstract_state(command.config, sharding.make_mesh(command.config.mesh))
             declared = parameters(command.config.model)
             print(describe({"params": abstract.params}, declared=declared), end="\n\n")
-            print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"))
+            print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"), end="\n\n")
+            print(command.config.optimizer.describe(declared))
             return 0
         keep_freed_memory()
         loop.train(command.config, command.workdir, profile=command.profile)

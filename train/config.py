@@ -2,13 +2,13 @@
 
 import dataclasses
 import importlib
-import math
 import os
 
 from recurrax.layers import check_splits_time
 from recurrax.models import LanguageModelConfig
 from train.checkpoint import CheckpointConfig
 from train.data import VOCAB_SIZE, DataConfig
+from train.optimizers import AdamW, Optimizer
 from train.precision import PrecisionConfig
 from train.sharding import MeshConfig
 from train.workdir import read_json
@@ -22,48 +22,6 @@ def check_int32(group: str, config, *names: str) -> None:
         value = getattr(config, name)
         if isinstance(value, int) and value >= 2**31:
             raise ValueError(f"{group}{'.' * bool(group)}{name} must be less than 2**31, got {value}")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with a linear warm-up, a cosine decay and clipping by the global norm."""
-
-    learning_rate: float = 3e-3
-    """Maximal learning rate, reached after the warm-up."""
-    warmup_steps: int = 100
-    """Number of steps of linear warm-up."""
-    decay_steps: int = 1000
-    """Step at which the cosine decay ends, independent of --steps, so that a run can be trained in several calls."""
-    final_fraction: float = 0.1
-    """Learning rate at the end of the cosine and after it, as a fraction of the maximum."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of matrices; vectors, embeddings and recurrence parameters are not decayed."""
-    beta1: float = 0.9
-    """Decay factor of the first moment."""
-    beta2: float = 0.95
-    """Decay factor of the second moment."""
-    clip_norm: float = 1.0
-    """Global norm to which larger gradients are scaled down; inf: no clipping."""
-    accumulate: int = 1
-    """Number of slices of a batch that are processed one after the other, to save memory."""
-
-    def __post_init__(self):
-        for name in ("learning_rate", "decay_steps", "clip_norm", "accumulate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"optimizer.{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.warmup_steps < self.decay_steps:
-            raise ValueError(
-                f"optimizer.warmup_steps must be in [0, decay_steps), got {self.warmup_steps} of {self.decay_steps}"
-            )
-        if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"optimizer.final_fraction must be in [0, 1], got {self.final_fraction}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:  # with 1 the average stays at 0, and its bias correction is 0 / 0
-                raise ValueError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"optimizer.{name} must be in [0, inf), got {getattr(self, name)}")
-        check_int32("optimizer", self, "decay_steps", "accumulate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +87,7 @@ class TrainConfig:
     """Seed of the parameters' initialisation and of the order of the data."""
     model: LanguageModelConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Optimizer = AdamW()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
@@ -214,13 +172,32 @@ def _config_class(module, name):
     return cls
 
 
+def read_config(path: str | os.PathLike) -> dict:
+    """Return the JSON of a run's config.json, in the form of this version.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    data = read_json(path)
+    optimizer = data.get("optimizer")
+    if isinstance(optimizer, dict) and optimizer.get("type") == "train.config.OptimizerConfig":
+        schedule = {name: optimizer.pop(name, None) for name in ("warmup_steps", "decay_steps", "final_fraction")}
+        data["optimizer"] = {
+            **optimizer,
+            "type": "train.optimizers.AdamW",
+            "schedule": {"type": "train.optimizers.Cosine", **schedule},
+            "groups": [],
+        }
+    return data
+
+
 def load_config(path: str | os.PathLike) -> TrainConfig:
     """Return the config in a run's config.json.
 
     Raises:
       ValueError: the file is damaged, or was written by another version.
     """
-    config = from_json(read_json(path))
+    config = from_json(read_config(path))
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{path} is not the config of a run but of a {type(config).__name__}")
     return config

@@ -1,6 +1,6 @@
 """Checks that a call has the model and the text of the run that it resumes."""
 
-from train.config import TrainConfig, to_json
+from train.config import TrainConfig, read_config, to_json
 from train.workdir import Workdir, differences, read_json
 
 TEXT_FIELDS = ("dataset", "path", "data_dir", "validation_fraction")
@@ -15,7 +15,7 @@ def check_run(config: TrainConfig, workdir: Workdir) -> list[str]:
     """
     if not workdir.config_path.exists():
         return []
-    old, new = read_json(workdir.config_path), to_json(config)
+    old, new = read_config(workdir.config_path), to_json(config)
     differing = differences({"model": old.get("model")}, {"model": new["model"]})
     if differing:
         listing = "\n  ".join(differing)
@@ -34,7 +34,7 @@ def check_text(config: TrainConfig, workdir: Workdir, identity: dict) -> list[st
     if not (workdir.config_path.exists() and workdir.data_path.exists()):
         return []
     differing = differences(read_json(workdir.data_path), identity)
-    old, new = read_json(workdir.config_path).get("data"), to_json(config)["data"]
+    old, new = read_config(workdir.config_path).get("data"), to_json(config)["data"]
     if differing and not differences(*({name: data.get(name) for name in TEXT_FIELDS} for data in (old, new))):
         listing = "\n  ".join(differing)
         raise ValueError(

@@ -192,8 +192,8 @@ def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -
         yield f"Going on from step {start} in {workdir.path}"
     if start >= config.steps:
         yield f"Nothing to do: the run is at step {start} and --steps is {config.steps}"
-    elif config.steps > config.optimizer.decay_steps:
+    elif (last := config.optimizer.schedule.last_step) is not None and config.steps > last:
         yield (
-            f"From step {config.optimizer.decay_steps} on the learning rate stays at its last value; "
-            "--optimizer.decay_steps stretches its schedule"
+            f"From step {last} on the learning rate stays at its last value; --optimizer.schedule.decay_steps changes "
+            "that step"
         )

@@ -1,14 +1,19 @@
 """Provides named runs. Each docstring says what is trained, how long it takes on which machine, and the result."""
 
 import difflib
+import importlib
+import pathlib
+import sys
 from collections.abc import Callable
 
+from recurrax import checks
 from recurrax.mixers import GLA, RGLRU, Attention, GatedDeltaNet
 from recurrax.models import LanguageModelConfig
 from recurrax.projections import GLU
 from train.checkpoint import CheckpointConfig
-from train.config import EvaluationConfig, LogConfig, OptimizerConfig, TrainConfig
+from train.config import EvaluationConfig, LogConfig, TrainConfig
 from train.data import VOCAB_SIZE, DataConfig
+from train.optimizers import AdamW, Cosine
 from train.sharding import MeshConfig
 
 
@@ -29,7 +34,7 @@ def default() -> TrainConfig:
         ),
         # Small batches: on a CPU a step of 1,024 tokens already uses all cores, and many small steps learn faster.
         data=DataConfig(dataset="python_stdlib", sequence_length=256, batch_size=4),
-        optimizer=OptimizerConfig(learning_rate=6e-3, warmup_steps=100, decay_steps=2400, final_fraction=0.02),
+        optimizer=AdamW(learning_rate=6e-3, schedule=Cosine(warmup_steps=100, decay_steps=2400, final_fraction=0.02)),
         evaluation=EvaluationConfig(every=500, batch_size=4, max_batches=64),
         checkpoint=CheckpointConfig(every=500),
         log=LogConfig(every=50),
@@ -52,7 +57,7 @@ def tiny() -> TrainConfig:
             projection=GLU(expansion=2.0),
         ),
         data=DataConfig(dataset="python_stdlib", sequence_length=64, batch_size=8),
-        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5, decay_steps=40),
+        optimizer=AdamW(learning_rate=1e-2, schedule=Cosine(warmup_steps=5, decay_steps=40)),
         evaluation=EvaluationConfig(every=20, batch_size=8, max_batches=4),
         checkpoint=CheckpointConfig(every=10),
         log=LogConfig(every=1),
@@ -78,7 +83,7 @@ def griffin_100m() -> TrainConfig:
             remat="dots_with_no_batch_dims_saveable",
         ),
         data=DataConfig(dataset="lm1b", sequence_length=2048, batch_size=64),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, decay_steps=20_000),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup_steps=1000, decay_steps=20_000)),
         evaluation=EvaluationConfig(every=1000, batch_size=64, max_batches=64),
         checkpoint=CheckpointConfig(every=500),
         log=LogConfig(every=20),
@@ -129,7 +134,7 @@ def _large(**shape) -> TrainConfig:
             vocab_size=VOCAB_SIZE, dtype="bfloat16", remat="dots_with_no_batch_dims_saveable", **shape
         ),
         data=DataConfig(dataset="lm1b", sequence_length=2048, batch_size=256),
-        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=2000, decay_steps=100_000),
+        optimizer=AdamW(learning_rate=3e-4, schedule=Cosine(warmup_steps=2000, decay_steps=100_000)),
         evaluation=EvaluationConfig(every=2000, batch_size=256, max_batches=16),
         checkpoint=CheckpointConfig(every=1000),
         log=LogConfig(every=20),
@@ -142,9 +147,45 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 
 def find(name: str) -> Callable[[], TrainConfig]:
-    """Return the preset of this name. Raises ValueError, with the closest name and all names, if there is none."""
+    """Return the preset of this name, or the function FUNCTION of "FILE.py:FUNCTION", which returns a `TrainConfig`.
+
+    The folder of the file becomes a place to import from, as for a script.
+
+    Raises:
+      ValueError: no preset has this name (the message has the closest one), or the file or its function is missing.
+    """
+    if ".py:" in name:
+        return _from_file(*name.rsplit(":", 1))
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown preset {name!r}.{hint} There are: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def _from_file(file: str, function: str) -> Callable[[], TrainConfig]:
+    path = pathlib.Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"the preset {file}:{function} is in no file: {path} does not exist")
+    sys.path.insert(0, str(path.parent))
+    module = importlib.import_module(path.stem)
+    if pathlib.Path(module.__file__ or "").resolve() != path:
+        raise ValueError(f"{path} has the name of another module, {module.__name__}: rename the file")
+    preset = getattr(module, function, None)
+    if not callable(preset):
+        names = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", None) == path.stem
+        ]
+        hint = checks.hint(function, names)
+        raise ValueError(f"{path} has no function {function!r}{hint}; it has {', '.join(names)}")
+
+    def checked() -> TrainConfig:
+        config = preset()
+        if not isinstance(config, TrainConfig):
+            raise ValueError(f"{file}:{function} must return a TrainConfig, got {config!r:.80}")
+        return config
+
+    checked.__doc__ = preset.__doc__ or f"The preset {function} of {path}."
+    return checked

@@ -12,7 +12,7 @@ from recurrax.layers import LOSSES, UPDATES
 from recurrax.models import LanguageModel, parameters
 from train import precision, sharding, spikes
 from train.config import TrainConfig
-from train.state import TrainState, make_optimizer, make_schedule
+from train.state import TrainState
 
 Batch = dict[str, jax.Array]
 
@@ -38,7 +38,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     batch, and spike, whether its loss is a spike.
     """
     model, declared = LanguageModel(config.model), parameters(config.model)
-    optimizer, schedule = make_optimizer(config.optimizer, declared), make_schedule(config.optimizer)
+    optimizer, schedule = config.optimizer.build(declared), config.optimizer.rates()
     parts = config.optimizer.accumulate
 
     def loss_sum(params, batch, key):

@@ -10,8 +10,9 @@ from recurrax.mixers import MixerConfig
 from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.projections import GLU
 from train.checkpoint import CheckpointConfig
-from train.config import EvaluationConfig, LogConfig, OptimizerConfig, TrainConfig
+from train.config import EvaluationConfig, LogConfig, TrainConfig
 from train.data import VOCAB_SIZE, DataConfig
+from train.optimizers import AdamW, Cosine
 from train.sharding import MeshConfig
 
 DIM = 128
@@ -63,8 +64,9 @@ def training(name: str, parameters: int, steps: int) -> TrainConfig:
         steps=steps,
         model=fitted(PATTERNS[name], parameters),
         data=DataConfig(dataset="python_stdlib", sequence_length=LENGTH, batch_size=4),
-        optimizer=OptimizerConfig(
-            learning_rate=4e-3, warmup_steps=min(50, steps // 4), decay_steps=steps, final_fraction=0.02
+        optimizer=AdamW(
+            learning_rate=4e-3,
+            schedule=Cosine(warmup_steps=min(50, steps // 4), decay_steps=steps, final_fraction=0.02),
         ),
         evaluation=EvaluationConfig(every=steps, batch_size=16, max_batches=32),
         checkpoint=CheckpointConfig(every=max(steps // 4, 1), keep=1),

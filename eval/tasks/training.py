@@ -11,8 +11,7 @@ import optax
 from recurrax.parameters import Parameter
 from recurrax.tasks import Example, Task
 from recurrax.types import Params
-from train.config import OptimizerConfig
-from train.state import make_optimizer
+from train.optimizers import AdamW, Cosine
 
 TEST_SEED = 2**31
 """Of the sequences of tests: no training has it."""
@@ -50,17 +49,12 @@ def train(
     Raises:
       FloatingPointError: the loss of a seed was not finite.
     """
-    optimizer = make_optimizer(
-        OptimizerConfig(
-            learning_rate=learning_rate,
-            warmup_steps=steps // 10,
-            decay_steps=steps,
-            final_fraction=0.02,
-            weight_decay=weight_decay,
-            beta2=0.98,
-        ),
-        declared,
-    )
+    optimizer = AdamW(
+        learning_rate=learning_rate,
+        schedule=Cosine(warmup_steps=steps // 10, decay_steps=steps, final_fraction=0.02),
+        weight_decay=weight_decay,
+        beta2=0.98,
+    ).build(declared)
 
     def create(seed):
         params = init(jax.random.key(seed))
