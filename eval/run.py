@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from recurrax.models import LanguageModel
+from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.types import Params
 from train.checkpoint import Checkpointer
 from train.config import TrainConfig, load_config
@@ -53,6 +53,11 @@ def open_run(path: str, step: int | None = None) -> Run:
             f"no run in {workdir.path}: it has no config.json. `python -m train PRESET --workdir {path}` makes one"
         )
     config = load_config(workdir.config_path)
+    if not isinstance(config.model, LanguageModelConfig):
+        raise ValueError(
+            f"the run in {workdir.path} trains a {type(config.model).__name__}; this reads language models. The run's "
+            f"held-out metrics are in {workdir.metrics_path}"
+        )
     with Checkpointer(workdir.checkpoints_path, config.checkpoint) as checkpointer:
         params = checkpointer.restore_params(step=step)
         if params is None:

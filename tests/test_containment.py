@@ -14,7 +14,7 @@ from recurrax import ops
 from recurrax.mixers import RGLRU
 from recurrax.models import Classifier, ClassifierConfig
 from recurrax.projections import MixtureOfExperts
-from train.step import negative_log_likelihood
+from train.objectives import NextToken
 
 BATCH, LENGTH = 2, 24
 BAD, BORDER = 9, 18  # the first row holds a bad number at BAD; both rows start a document at BORDER
@@ -245,5 +245,5 @@ def test_loss_leaves_out_targets_of_weight_zero():
     logits[0, 1] = np.nan
     model = types.SimpleNamespace(apply=lambda *_, **__: (jnp.asarray(logits), None))
     batch = {"inputs": None, "reset": None, "targets": np.zeros((1, 2), np.int32), "weights": np.float32([[1, 0]])}
-    loss, weight, *_ = negative_log_likelihood(model, None, batch)
+    loss, weight, *_ = NextToken().loss(model, None, batch)
     np.testing.assert_allclose((loss, weight), (np.log(4), 1), rtol=1e-6)

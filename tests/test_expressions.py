@@ -7,8 +7,11 @@ import pytest
 from recurrax.mixers import GLA, Attention, Bidirectional
 from recurrax.models import BlockConfig
 from recurrax.projections import GLU, MLP
+from recurrax.tasks import Adding
 from runs import command
 from train import expressions, presets
+from train.data import TaskData
+from train.objectives import Regression
 from train.optimizers import AdamW, Cosine, Linear, Muon
 
 
@@ -71,6 +74,18 @@ def test_settings_that_hold_configs_take_expressions():
     assert config.model.projection is None
     assert config.optimizer == AdamW(learning_rate=0.5, schedule=Cosine(warmup_steps=5, decay_steps=50))
     assert rest == ["--steps", "3", "--data.path", "Muon()", "--plan"]
+
+
+def test_model_objective_and_data_change_together():
+    """A config of one of them alone would be refused."""
+    config, rest = expressions.apply(
+        presets.tiny(),
+        [
+            *("--objective", "Regression()", "--data", "TaskData(Adding(length=20))"),
+            *("--model", "RegressorConfig(dim=8, pattern=(LRU(),), pooling='none')"),
+        ],
+    )
+    assert (config.objective, config.data, rest) == (Regression(), TaskData(task=Adding(length=20)), [])
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from train.checkpoint import CheckpointConfig, Checkpointer
 from train.data import Rows, batch_at, open_documents
 from train.evaluate import make_evaluator
 from train.loop import train
+from train.objectives import NextToken
 from train.sharding import MeshConfig
 from train.state import abstract_state, init_state
-from train.step import make_train_step, negative_log_likelihood
+from train.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -109,7 +110,7 @@ def hybrid(text, mesh_config):
 
     def loss(params, batch):
         with sharding.on(mesh):
-            total, count, *_ = negative_log_likelihood(model, params, batch)
+            total, count, *_ = NextToken().loss(model, params, batch)
         return total / count
 
     params = jax.device_put(first_parameters(config.model), splits)

@@ -238,7 +238,7 @@ def test_batches_are_those_that_the_data_give(tmp_path):
     (tmp_path / "a.txt").write_text("some words " * 500)
     data = DataConfig(path=str(tmp_path / "a.txt"), sequence_length=64, batch_size=8)
     batch = batch_at(Rows(open_documents(data, "train"), 64), data, 0, 0)
-    planned = abstract_batch(make_mesh(MESH), 8, 64)
+    planned = abstract_batch(data, make_mesh(MESH), 8)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {k: (v.shape, v.dtype) for k, v in planned.items()}
 
 

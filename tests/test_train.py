@@ -25,6 +25,7 @@ from train.config import from_json, to_json
 from train.evaluate import Evaluation
 from train.loop import Outcome, train
 from train.metrics import plot_loss
+from train.objectives import NextToken
 from train.state import abstract_state
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -84,7 +85,7 @@ def test_files_of_a_run(text, small_run):
 
 def test_plot_takes_any_name_as_title(tmp_path):
     """Two dollar signs make a formula of what is between them, and an error of most names."""
-    plot_loss([{"step": 1, "loss": 1.0}], tmp_path / "loss.png", r"run $\tmp$")
+    plot_loss([{"step": 1, "loss": 1.0}], tmp_path / "loss.png", r"run $\tmp$", NextToken())
     assert (tmp_path / "loss.png").stat().st_size
 
 
@@ -103,7 +104,7 @@ def test_losses_are_means_in_nats_per_byte(tmp_path, monkeypatch):
     scripted_losses(monkeypatch, [1.0])
     train(config, str(tmp_path / "run"))
 
-    rows = loop.Rows(loop.open_documents(config.data, "train"), config.data.sequence_length)
+    rows = loop.open_data(config.data, print)[0]
     batch = next(loop.train_batches(rows, config.data, config.seed))
     assert (batch["weights"].mean(1) < 1).all()
     params = loop.init_state(config, abstract_state(config, sharding.make_mesh(config.mesh))).params

@@ -5,9 +5,10 @@ import importlib
 import os
 
 from recurrax.layers import check_splits_time
-from recurrax.models import LanguageModelConfig
+from recurrax.models import ClassifierConfig, LanguageModelConfig, RegressorConfig
 from train.checkpoint import CheckpointConfig
-from train.data import VOCAB_SIZE, DataConfig
+from train.data import VOCAB_SIZE, DataConfig, TaskData
+from train.objectives import NextToken, Objective
 from train.optimizers import AdamW, Optimizer
 from train.precision import PrecisionConfig
 from train.sharding import MeshConfig
@@ -85,8 +86,9 @@ class TrainConfig:
     """Action on a non-finite loss or gradient: "stop" ends the run, "skip" leaves the state unchanged by the batch."""
     seed: int = 0
     """Seed of the parameters' initialisation and of the order of the data."""
-    model: LanguageModelConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
-    data: DataConfig = DataConfig()
+    model: LanguageModelConfig | ClassifierConfig | RegressorConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
+    objective: Objective = NextToken()
+    data: DataConfig | TaskData = DataConfig()
     optimizer: Optimizer = AdamW()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -104,10 +106,8 @@ class TrainConfig:
             raise ValueError(f"on_nonfinite={self.on_nonfinite!r}: choose one of {', '.join(ON_NONFINITE)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
-        if self.model.vocab_size < VOCAB_SIZE:
-            raise ValueError(
-                f"model.vocab_size {self.model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens"
-            )
+        self.objective.check(self.model, self.data.targets)
+        self.data.check(self.model)
         if self.mesh.time > 1:
             for layer in self.model.layout.layers:
                 check_splits_time(layer)
@@ -188,6 +188,8 @@ def read_config(path: str | os.PathLike) -> dict:
             "schedule": {"type": "train.optimizers.Cosine", **schedule},
             "groups": [],
         }
+    if isinstance(data.get("model"), dict):
+        data.setdefault("objective", to_json(NextToken()))
     return data
 
 

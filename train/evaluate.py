@@ -1,26 +1,30 @@
 """Computes the held-out loss over every byte of a split, with each document read from its start to its end."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recurrax.models import LanguageModel, LanguageModelConfig
+from recurrax.models import BackboneConfig, build
 from train import sharding
-from train.data import Documents, evaluation_batches
+from train.data import Documents, TaskTest, evaluation_batches
+from train.objectives import NextToken, Objective
 from train.step import make_evaluation_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The loss of a model on a text."""
+    """The loss and the metrics of a model on held-out data."""
 
     loss: float
-    """Mean -log p in nats per token."""
+    """Mean loss per target: of a language model -log p in nats per token."""
     num_tokens: int
-    """Number of predicted tokens."""
+    """Number of targets."""
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Means of the objective's other metrics."""
 
     @property
     def bits_per_byte(self) -> float:
@@ -32,39 +36,55 @@ class Evaluation:
         return math.exp(self.loss)
 
 
-def make_evaluator(model_config: LanguageModelConfig, mesh: Mesh, sequence_length: int, batch_size: int) -> Callable:
-    """Return evaluate(params, documents, max_batches=None, should_stop=None) -> Evaluation, or None if it was stopped.
+def make_evaluator(
+    model_config: BackboneConfig,
+    mesh: Mesh,
+    sequence_length: int,
+    batch_size: int,
+    objective: Objective = NextToken(),  # noqa: B008 (frozen)
+) -> Callable:
+    """Return evaluate(params, data, max_batches=None, should_stop=None) -> Evaluation, or None if it was stopped.
 
-    The documents are distributed over `batch_size` lanes. The model's state is carried along each lane and reset at
-    document starts, so neither sizes nor mesh change the result beyond rounding.
+    Documents are distributed over `batch_size` lanes. The model's state is carried along each lane and reset at
+    document starts, so neither sizes nor mesh change the result beyond rounding. Sequences of a task are independent.
 
     Raises:
       ValueError: the lanes cannot be distributed evenly over the mesh's devices.
     """
     sharding.check_batch("evaluation.batch_size", batch_size, sequence_length, mesh)
-    model = LanguageModel(model_config)
-    split = sharding.batch_sharding(mesh)
+    model, split = build(model_config), sharding.batch_sharding(mesh)
     rows = sharding.local_rows(split, batch_size)
-    # The sharding of the state is the same from the first batch on, so that the step is compiled once.
-    states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
-    init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=states)
-    step = make_evaluation_step(model, mesh, states)
 
-    def evaluate(params, documents: Documents, max_batches=None, should_stop=lambda: False) -> Evaluation | None:
+    def programs(carries_state):
+        """Return the function of the first state, and the step."""
+        if not carries_state:
+            return lambda: None, make_evaluation_step(objective.held_out(), model, mesh, None)
+        # The sharding of the state is the same from the first batch on, so that the step is compiled once.
+        states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
+        init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=states)
+        return init_state, make_evaluation_step(objective.held_out(), model, mesh, states)
+
+    programs = functools.cache(programs)
+
+    def evaluate(params, data: Documents | TaskTest, max_batches=None, should_stop=lambda: False) -> Evaluation | None:
+        is_task = isinstance(data, TaskTest)
+        init_state, step = programs(not is_task)
+        batches = data.batches(batch_size) if is_task else evaluation_batches(data, sequence_length, batch_size)
         state, sums, counts = init_state(), [], []
-        batches = evaluation_batches(documents, sequence_length, batch_size)
         for i, batch in enumerate(batches):
             if i == max_batches:
                 break
             if should_stop():
                 return None
             batch = sharding.to_devices({name: value[rows] for name, value in batch.items()}, split)
-            total, count, state = step(params, state, batch)
-            sums.append(total)
+            found, count, after = step(params, state, batch)
+            state = None if is_task else after
+            sums.append(found)
             counts.append(count)
         # The sum is in float64 on the host: in float32 a sum over a whole split would lose digits.
         count = sum(float(c) for c in counts)
-        return Evaluation(sum(float(s) for s in sums) / count, int(count))
+        means = {name: sum(float(each[name]) for each in sums) / count for name in sums[0]}
+        return Evaluation(means.pop("loss"), int(count), means)
 
     return evaluate
 

@@ -13,12 +13,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recurrax import checks, mixers, models, projections
-from train import optimizers
+from recurrax import checks, mixers, models, projections, tasks
+from train import data, objectives, optimizers
 
 BASES = (
     *(mixers.MixerConfig, projections.ProjectionConfig, models.BackboneConfig),
-    *(optimizers.Optimizer, optimizers.Schedule),
+    *(optimizers.Optimizer, optimizers.Schedule, objectives.Objective, tasks.Task),
 )
 """Classes that have no use but through those that inherit from them."""
 
@@ -36,7 +36,7 @@ def _config_classes(*modules) -> dict[str, type]:
     }
 
 
-CONFIGS: Mapping[str, type] = _config_classes(mixers, projections, models, optimizers)
+CONFIGS: Mapping[str, type] = _config_classes(mixers, projections, models, optimizers, objectives, tasks, data)
 """The classes that an expression may call, by the names that their packages export."""
 
 
@@ -131,25 +131,29 @@ def apply(config, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     Raises:
       ValueError: as `evaluate`; or a value is of a class that its field does not hold.
     """
-    rest, words = [], list(arguments)
+    found, rest, words = {}, [], list(arguments)
     while words:
         word = words.pop(0)
         flag, separator, value = word.partition("=")
-        path = flag.removeprefix("--").replace("-", "_").split(".")
-        if not flag.startswith("--") or not takes_expression(config, path) or not (separator or words):
+        path = tuple(flag.removeprefix("--").replace("-", "_").split("."))
+        if flag.startswith("--") and takes_expression(config, path) and (separator or words):
+            found[path] = flag, evaluate(value if separator else words.pop(0))
+        else:
             rest.append(word)
-            continue
-        config = _replaced(config, path, evaluate(value if separator else words.pop(0)), flag)
-    return config, rest
+    return _replaced(config, found), rest
 
 
-def _replaced(config, path: Sequence[str], value, flag: str):
-    first, *others = path
-    if others:
-        value = _replaced(getattr(config, first), others, value, flag)
-    else:
-        value = _fitting(typing.get_type_hints(type(config))[first], value, flag)
-    return dataclasses.replace(config, **{first: value})
+def _replaced(config, found: Mapping[tuple[str, ...], tuple[str, Any]]):
+    """Return the config with the values at these paths, all at once: a model and its objective change together."""
+    fields = {}
+    for name in dict.fromkeys(path[0] for path in found):
+        value = getattr(config, name)
+        if (name,) in found:
+            flag, given = found[name,]
+            value = _fitting(typing.get_type_hints(type(config))[name], given, flag)
+        inner = {path[1:]: each for path, each in found.items() if path[0] == name and len(path) > 1}
+        fields[name] = _replaced(value, inner) if inner else value
+    return dataclasses.replace(config, **fields)
 
 
 def _fitting(hint, value, flag: str):

@@ -12,7 +12,7 @@ from train import processes, sharding
 from train.checkpoint import Checkpointer
 from train.config import TrainConfig, to_json
 from train.continuing import check_run, check_text
-from train.data import BadRecordError, Rows, open_documents, train_batches
+from train.data import BadRecordError, open_data, train_batches
 from train.evaluate import make_evaluator
 from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
 from train.profile import Profiler
@@ -47,17 +47,17 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     sharding.check_batch(
         "data.batch_size / optimizer.accumulate", rows_per_slice(config), config.data.sequence_length, mesh
     )
-    evaluate = make_evaluator(config.model, mesh, config.data.sequence_length, config.evaluation.batch_size)
+    evaluate = make_evaluator(
+        config.model, mesh, config.data.sequence_length, config.evaluation.batch_size, config.objective
+    )
     abstract = abstract_state(config, mesh)
     train_step = make_train_step(config, abstract, mesh)
     check_run(config, Workdir(path))
     if config.log.tensorboard:
         require_tensorboard()
     notes: list[str] = []
-    training, validation = (open_documents(config.data, split, notes.append) for split in ("train", "validation"))
-    identity = {"train": training.identity(), "validation": validation.identity()}
+    rows, validation, identity = open_data(config.data, notes.append)
     check_text(config, Workdir(path), identity)
-    rows = Rows(training, config.data.sequence_length)
 
     with contextlib.ExitStack() as stack:
         should_stop = stack.enter_context(processes.stop_signal())
@@ -75,7 +75,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             write_json_atomically(workdir.config_path, to_json(config))
 
         file = stack.enter_context(MetricsFile(workdir.metrics_path, start))
-        display = stack.enter_context(Display(start, config.steps))
+        display = stack.enter_context(Display(start, config.steps, config.objective))
         tensorboard = config.log.tensorboard and processes.is_first()
         writers = [file.append, *([tensorboard_writer(workdir.path)] if tensorboard else [])]
 
@@ -87,16 +87,16 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         for line in introduction(config, workdir, mesh, abstract, rows, notes, start, changed):
             display.say(line)
 
-        def held_out() -> float | None:
+        def held_out() -> dict[str, float]:
             result = evaluate(state.params, validation, config.evaluation.max_batches, should_stop)
-            if result is not None:
-                display.say(
-                    f"step {step:>6}  held out {result.loss:.4f} nats, {result.bits_per_byte:.4f} bits per byte"
-                )
-            return None if result is None else result.loss
+            if result is None:
+                return {}
+            means = {"loss": result.loss, **result.metrics}
+            display.say(f"step {step:>6}  held out {config.objective.show_held_out(means)}")
+            return {f"validation_{name}": value for name, value in means.items()}
 
-        if owes_evaluation(config, file.rows, step) and (loss := held_out()) is not None:
-            file.amend({"step": step, "validation_loss": loss})
+        if owes_evaluation(config, file.rows, step) and (found := held_out()):
+            file.amend({"step": step, **found})
 
         local = sharding.local_rows(split, config.data.batch_size)
 
@@ -131,10 +131,10 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
                 evaluates = due(step, config.evaluation.every, config)
                 if saves or evaluates:
                     with recorder.pause() as settle:
-                        loss = held_out() if evaluates else None
-                        settle(validation_loss=loss)
+                        found = held_out() if evaluates else {}
+                        settle(validation=found)
                         if saves:
-                            checkpointer.save(step, state, validation_loss=loss)
+                            checkpointer.save(step, state, validation_loss=found.get("validation_loss"))
         except BadRecordError as error:
             if jax.process_count() > 1:  # the other processes are in the middle of a step and would not save
                 raise
@@ -148,7 +148,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         if step < config.steps:
             display.say(f"Stopped by a signal: {saved}")
         elif file.rows and processes.is_first():
-            plot_loss(file.rows, workdir.loss_png_path, workdir.path.name)
+            plot_loss(file.rows, workdir.loss_png_path, workdir.path.name, config.objective)
     return Outcome(step, interrupted=step < config.steps)
 
 
@@ -184,7 +184,7 @@ def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -
     """Yield the lines that are printed before training: size, mesh, data, and changes of the config."""
     axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     parameters = describe(abstract.params).splitlines()[-1].split(" parameters")[0]
-    yield f"{parameters} parameters on {axes} ({mesh.devices.flat[0].device_kind}); {rows.num_bytes:,} bytes of text"
+    yield f"{parameters} parameters on {axes} ({mesh.devices.flat[0].device_kind}); {rows}"
     yield from dict.fromkeys(notes)  # both splits report the same notes
     for line in changed:
         yield f"Changed since this run was started: {line}"

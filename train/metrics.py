@@ -8,7 +8,7 @@ import operator
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import rich.console
@@ -16,8 +16,8 @@ import rich.progress
 
 from train import processes
 from train.config import TrainConfig
+from train.objectives import Objective
 
-BITS = 1 / math.log(2)
 # After more non-finite steps in a row, the cause is not a single batch.
 SKIPPED_IN_A_ROW = 10
 
@@ -134,7 +134,7 @@ class Recorder:
         yield functools.partial(self.settle, rate=rate)
         self._restart_clock()
 
-    def settle(self, *, validation_loss: float | None = None, rate: float | None = None) -> None:
+    def settle(self, *, validation: Mapping[str, float] | None = None, rate: float | None = None) -> None:
         """Check the last step's metrics, and write its row if it is due or has been evaluated.
 
         Raises:
@@ -150,8 +150,7 @@ class Recorder:
         if step % config.log.every and step % config.evaluation.every and step != config.steps:
             return
         row = {"step": step, "loss": number(metrics["loss"])}
-        if validation_loss is not None:
-            row["validation_loss"] = validation_loss
+        row |= validation or {}
         row |= {name: number(value) for name, value in metrics.items() if name not in ("loss", "spike")}
         row["tokens_per_second"] = self._rate() if rate is None else rate
         if rate is None:
@@ -196,10 +195,10 @@ class Recorder:
 class Display:
     """A progress bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, step: int, steps: int):
+    def __init__(self, step: int, steps: int, objective: Objective):
         # Lines are never wrapped, because log files have no width.
         self._console = rich.console.Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
-        self._steps = steps
+        self._steps, self._objective = steps, objective
         self._bar = None
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
@@ -226,11 +225,8 @@ class Display:
 
     def show(self, row: dict, seconds_left: float) -> None:
         """Show a logged row on the bar or as a line."""
-        numbers = (
-            f"loss {row['loss']:.4f} ({row['loss'] * BITS:.3f} bits/byte), {row['tokens_per_second']:,.0f} tokens/s"
-            if row["loss"] is not None
-            else f"skipped, {row['tokens_per_second']:,.0f} tokens/s"
-        )
+        means = "skipped" if row["loss"] is None else self._objective.show(row)
+        numbers = f"{means}, {row['tokens_per_second']:,.0f} tokens/s"
         if self._bar:
             self._bar.update(self._task, completed=row["step"], numbers=numbers)
         else:
@@ -264,21 +260,20 @@ def tensorboard_writer(folder: str | os.PathLike) -> Callable[[dict], None]:
     return write
 
 
-def plot_loss(rows: list[dict], path: str | os.PathLike, title: str) -> None:
-    """Plot training and held-out loss in bits per byte over steps to `path`."""
+def plot_loss(rows: list[dict], path: str | os.PathLike, title: str, objective: Objective) -> None:
+    """Plot training and held-out loss over steps to `path`, in the objective's unit."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     trained = [row for row in rows if row["loss"] is not None]
-    axes.plot(
-        [row["step"] for row in trained], [row["loss"] * BITS for row in trained], lw=1, color="0.6", label="training"
-    )
+    losses = [row["loss"] * objective.scale for row in trained]
+    axes.plot([row["step"] for row in trained], losses, lw=1, color="0.6", label="training")
     held_out = [row for row in rows if "validation_loss" in row]
     if held_out:
-        values = [row["validation_loss"] * BITS for row in held_out]
+        values = [row["validation_loss"] * objective.scale for row in held_out]
         axes.plot([row["step"] for row in held_out], values, "o-", ms=4, label=f"held out, last {values[-1]:.3f}")
-    axes.set(xlabel="step", ylabel="bits per byte")
+    axes.set(xlabel="step", ylabel=objective.unit)
     axes.set_title(title, parse_math=False)  # a directory's name may look like a formula
     axes.grid(alpha=0.3)
     axes.legend()

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 
 from recurrax import checks
-from recurrax.mixers import GLA, RGLRU, Attention, GatedDeltaNet
-from recurrax.models import LanguageModelConfig
+from recurrax.mixers import GLA, LRU, RGLRU, Attention, GatedDeltaNet
+from recurrax.models import ClassifierConfig, LanguageModelConfig
 from recurrax.projections import GLU
+from recurrax.tasks import SequentialImages
 from train.checkpoint import CheckpointConfig
 from train.config import EvaluationConfig, LogConfig, TrainConfig
-from train.data import VOCAB_SIZE, DataConfig
+from train.data import VOCAB_SIZE, DataConfig, TaskData
+from train.objectives import Classification
 from train.optimizers import AdamW, Cosine
 from train.sharding import MeshConfig
 
@@ -61,6 +63,27 @@ def tiny() -> TrainConfig:
         evaluation=EvaluationConfig(every=20, batch_size=8, max_batches=4),
         checkpoint=CheckpointConfig(every=10),
         log=LogConfig(every=1),
+        mesh=MeshConfig(data=1),
+    )
+
+
+def digits() -> TrainConfig:
+    """Two LRU layers that classify scikit-learn's 8 x 8 digits, pixel by pixel: a minute on two CPU cores.
+
+    1,000 steps of 64 images. Expect 98 % of the held-out images. `--data.task "SequentialImages(source='mnist')"` reads
+    MNIST instead.
+    """
+    return TrainConfig(
+        steps=1000,
+        model=ClassifierConfig(
+            dim=64, num_layers=2, pattern=(LRU(state_dim=64, r_min=0.9, r_max=0.999),), projection=GLU(expansion=1.0)
+        ),
+        objective=Classification(),
+        data=TaskData(task=SequentialImages(), batch_size=64, held_out=352),
+        optimizer=AdamW(learning_rate=4e-3, schedule=Cosine(warmup_steps=100, decay_steps=1000, final_fraction=0.02)),
+        evaluation=EvaluationConfig(every=250, batch_size=88),
+        checkpoint=CheckpointConfig(every=250),
+        log=LogConfig(every=50),
         mesh=MeshConfig(data=1),
     )
 
@@ -142,7 +165,8 @@ def _large(**shape) -> TrainConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    preset.__name__: preset for preset in (default, tiny, griffin_100m, gla_1b, griffin_2b, gated_deltanet_hybrid_7b)
+    preset.__name__: preset
+    for preset in (default, tiny, digits, griffin_100m, gla_1b, griffin_2b, gated_deltanet_hybrid_7b)
 }
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recurrax.models import LanguageModel, parameters
+from recurrax.models import build, parameters
+from recurrax.parameters import Parameter
 from train import sharding
 from train.config import TrainConfig
 from train.optimizers import by_path
@@ -33,13 +34,18 @@ class TrainState(flax.struct.PyTreeNode):
     """Step n draws its random numbers from fold_in(key, n), so they are the same after a restart."""
 
 
+def declarations(config: TrainConfig) -> dict[str, Parameter]:
+    """Return the declaration of every parameter of the run's model."""
+    return parameters(config.model, input_dim=config.data.features)
+
+
 def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     """Return the shape, dtype and sharding of every array of the state, without allocating any.
 
     Raises:
       ValueError: the sharding rules do not fit the model.
     """
-    declared, whole = parameters(config.model), NamedSharding(mesh, PartitionSpec())
+    declared, whole = declarations(config), NamedSharding(mesh, PartitionSpec())
     split = sharding.shardings(declared, mesh, sharding.parse_rules(config.mesh.rules))
     shapes = jax.eval_shape(lambda: _create(config))
     params = by_path(shapes.params, split)
@@ -55,10 +61,11 @@ def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
 
 def _create(config: TrainConfig) -> TrainState:
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    params = LanguageModel(config.model).init(init_key, tokens)["params"]
+    features = config.data.features
+    inputs = jnp.zeros((1, 1), jnp.int32) if features is None else jnp.zeros((1, 1, features))
+    params = build(config.model).init(init_key, inputs)["params"]
     zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
-    opt_state = config.optimizer.build(parameters(config.model)).init(params)
+    opt_state = config.optimizer.build(declarations(config)).init(params)
     return TrainState(step=zero, batch=zero, skipped=zero, recent=recent, params=params, opt_state=opt_state, key=key)
 
 

@@ -3,52 +3,41 @@
 import functools
 from collections.abc import Callable, Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from recurrax.layers import LOSSES, UPDATES
-from recurrax.models import LanguageModel, parameters
+from recurrax.models import build
 from train import precision, sharding, spikes
 from train.config import TrainConfig
-from train.state import TrainState
+from train.objectives import Objective
+from train.state import TrainState, declarations
 
 Batch = dict[str, jax.Array]
-
-
-def negative_log_likelihood(model: LanguageModel, params, batch: Batch, state=None, rngs=None, mutable=()):
-    """Return the sum of -log p(target) in nats over the weighted targets, their number, the state, and collections.
-
-    A target of weight 0 is left out, even if its loss is not finite. The collections are those of `mutable`.
-    """
-    apply = functools.partial(model.apply, {"params": params}, batch["inputs"], state, reset=batch["reset"], rngs=rngs)
-    (logits, state), collections = apply(mutable=list(mutable)) if mutable else (apply(), {})
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-    weights = batch["weights"]
-    return jnp.where(weights == 0, 0, losses * weights).sum(), weights.sum(), state, collections
 
 
 def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
     """Return step(state, batch) -> (state, metrics), which donates the state.
 
-    The metrics are loss, the mean of the batch in nats per byte before the update; each extra loss of the layers,
-    summed over them, by its name; grad_norm, the global norm before clipping; learning_rate; with on_nonfinite =
-    "skip", skipped, the number of skipped steps so far; and with spike detection, batch, the number of the step's
-    batch, and spike, whether its loss is a spike.
+    The metrics are loss, the mean over the batch's targets before the update; the objective's other metrics, likewise;
+    each extra loss of the layers, summed over them, by its name; grad_norm, the global norm before clipping;
+    learning_rate; with on_nonfinite = "skip", skipped, the number of skipped steps so far; and with spike detection,
+    batch, the number of the step's batch, and spike, whether its loss is a spike.
     """
-    model, declared = LanguageModel(config.model), parameters(config.model)
+    model, declared, objective = build(config.model), declarations(config), config.objective
     optimizer, schedule = config.optimizer.build(declared), config.optimizer.rates()
     parts = config.optimizer.accumulate
 
     def loss_sum(params, batch, key):
         """Return the sum over targets of the loss and the layers' losses; then its parts, and updates of parameters."""
         params = precision.for_products(params, declared, config.precision)
-        total, count, _, collections = negative_log_likelihood(
-            model, params, batch, rngs={"dropout": key}, mutable=(LOSSES, UPDATES)
-        )
-        extra = {name: count * loss for name, loss in _by_name(collections.get(LOSSES, {})).items()}
-        return sum(extra.values(), total), (total, extra, collections.get(UPDATES, {}))
+        found = objective.loss(model, params, batch, rngs={"dropout": key}, mutable=(LOSSES, UPDATES))
+        layers = {name: found.weight * loss for name, loss in _by_name(found.collections.get(LOSSES, {})).items()}
+        sums = {"loss": found.total, **found.metrics, **layers}
+        return sum(layers.values(), found.total), (sums, found.weight, found.collections.get(UPDATES, {}))
 
     def gradients(params, batch, key):
         """Return the gradient of `loss_sum` and its parts, summed over `parts` slices of the batch, taken in turn."""
@@ -68,13 +57,12 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
 
     def step(state: TrainState, batch: Batch):
         with sharding.on(mesh):
-            grads, (total, extra, added) = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
-        count = jnp.maximum(batch["weights"].sum(), 1)
+            grads, (sums, weight, added) = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+        count = jnp.maximum(weight, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": total / count,
-            **{name: loss / count for name, loss in extra.items()},
+            **{name: each / count for name, each in sums.items()},
             "grad_norm": optax.tree.norm(grads),
             # The schedule counts the steps that were not skipped, as the optimizer does.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
@@ -118,14 +106,15 @@ def _plus(params, updates, factor):
     return {**params, **{name: _plus(params[name], update, factor) for name, update in updates.items()}}
 
 
-def make_evaluation_step(model: LanguageModel, mesh: Mesh, state_shardings) -> Callable:
-    """Return step(params, state, batch) -> (loss sum in nats, bytes, state).
+def make_evaluation_step(objective: Objective, model: nn.Module, mesh: Mesh, state_shardings) -> Callable:
+    """Return step(params, state, batch) -> (sums of the loss and of the metrics, weight, state).
 
     It donates the model's state and returns it with `state_shardings`.
     """
 
     def step(params, state, batch: Batch):
         with sharding.on(mesh):
-            return negative_log_likelihood(model, params, batch, state)[:3]
+            found = objective.loss(model, params, batch, state)
+        return {"loss": found.total, **found.metrics}, found.weight, found.state
 
     return jax.jit(step, donate_argnums=1, out_shardings=(None, None, state_shardings))

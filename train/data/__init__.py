@@ -1,4 +1,4 @@
-"""Provides text as batches of byte tokens: a function of (seed, step), the same for any number of hosts.
+"""Provides batches as a function of (seed, step), the same for any number of hosts: byte tokens of text, or tasks.
 
     config = DataConfig(dataset="python_stdlib")
     rows = Rows(open_documents(config, "train"), config.sequence_length)
@@ -6,15 +6,18 @@
 
 `config` selects the text; `documents` opens it (`local_text` with `listing` and `text_file`, or `tfds_text` with
 `prepare`; `python_stdlib` is this repository's own TFDS builder; `bad_record` handles records that cannot be read);
-`rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split once.
+`rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split once. `answers` provides the
+tasks of `recurrax.tasks` as rows of the same form.
 """
 
+from train.data.answers import TaskData, TaskRows, TaskTest
 from train.data.bad_record import BadRecordError
 from train.data.batches import batch_at, train_batches
 from train.data.config import DataConfig
 from train.data.documents import Documents, document_lengths, open_documents
 from train.data.evaluation import evaluation_batches
-from train.data.rows import DOCUMENT_START, VOCAB_SIZE, Rows
+from train.data.rows import Rows
+from train.data.vocabulary import DOCUMENT_START, VOCAB_SIZE
 
 __all__ = [
     "DOCUMENT_START",
@@ -23,9 +26,26 @@ __all__ = [
     "DataConfig",
     "Documents",
     "Rows",
+    "TaskData",
+    "TaskTest",
+    "open_data",
     "batch_at",
     "document_lengths",
     "evaluation_batches",
     "open_documents",
     "train_batches",
 ]
+
+
+def open_data(config: DataConfig | TaskData, say=print):
+    """Return the rows of training, the held-out data, and an identification of both as JSON.
+
+    Raises:
+      ValueError: the data cannot be read.
+    """
+    if isinstance(config, TaskData):
+        held_out = TaskTest(config.task, config.held_out)
+        return TaskRows(config.task), held_out, {"train": held_out.identity(), "validation": held_out.identity()}
+    training, validation = (open_documents(config, split, say) for split in ("train", "validation"))
+    identity = {"train": training.identity(), "validation": validation.identity()}
+    return Rows(training, config.sequence_length), validation, identity

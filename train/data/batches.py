@@ -11,7 +11,6 @@ from train.data.rows import Rows
 Batch = dict[str, np.ndarray]
 
 PREFETCH_BATCHES = 4
-MAX_SHUFFLED = 2**32  # grain permutes 32-bit indices
 
 
 def batch_at(rows: Rows, config: DataConfig, seed: int, step: int, row_slice: slice = slice(None)) -> Batch:
@@ -63,9 +62,7 @@ def stack(rows: list[dict[str, np.ndarray]]) -> Batch:
 def _batch_function(rows: Rows, config: DataConfig, seed: int, row_slice: slice) -> Callable[[int], Batch]:
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed!r}: expected an integer from 0 to 2**32 - 1")
-    if len(rows) > MAX_SHUFFLED:
-        raise ValueError(f"{len(rows):,} rows: at most 2**32 can be shuffled; choose a longer sequence_length")
-    order = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat()
+    order = rows.order(seed)
     local = range(config.batch_size)[row_slice]
     if not len(local):
         raise ValueError(f"row_slice={row_slice!r} selects none of batch_size={config.batch_size} rows")

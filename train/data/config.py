@@ -1,6 +1,10 @@
 """Provides `DataConfig`, which selects the text and the sizes of its batches."""
 
 import dataclasses
+from typing import ClassVar
+
+from recurrax.models import BackboneConfig
+from train.data.vocabulary import VOCAB_SIZE
 
 ON_BAD_RECORD = ("stop", "skip")
 
@@ -29,6 +33,11 @@ class DataConfig:
     validation_fraction: float = 0.05
     """Fraction that is held out of a local text, or of a data set without a validation or test split."""
 
+    targets: ClassVar[str] = "next tokens"
+    """The kind of targets."""
+    features: ClassVar[None] = None
+    """Numbers of an input vector; None: inputs are tokens."""
+
     def __post_init__(self) -> None:
         for field in ("sequence_length", "batch_size"):
             value = getattr(self, field)
@@ -40,3 +49,13 @@ class DataConfig:
             raise ValueError(f"validation_fraction={self.validation_fraction!r}: expected a number between 0 and 1")
         if not self.dataset and self.path is None:
             raise ValueError(f"dataset={self.dataset!r}: expected a TFDS name, for example 'python_stdlib', or a path")
+
+    @property
+    def fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return the dtype and the shape after (B, T) of every array of a batch."""
+        return {"inputs": ("int32", ()), "targets": ("int32", ()), "reset": ("bool", ()), "weights": ("float32", ())}
+
+    def check(self, model: BackboneConfig) -> None:
+        """Raise ValueError if the model's vocabulary is too small."""
+        if model.vocab_size < VOCAB_SIZE:
+            raise ValueError(f"model.vocab_size {model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens")

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+import grain
 import numpy as np
 
 from train.data.documents import Documents, HasStart, ReadsAhead, ReadsSpans, document_lengths
+from train.data.vocabulary import DOCUMENT_START
 
-DOCUMENT_START = 256  # the token that opens every document; bytes are 0..255
+MAX_SHUFFLED = 2**32  # grain permutes 32-bit indices
 BORDER = -1  # marks a start token, whose id may also occur within a text
-VOCAB_SIZE = 288  # 257 rounded up to a multiple of 32, so that any usual mesh divides the embedding
 
 
 class TokenStream:
@@ -120,6 +121,19 @@ class Rows:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return self._stream.row(int(index), self.sequence_length)
+
+    def __str__(self):
+        return f"{self.num_bytes:,} bytes of text"
+
+    def order(self, seed: int) -> Sequence[int]:
+        """Return the index of each element of the endless sequence of epochs, each a permutation of all rows.
+
+        Raises:
+          ValueError: there are more rows than can be shuffled.
+        """
+        if len(self) > MAX_SHUFFLED:
+            raise ValueError(f"{len(self):,} rows: at most 2**32 can be shuffled; choose a longer sequence_length")
+        return grain.MapDataset.range(len(self)).seed(seed).shuffle().repeat()
 
     def take(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
         """Return several rows, whose documents are read together."""

@@ -8,18 +8,18 @@ import tempfile
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
-from recurrax.models import LanguageModel, parameters
+from recurrax.models import build
 from train import precision, sharding
 from train.config import TrainConfig
+from train.data import DataConfig, TaskData
 from train.plan.cost import Cost, program_cost
 from train.sharding import MeshConfig
-from train.state import TrainState, abstract_state
-from train.step import make_train_step, negative_log_likelihood
+from train.state import TrainState, abstract_state, declarations
+from train.step import make_train_step
 
 AFTER_PARTITIONING = "*after_spmd-partitioning*.txt"
 # The machine code is never run, so it need not be fast.
@@ -92,7 +92,7 @@ def make_plan(config: TrainConfig) -> Plan:
     sharding.check_batch("data.batch_size / optimizer.accumulate", rows // config.optimizer.accumulate, length, mesh)
     abstract = abstract_state(config, mesh)
     step = make_train_step(config, abstract, mesh)
-    text, memory = compiled(step.lower(abstract, abstract_batch(mesh, rows, length)))
+    text, memory = compiled(step.lower(abstract, abstract_batch(config.data, mesh, rows)))
     cost = program_cost(text)
     return Plan(
         mesh=sizes,
@@ -125,11 +125,13 @@ def _with_a_copy(mesh: Mesh) -> Mesh:
     return Mesh(devices, (*mesh.axis_names, "copies"), axis_types=(AxisType.Auto,) * devices.ndim)
 
 
-def abstract_batch(mesh: Mesh, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(data: DataConfig | TaskData, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes, dtypes and sharding of the batches of `train.data`."""
     split = sharding.batch_sharding(mesh)
-    dtypes = {"inputs": jnp.int32, "targets": jnp.int32, "reset": jnp.bool_, "weights": jnp.float32}
-    return {name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=split) for name, dtype in dtypes.items()}
+    return {
+        name: jax.ShapeDtypeStruct((rows, data.sequence_length, *inner), dtype, sharding=split)
+        for name, (dtype, inner) in data.fields.items()
+    }
 
 
 def _bytes(tree) -> int:
@@ -140,17 +142,17 @@ def _bytes(tree) -> int:
 
 def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     """Return the bytes that jax.vjp saves on one device for the backward pass of one slice of the batch."""
-    model, declared = LanguageModel(config.model), parameters(config.model)
+    model, declared = build(config.model), declarations(config)
 
     def loss(params, batch, key):
         params = precision.for_products(params, declared, config.precision)
-        return negative_log_likelihood(model, params, batch, rngs={"dropout": key})[0]
+        return config.objective.loss(model, params, batch, rngs={"dropout": key}).total
 
     def residuals(params, batch, key):
         with sharding.on(mesh):
             return jax.vjp(functools.partial(loss, batch=batch, key=key), params)[1]
 
-    batch = abstract_batch(mesh, config.data.batch_size // config.optimizer.accumulate, config.data.sequence_length)
+    batch = abstract_batch(config.data, mesh, config.data.batch_size // config.optimizer.accumulate)
     traced = jax.jit(residuals).trace(abstract.params, batch, abstract.key)
     jaxpr = traced.jaxpr.jaxpr
     # A residual that is a parameter counts as a parameter, and one that is saved twice is one array.

@@ -6,7 +6,7 @@ from recurrax.models.language_model import LanguageModel, LanguageModelConfig
 from recurrax.models.readout import Classifier, ClassifierConfig, Regressor, RegressorConfig
 from recurrax.models.sampling import generate, prefill, sample
 from recurrax.models.table import describe
-from recurrax.models.tree import parameters
+from recurrax.models.tree import build, parameters
 
 __all__ = [
     "Backbone",
@@ -21,6 +21,7 @@ __all__ = [
     "RegressorConfig",
     "describe",
     "generate",
+    "build",
     "parameters",
     "prefill",
     "sample",

@@ -59,13 +59,20 @@ def _module(model, input_dim):
         raise ValueError("this model reads vectors (B, T, F); say their width with input_dim=F")
     if isinstance(config, BackboneConfig) and getattr(config, "vocab_size", None) is not None and input_dim is not None:
         raise ValueError(f"this model reads tokens; input_dim must be None, got {input_dim}")
-    if isinstance(model, nn.Module):
-        return model
+    return model if isinstance(model, nn.Module) else build(model)
+
+
+def build(config: BackboneConfig) -> nn.Module:
+    """Return the model of a config: a LanguageModel, a Classifier or a Regressor.
+
+    Raises:
+      ValueError: an unknown kind of config.
+    """
     for kind, module in MODELS.items():
-        if isinstance(model, kind):
-            return module(model)
+        if isinstance(config, kind):
+            return module(config)
     choices = ", ".join(kind.__name__ for kind in MODELS)
-    raise ValueError(f"model must be a Linen module or one of {choices}, got {model!r}")
+    raise ValueError(f"model must be a Linen module or one of {choices}, got {config!r}")
 
 
 def _stacked(path, parameter, shape):

@@ -1,0 +1,56 @@
+"""Provides the objective of language models: -log p(next token), in nats.
+
+    loss = -sum_k q_k log p_k + z_loss * (log sum_k exp logit_k)^2,    q = (1 - s) onehot(target) + s / vocab_size
+
+The z-loss keeps logits from drifting (Chowdhery et al., PaLM, arXiv 2204.02311).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import optax
+
+from recurrax.models import LanguageModelConfig
+from train.objectives.base import Objective, check_fraction, cross_entropy, not_negative
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken(Objective):
+    """Predict the next token. Held-out text is evaluated without label smoothing and z-loss."""
+
+    label_smoothing: float = 0.0
+    """Weight s of the uniform distribution in the targets."""
+    z_loss: float = 0.0
+    """Weight of the squared logarithm of the softmax's denominator; PaLM has 1e-4."""
+
+    models = (LanguageModelConfig,)
+    targets = "next tokens"
+    unit = "bits per byte"
+    scale = 1 / math.log(2)
+    metrics = ("cross_entropy",)
+
+    def __post_init__(self):
+        check_fraction(self, "label_smoothing")
+        not_negative(self, "z_loss")
+
+    def per_target(self, outputs, batch):
+        plain = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["targets"])
+        if not (self.label_smoothing or self.z_loss):
+            return plain, batch["weights"], {}
+        loss = cross_entropy(outputs, batch["targets"], self.label_smoothing) if self.label_smoothing else plain
+        if self.z_loss:
+            loss = loss + self.z_loss * jax.nn.logsumexp(outputs, axis=-1) ** 2
+        return loss, batch["weights"], {"cross_entropy": plain}
+
+    def held_out(self) -> "NextToken":
+        return NextToken()
+
+    def show_held_out(self, values: Mapping[str, float]) -> str:
+        return f"{values['loss']:.4f} nats, {values['loss'] * self.scale:.4f} bits per byte"
+
+    def show(self, values: Mapping[str, float]) -> str:
+        nats = values.get("cross_entropy", values["loss"])
+        more = f", cross entropy {nats:.4f}" if "cross_entropy" in values else ""
+        return f"loss {values['loss']:.4f}{more} ({nats * self.scale:.3f} bits/byte)"
