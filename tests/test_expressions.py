@@ -8,8 +8,8 @@ from recurrax.mixers import GLA, Attention, Bidirectional
 from recurrax.models import BlockConfig
 from recurrax.projections import GLU, MLP
 from recurrax.tasks import Adding
-from runs import command
 from train import expressions, presets
+from train.__main__ import main
 from train.data import TaskData
 from train.objectives import Regression
 from train.optimizers import AdamW, Cosine, Linear, Muon
@@ -117,18 +117,17 @@ def nothing():
 """
 
 
-def test_preset_of_a_users_file(tmp_path):
+def test_preset_of_a_users_file(tmp_path, monkeypatch, capsys):
     """FILE.py:FUNCTION describes itself as a preset does, with expressions and settings on top."""
+    monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "mine_of_test.py"
     file.write_text(textwrap.dedent(MINE))
-    done = command(
-        *("-m", "train", f"{file}:small_lion", "--describe", "--model.pattern", "(GLA(num_heads=2),)"),
-        *("--optimizer.beta1", "0.8"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "0_gla" in done.stdout
-    assert "opt_state/1/0/mu" in done.stdout
-    assert "opt_state/1/0/nu" not in done.stdout  # Lion has one moment
+    expression = ["--model.pattern", "(GLA(num_heads=2),)"]
+    assert main([f"{file}:small_lion", "--describe", *expression, "--optimizer.beta1", "0.8"]) == 0
+    out = capsys.readouterr().out
+    assert "0_gla" in out
+    assert "opt_state/1/0/mu" in out
+    assert "opt_state/1/0/nu" not in out  # Lion has one moment
 
 
 @pytest.mark.parametrize(

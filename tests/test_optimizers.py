@@ -14,7 +14,7 @@ from recurrax.parameters import Parameter
 from runs import saved_state, small
 from train import presets, sharding
 from train.loop import train
-from train.optimizers import SGD, Adafactor, AdamW, Constant, Lion, Muon
+from train.optimizers import SGD, Adafactor, AdamW, Constant, Lion, Muon, ScheduleFreeAdamW
 from train.sharding import MeshConfig
 from train.state import abstract_state
 
@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "SGD without momentum": SGD(**PLAIN, momentum=0.0),
     "Adafactor": Adafactor(**PLAIN, min_dim_to_factor=3),
     "Muon": Muon(**PLAIN, momentum=0.5, beta1=0.75, beta2=0.5),
+    "Schedule-Free": ScheduleFreeAdamW(**PLAIN, beta1=0.75, beta2=0.5),
 }
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 DECLARED = {
@@ -101,7 +102,21 @@ def muon(gradients, config):
         yield np.stack(found)
 
 
-ORACLES = {AdamW: adam, Lion: lion, SGD: sgd, Adafactor: adafactor, Muon: muon}
+def schedule_free(gradients, config):
+    """Yield the changes of x, which starts at 1, over -rate; here gradients do not depend on the point."""
+    x = z = np.ones_like(gradients[0])
+    v = 0
+    for t, g in enumerate(gradients, 1):
+        v = config.beta2 * v + (1 - config.beta2) * g**2
+        z = z - config.learning_rate * g / (np.sqrt(v / (1 - config.beta2**t)) + 1e-8)
+        yield (x - z) / t / config.learning_rate  # equal rates: c_t = 1 / t
+        x = x + (z - x) / t
+
+
+ORACLES = {
+    **{AdamW: adam, Lion: lion, SGD: sgd, Adafactor: adafactor, Muon: muon},
+    ScheduleFreeAdamW: schedule_free,
+}
 
 
 @every_optimizer
@@ -116,6 +131,7 @@ def test_optimizer_computes_its_formula(optimizer):
     for step in range(STEPS):
         now = {name: each[step].astype(np.float32) for name, each in gradients.items()}
         updates, state = update(now, state, params)
+        params = optax.apply_updates(params, updates)
         for name, found in updates.items():
             np.testing.assert_allclose(found, -0.1 * wanted[name][step], rtol=1e-4, atol=1e-6, err_msg=(name, step))
 
@@ -134,6 +150,30 @@ def test_optimizer_decays_matrices_alone(optimizer):
     names = {path.rpartition("/")[2] for path, p in declared.items() if p.is_decayed}
     assert {"in_kernel", "in_gate", "out_kernel", "in_q", "recurrence_gate_kernel", "input_gate_kernel"} <= names
     assert not {"embedding", "scale", "decay", "conv_kernel", "conv_bias", "input_gate_bias"} & names
+
+
+def test_schedule_free_finds_the_minimum_by_its_average():
+    """The gradient is taken between z and x, weight decay too; c_t follows the squared rates of a warm-up."""
+    config = ScheduleFreeAdamW(**{**PLAIN, "schedule": Constant(warmup_steps=4), "weight_decay": 0.3})
+    declared = {"w": Parameter(None, (2, 2), ("embed", "heads"), "matrix")}
+    target = np.array([[1.0, -2.0], [0.5, 3.0]])
+    x = z = np.ones((2, 2))
+    v = total = 0.0
+    built = config.build(declared)
+    params = {"w": jnp.ones((2, 2))}
+    state = built.init(params)
+    for t in range(1, 12):
+        point = config.gradient_point(params, state)
+        updates, state = built.update({"w": point["w"] - target}, state, params)
+        params = optax.apply_updates(params, updates)
+        y = (1 - config.beta1) * z + config.beta1 * x
+        g = y - target
+        v = config.beta2 * v + (1 - config.beta2) * g**2
+        rate = 0.1 * min((t - 1) / 4, 1.0)
+        z = z - rate * (g / (np.sqrt(v / (1 - config.beta2**t)) + 1e-8) + 0.3 * y)
+        total += rate**2
+        x = x + (rate**2 / total if total else 0.0) * (z - x)
+        np.testing.assert_allclose(params["w"], x, rtol=1e-5, err_msg=t)
 
 
 @pytest.mark.parametrize("norm", [0.25, 1000.0])
@@ -222,14 +262,15 @@ def arrays_of(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
+RESUMED = [Muon(learning_rate=1e-2), Adafactor(min_dim_to_factor=8), ScheduleFreeAdamW()]
+
+
 @pytest.mark.usefixtures("compiled_once")
-@pytest.mark.parametrize(
-    "optimizer", [Muon(learning_rate=1e-2), Adafactor(min_dim_to_factor=8)], ids=["Muon", "Adafactor"]
-)
+@pytest.mark.parametrize("optimizer", RESUMED, ids=lambda optimizer: type(optimizer).__name__)
 def test_optimizer_resumes_to_the_bit(text, tmp_path, optimizer):
     """A run in two calls is the run in one call: the state of the optimizer is whole in its checkpoints."""
-    config = dataclasses.replace(small(text, steps=6), optimizer=optimizer)
+    config = dataclasses.replace(small(text, steps=4, model__num_layers=1), optimizer=optimizer)
     train(config, str(tmp_path / "whole"))
-    train(dataclasses.replace(config, steps=3), str(tmp_path / "pieces"))
+    train(dataclasses.replace(config, steps=2), str(tmp_path / "pieces"))
     train(config, str(tmp_path / "pieces"))
     assert saved_state(tmp_path / "pieces") == saved_state(tmp_path / "whole")

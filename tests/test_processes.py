@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from runs import ROOT, checkpoints, command, flags, metrics, small
+from runs import ROOT, checkpoints, flags, metrics, small
 from train import processes
+from train.__main__ import main
 from train.loop import train
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -140,10 +141,11 @@ def test_two_then_four_then_one(tmp_path, text):
         ),
     ],
 )
-def test_flags_that_make_no_run_are_refused(tmp_path, words, message):
-    done = command("-m", "train", "tiny", "--workdir", tmp_path / "run", *words)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_flags_that_make_no_run_are_refused(tmp_path, capfd, words, message):
+    with pytest.raises(SystemExit) as ended:
+        main(["tiny", "--workdir", str(tmp_path / "run"), *map(str, words)])
+    assert ended.value.code == 2
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

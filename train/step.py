@@ -57,7 +57,8 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
 
     def step(state: TrainState, batch: Batch):
         with sharding.on(mesh):
-            grads, (sums, weight, added) = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+            point = config.optimizer.gradient_point(state.params, state.opt_state)
+            grads, (sums, weight, added) = gradients(point, batch, jax.random.fold_in(state.key, state.step))
         count = jnp.maximum(weight, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -11,6 +11,7 @@ from train.optimizers.adamw import AdamW
 from train.optimizers.base import Optimizer, by_path
 from train.optimizers.lion import Lion
 from train.optimizers.muon import Muon
+from train.optimizers.schedule_free import ScheduleFreeAdamW
 from train.optimizers.schedules import (
     Constant,
     Cosine,
@@ -35,6 +36,7 @@ __all__ = [
     "Optimizer",
     "RangeTest",
     "Schedule",
+    "ScheduleFreeAdamW",
     "WarmupStableDecay",
     "by_path",
 ]

@@ -10,7 +10,7 @@ import optax
 
 from recurrax import checks
 from recurrax.parameters import Parameter
-from train.optimizers import groups
+from train.optimizers.groups import Setting, parse_group, settings_of, table
 from train.optimizers.schedules import LARGEST, Cosine, Schedule
 
 
@@ -46,7 +46,7 @@ class Optimizer:
         if self.accumulate > LARGEST:
             raise ValueError(f"optimizer.accumulate must be less than 2**31, got {self.accumulate}")
         for group in self.groups:
-            groups.parse(group)
+            parse_group(group)
 
     def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:
         """Return the transformation of clipped gradients to directions, which are subtracted from parameters."""
@@ -56,9 +56,23 @@ class Optimizer:
         """Return step -> learning rate."""
         return self.schedule.rates(self.learning_rate)
 
+    def gradient_point(self, params, opt_state):
+        """Return the parameters at which the gradient is taken: `params`, unless the optimizer averages."""
+        del opt_state
+        return params
+
+    def settings(self, declared: Mapping[str, Parameter] | None) -> dict[str, Setting]:
+        """Return the setting of every parameter by its path. Raises ValueError as `build`."""
+        if declared is None and (self.weight_decay or self.groups):
+            raise ValueError(
+                f"weight_decay {self.weight_decay} and groups {self.groups} must be 0 and () for parameters that no "
+                "table declares"
+            )
+        return settings_of(self.groups, self.weight_decay, declared or {})
+
     def describe(self, declared: Mapping[str, Parameter]) -> str:
         """Return a table of the parameters that have one learning rate and one decay."""
-        return groups.describe(self.groups, self.weight_decay, declared)
+        return table(self.groups, self.weight_decay, declared)
 
     def build(self, declared: Mapping[str, Parameter] | None) -> optax.GradientTransformation:
         """Return the whole update.
@@ -70,12 +84,7 @@ class Optimizer:
         Raises:
           ValueError: a group matches no parameter, or weight decay of undeclared parameters.
         """
-        if declared is None and (self.weight_decay or self.groups):
-            raise ValueError(
-                f"weight_decay {self.weight_decay} and groups {self.groups} must be 0 and () for parameters that no "
-                "table declares"
-            )
-        settings = groups.settings(self.groups, self.weight_decay, declared or {})
+        settings = self.settings(declared)
         # The number of links is a part of checkpoints.
         links = self.direction(declared or {}), _decay(settings), _descend(self.rates(), settings)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.chain(*links))
@@ -93,7 +102,7 @@ def by_path(params, values: Mapping[str, Any]):
     )
 
 
-def _decay(settings: Mapping[str, groups.Setting]) -> optax.GradientTransformation:
+def _decay(settings: Mapping[str, Setting]) -> optax.GradientTransformation:
     """Add decay * parameter to the directions of parameters that are decayed."""
     decays = {path: setting.weight_decay for path, setting in settings.items()}
 
@@ -108,7 +117,7 @@ def _decay(settings: Mapping[str, groups.Setting]) -> optax.GradientTransformati
     )
 
 
-def _descend(rates: optax.Schedule, settings: Mapping[str, groups.Setting]) -> optax.GradientTransformation:
+def _descend(rates: optax.Schedule, settings: Mapping[str, Setting]) -> optax.GradientTransformation:
     """Multiply by -rate_t and by the parameter's factor."""
     descend = optax.scale_by_learning_rate(rates)
 

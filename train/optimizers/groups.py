@@ -40,7 +40,7 @@ class Setting:
     weight_decay: float = 0.0
 
 
-def parse(group: str) -> Group:
+def parse_group(group: str) -> Group:
     """Return the group "PATTERN=FACTOR" or "PATTERN=FACTOR,DECAY".
 
     Raises:
@@ -58,13 +58,13 @@ def parse(group: str) -> Group:
     return Group(pattern, values[0], values[1] if len(values) == 2 else None)
 
 
-def settings(groups: Sequence[str], weight_decay: float, declared: Mapping[str, Parameter]) -> dict[str, Setting]:
+def settings_of(groups: Sequence[str], weight_decay: float, declared: Mapping[str, Parameter]) -> dict[str, Setting]:
     """Return the setting of every parameter by its path.
 
     Raises:
       ValueError: a group matches no parameter that an earlier group has not taken.
     """
-    parsed, used, found = [parse(group) for group in groups], set(), {}
+    parsed, used, found = [parse_group(group) for group in groups], set(), {}
     for path, parameter in declared.items():
         group = next((group for group in parsed if group.matches(path, parameter)), None)
         decay = weight_decay if parameter.is_decayed else 0.0
@@ -84,10 +84,10 @@ def settings(groups: Sequence[str], weight_decay: float, declared: Mapping[str, 
     return found
 
 
-def describe(groups: Sequence[str], weight_decay: float, declared: Mapping[str, Parameter]) -> str:
+def table(groups: Sequence[str], weight_decay: float, declared: Mapping[str, Parameter]) -> str:
     """Return a table of parameters with equal settings: their number, roles, factor of the learning rate and decay."""
     rows: dict[Setting, tuple[int, dict[str, None]]] = {}
-    for path, setting in settings(groups, weight_decay, declared).items():
+    for path, setting in settings_of(groups, weight_decay, declared).items():
         count, roles = rows.get(setting, (0, {}))
         rows[setting] = count + math.prod(declared[path].shape), {**roles, declared[path].role: None}
     lines = [("parameters", "learning rate", "weight decay", "roles")]
