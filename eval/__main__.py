@@ -1,4 +1,4 @@
-"""Runs an evaluation command: python -m eval {perplexity,generate,bench,accuracy,compare,scaling,tasks} ..."""
+"""Runs an evaluation command: python -m eval {perplexity,generate,bench,accuracy,compare,recipes,scaling,tasks} ..."""
 
 import difflib
 import importlib
@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": ("eval.generate", "text from a run"),
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
     "compare": ("eval.compare.cli", "every mixer trained on the same text with as many parameters"),
+    "recipes": ("eval.recipes", "presets with other optimizers and groups, trained for equal times"),
     "scaling": ("eval.scaling", "plans of the large presets on many devices, and their curves"),
     "tasks": ("eval.tasks.cli", "small models on tasks with exact answers"),
     "accuracy": ("eval.accuracy.cli", "digits of the ops beside float64"),

@@ -26,13 +26,14 @@ def run(tmp_path, text, small_run):
 
 
 def test_run_of_the_former_optimizer_resumes(run, small_run, capfd):
-    """A config.json from before optimizers were classes is read, and nothing is reported as changed."""
+    """A config.json from before optimizers and objectives were values is read; nothing is reported as changed."""
     path, folder = run
     config = json.loads((path / "config.json").read_text())
     optimizer = config["optimizer"]
     schedule = optimizer.pop("schedule")
     assert (schedule.pop("type"), optimizer.pop("groups")) == ("train.optimizers.Cosine", [])
     config["optimizer"] = {**optimizer, **schedule, "type": "train.config.OptimizerConfig"}
+    assert config.pop("objective")["type"] == "train.objectives.NextToken"
     (path / "config.json").write_text(json.dumps(config))
     assert load_config(path / "config.json").optimizer == small(folder).optimizer
     capfd.readouterr()

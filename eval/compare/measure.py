@@ -15,7 +15,7 @@ from eval.run import open_run
 from recurrax.models import LanguageModel
 from train import loop, sharding
 from train.config import TrainConfig
-from train.data import Rows, open_documents, train_batches
+from train.data import open_data, train_batches
 from train.metrics import read_metrics
 from train.state import abstract_state, init_state
 from train.step import make_train_step
@@ -88,7 +88,7 @@ def training_speed(config: TrainConfig) -> float:
     split = sharding.batch_sharding(mesh)
     abstract = abstract_state(config, mesh)
     step, state = make_train_step(config, abstract, mesh), init_state(config, abstract)
-    rows = Rows(open_documents(config.data, "train"), config.data.sequence_length)
+    rows, _, _ = open_data(config.data, lambda _: None)
     batches = train_batches(rows, config.data, config.seed, 0, sharding.local_rows(split, config.data.batch_size))
     seconds = []
     for _ in range(2 + STEPS):

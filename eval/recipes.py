@@ -1,0 +1,186 @@
+"""Compares recipes, which are presets with other settings, trained for equal times: `python -m eval recipes`.
+
+A recipe is written as the words of a command line. Recipes of one group are compared with the first of it: each is
+trained for as many steps as fit into the time that the first one takes, by speeds that are measured before, and its
+schedule is as long as its training.
+"""
+
+import dataclasses
+import pathlib
+import shlex
+
+import tyro
+
+from eval.bench import report
+from eval.compare.measure import training_speed
+from recurrax import checks
+from train import expressions, loop, presets
+from train.allocator import keep_freed_memory
+from train.config import TrainConfig
+from train.metrics import read_metrics
+from train.paths import local_path
+from train.workdir import Workdir, read_json, write_json_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A preset with settings that are expressions."""
+
+    preset: str
+    words: tuple[str, ...] = ()
+
+    def config(self) -> TrainConfig:
+        """Return the config. Raises ValueError if a word is not such a setting."""
+        config, rest = expressions.apply(presets.find(self.preset)(), self.words)
+        if rest:
+            raise ValueError(f"a recipe has expressions alone, got {shlex.join(rest)}")
+        return config
+
+    def __str__(self):
+        return shlex.join(("python", "-m", "train", self.preset, *self.words))
+
+
+def _digits(pattern: str, groups: str) -> Recipe:
+    schedule = "Cosine(warmup_steps=100, decay_steps=1000, final_fraction=0.02)"
+    optimizer = f"AdamW(learning_rate=0.004, schedule={schedule}, groups={groups})"
+    return Recipe("digits", ("--model.pattern", pattern, "--optimizer", optimizer))
+
+
+GROUPS: dict[str, tuple[Recipe, ...]] = {
+    "optimizers": (
+        Recipe("default"),
+        *(
+            Recipe("default", ("--optimizer", f"{name}, schedule=Cosine(100, 2400, 0.02))"))
+            for name in ("Muon(learning_rate=0.006", "Muon(learning_rate=0.012", "Lion(learning_rate=0.001")
+        ),
+        Recipe("default", ("--optimizer", "ScheduleFreeAdamW(learning_rate=0.006)")),
+    ),
+    "S4D": (_digits("S4D(state_dim=16)", "()"), _digits("S4D(state_dim=16)", "('recurrence=0.1',)")),
+    "S5": (_digits("S5(state_dim=64)", "()"), _digits("S5(state_dim=64)", "('recurrence=0.1',)")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """Train recipes for equal times and write a table.
+
+    The same command resumes an interrupted comparison.
+    """
+
+    workdir: str
+    """Directory of the runs, one folder each."""
+    groups: tuple[str, ...] = tuple(GROUPS)
+    """Groups of recipes to compare."""
+    steps: int | None = None
+    """Steps of the first recipe of each group; None: those of its preset."""
+    output: str | None = None
+    """Markdown file to write; None: WORKDIR/recipes.md."""
+
+    def __post_init__(self):
+        checks.positive(self, "steps")
+        for name in self.groups:
+            checks.choice("group", name, GROUPS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    recipe: Recipe
+    steps: int
+    seconds: float
+    """Seconds of training, without compilation."""
+    held_out: str
+    """The held-out means after the last step, as the objective shows them."""
+
+
+def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
+    """Return the config with this number of steps, and with a schedule of this length if it ends at all."""
+    optimizer, every = config.optimizer, max(steps // 4, 1)
+    if optimizer.schedule.last_step is not None:
+        warmup = min(optimizer.schedule.warmup_steps, steps // 4)
+        schedule = dataclasses.replace(optimizer.schedule, warmup_steps=warmup, decay_steps=steps)
+        optimizer = dataclasses.replace(optimizer, schedule=schedule)
+    evaluation = dataclasses.replace(config.evaluation, every=steps)
+    return dataclasses.replace(
+        config,
+        steps=steps,
+        optimizer=optimizer,
+        evaluation=evaluation,
+        checkpoint=dataclasses.replace(config.checkpoint, every=every, keep=1),
+    )
+
+
+def compare(group: str, root: pathlib.Path, steps: int | None) -> list[Row]:
+    """Train all recipes of a group, and return their rows in order.
+
+    Raises:
+      FloatingPointError: the loss or the gradient of a recipe was not finite.
+      KeyboardInterrupt: a signal stopped the training; the run is saved.
+    """
+    configs, rows = [recipe.config() for recipe in GROUPS[group]], []
+    steps = configs[0].steps if steps is None else steps
+    # The speeds are kept, so that an interrupted comparison goes on with the same numbers of steps.
+    kept = root / f"{group}-speeds.json"
+    if not kept.exists():
+        write_json_atomically(kept, {str(r): training_speed(c) for r, c in zip(GROUPS[group], configs, strict=True)})
+    speeds = read_json(kept)
+    for i, (recipe, config) in enumerate(zip(GROUPS[group], configs, strict=True)):
+        speed = speeds[str(recipe)]
+        count = max(round(steps * speed / speeds[str(GROUPS[group][0])]), 1)
+        folder = root / f"{group}-{i}"
+        print(f"\n{recipe}, {count:,} steps", flush=True)
+        config = with_steps(config, count)
+        if loop.train(config, str(folder)).interrupted:
+            raise KeyboardInterrupt
+        last = read_metrics(folder / "metrics.jsonl")[-1]
+        prefix = "validation_"
+        means = {name.removeprefix(prefix): value for name, value in last.items() if name.startswith(prefix)}
+        tokens = count * config.data.batch_size * config.data.sequence_length
+        rows.append(Row(recipe, count, tokens / speed, config.objective.show_held_out(means)))
+    return rows
+
+
+def page(rows: dict[str, list[Row]], command: str, where: str) -> str:
+    """Return the page as Markdown."""
+    tables = "\n\n".join(f"## {group}\n\n{table(found)}" for group, found in rows.items())
+    return f"""# Recipes
+
+Presets with other settings, each trained for the time that the first of its table takes: a slower step means fewer
+steps, with a schedule as long as the training. One run each, so differences of a few thousandths say nothing.
+
+    {command}
+
+```
+{where}
+```
+
+{tables}
+"""
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows of one group as a Markdown table."""
+    lines = ["| recipe | steps | seconds | held out |", "|---|---:|---:|---|"]
+    for row in rows:
+        words = f"`{shlex.join(row.recipe.words)}`" if row.recipe.words else f"the preset `{row.recipe.preset}`"
+        lines.append(f"| {words} | {row.steps:,} | {row.seconds:.0f} | {row.held_out} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    command = tyro.cli(Recipes, args=arguments, prog="python -m eval recipes")
+    root = local_path("workdir", command.workdir)
+    output = root / "recipes.md" if command.output is None else local_path("output", command.output)
+    keep_freed_memory()
+    with Workdir(root):
+        try:
+            rows = {group: compare(group, root, command.steps) for group in command.groups}
+        except KeyboardInterrupt:
+            print("Stopped; the same command goes on")
+            return 0
+    shown = f"python -m eval recipes {shlex.join(arguments)}"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page(rows, shown, report.header(report.machine())))
+    print(f"wrote {output}")
+    return 0
