@@ -59,8 +59,11 @@ def compiled_once(tmp_path_factory):
     """Compile each program once for all runs of this worker, those of child processes among them."""
     from runs import program_cache  # the applications are imported where runs are tested, and nowhere else
 
+    # The models of runs have their shapes checked in tests of the library; here the checks are a tenth of the time.
+    jaxtyping.config.update("jaxtyping_disable", True)
     with program_cache(tmp_path_factory.getbasetemp() / "compiled"):
         yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_rglru_closed_gate_takes_input():
     want = MIXERS["RG-LRU"].oracle(params, x, None, m.config)
     assert np.abs(want).max() > 1e-5
     assert largest_error(y, want) <= FLOAT32
-    assert largest_error(m.apply(params, jnp.asarray(x, jnp.bfloat16))[0], want) <= 2 * BFLOAT16
+    assert largest_error(jax.jit(m.call)(params, jnp.asarray(x, jnp.bfloat16))[0], want) <= 2 * BFLOAT16
     chex.assert_tree_all_finite(gradients)
 
 
@@ -89,7 +89,7 @@ def test_rwkv7_blends_its_values_with_the_first():
     own = mixers.rwkv7_value(params, x, None)
     assert largest_error(own, mixed @ m.params["in_v"]) <= FLOAT32
     blend = jax.jit(lambda first: mixers.rwkv7(params, x, None, m.config, first_value=first)[0])
-    plain = m.apply(params, x)[0]
+    plain = jax.jit(m.call)(params, x)[0]
     assert largest_error(blend(own), plain) <= FLOAT32  # v + (v - v) * anything
     # Any blend is that of values which are already blended, when the gate lets nothing else through.
     first = jnp.asarray(draw(BATCH, LENGTH, width, seed=4))

@@ -96,7 +96,7 @@ def model():
     config = LanguageModelConfig(
         dim=16, num_layers=5, pattern=PATTERN, vocab_size=VOCAB_SIZE, dtype="bfloat16", tied_head=False
     )
-    return config, LanguageModel(config).init(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
+    return config, jax.jit(LanguageModel(config).init)(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
 
 
 @pytest.mark.parametrize("reduction", ["float32", "bfloat16"])

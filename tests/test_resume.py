@@ -35,7 +35,6 @@ def test_killed_again_and_again(tmp_path, text, tiny_run):
 
     file = tmp_path / "metrics.jsonl"
     for module, name, count, there in (
-        ("train.loop", "init_state", 1, []),  # during startup: no state yet
         ("train.sharding", "to_devices", 7, []),  # mid-steps, before the first checkpoint
         ("train.checkpoint", "ocp.save_async", -1, []),  # the first checkpoint has just begun to be written
         ("train.checkpoint_check", "seal", 2, [10]),  # the second one is written, but has no checksums yet

@@ -53,21 +53,11 @@ class Compiled:
             lambda leaf: jnp.ones_like(leaf) if leaf.dtype == bool else jnp.asarray(draw(*leaf.shape), leaf.dtype),
             self.initial,
         )
-        self.apply = jax.jit(self.call)
         self.whole = differentiate(self.call)
         self.steps = differentiate(self.scan, states=True)
-        self.is_first = FIRST_OF_CLASS[type(self.config)] == name
 
     def call(self, params, x, state=None, reset=None):
         return self.layer.apply({"params": params}, x, state, reset=reset)
-
-    def outputs(self, params, x, state, reset):
-        """Return y by the program that other laws compile, too; without gradients where no other law does."""
-        if self.is_first:
-            (y, _), _ = self.whole(params, x, state, reset)
-        else:
-            y, _ = self.apply(params, x, state, reset)
-        return y
 
     def scan(self, params, x, state, reset):
         """Call once per token; return all outputs, and all states with time leading."""
