@@ -111,6 +111,14 @@ def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
     )
 
 
+def measured(group: str, root: pathlib.Path) -> dict[str, float]:
+    """Return tokens per second of training by recipe, measured once: an interrupted comparison finds them again."""
+    kept = root / f"{group}-speeds.json"
+    if not kept.exists():
+        write_json_atomically(kept, {str(recipe): training_speed(recipe.config()) for recipe in GROUPS[group]})
+    return read_json(kept)
+
+
 def compare(group: str, root: pathlib.Path, steps: int | None) -> list[Row]:
     """Train all recipes of a group, and return their rows in order.
 
@@ -119,12 +127,7 @@ def compare(group: str, root: pathlib.Path, steps: int | None) -> list[Row]:
       KeyboardInterrupt: a signal stopped the training; the run is saved.
     """
     configs, rows = [recipe.config() for recipe in GROUPS[group]], []
-    steps = configs[0].steps if steps is None else steps
-    # The speeds are kept, so that an interrupted comparison goes on with the same numbers of steps.
-    kept = root / f"{group}-speeds.json"
-    if not kept.exists():
-        write_json_atomically(kept, {str(r): training_speed(c) for r, c in zip(GROUPS[group], configs, strict=True)})
-    speeds = read_json(kept)
+    steps, speeds = configs[0].steps if steps is None else steps, measured(group, root)
     for i, (recipe, config) in enumerate(zip(GROUPS[group], configs, strict=True)):
         speed = speeds[str(recipe)]
         count = max(round(steps * speed / speeds[str(GROUPS[group][0])]), 1)
@@ -175,6 +178,8 @@ def main(arguments: list[str]) -> int:
     keep_freed_memory()
     with Workdir(root):
         try:
+            for group in command.groups:  # before any training, when the machine is in one state
+                measured(group, root)
             rows = {group: compare(group, root, command.steps) for group in command.groups}
         except KeyboardInterrupt:
             print("Stopped; the same command goes on")

@@ -192,5 +192,5 @@ def test_evaluation_leaves_balance_out():
     state = jax.eval_shape(lambda: model.init_state(4))
     one = jax.tree.map(lambda _: jax.NamedSharding(mesh, jax.P()), state)
     step = make_evaluation_step(NextToken(), model, mesh, one)
-    found = jax.eval_shape(step, abstract_state(config, mesh).params, state, jax.tree.map(jnp.asarray, batch()))
+    found = jax.eval_shape(step, abstract_state(config, mesh).params, state, jax.tree.map(jnp.asarray, batch()), 0)
     assert found[0].keys() == {"loss"}

@@ -18,7 +18,7 @@ from train.checkpoint import CheckpointConfig
 from train.config import EvaluationConfig, LogConfig, TrainConfig, from_json, to_json
 from train.data import DataConfig, TaskData, TaskTest, batch_at, open_data
 from train.loop import Outcome, train
-from train.objectives import Classification, NextToken, Regression
+from train.objectives import Classification, Masked, NextToken, Regression
 from train.optimizers import AdamW
 from train.plan import make_plan
 from train.sharding import MeshConfig
@@ -185,6 +185,50 @@ def test_run_keeps_its_promises(tmp_path, capfd, config):
         open_run(str(tmp_path / "whole"))
 
 
+def masked(text):
+    """Return the run of a classifier that reads text in both directions."""
+    pattern = (Bidirectional(LRU(state_dim=8)),)
+    model = ClassifierConfig(**SIZES, pattern=pattern, pooling="none", vocab_size=288, num_classes=288)
+    data = DataConfig(path=str(text), sequence_length=32, batch_size=8)
+    evaluation = EvaluationConfig(every=2, batch_size=8, max_batches=3)
+    return dataclasses.replace(BASE, objective=Masked(rate=0.3), model=model, data=data, evaluation=evaluation)
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_masked_run_keeps_its_promises(tmp_path, text):
+    """The hidden tokens of a step are the same in every call and on every mesh, and so are those of an evaluation."""
+    config = masked(text)
+    train(config, str(tmp_path / "whole"))
+    train(dataclasses.replace(config, steps=2), str(tmp_path / "pieces"))
+    train(config, str(tmp_path / "pieces"))
+    assert saved_state(tmp_path / "pieces") == saved_state(tmp_path / "whole")
+    train(dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=2, time=2)), str(tmp_path / "mesh"))
+    for row, other in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "mesh"), strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+        assert {"loss", "accuracy"} <= row.keys()
+    assert {"validation_loss", "validation_accuracy"} <= row.keys()
+
+
+def test_masked_hides_tokens_at_its_rates():
+    """Of the chosen tokens a tenth is random, a tenth stays, and the rest is hidden; starts are never chosen."""
+    objective, rng = Masked(rate=0.3, random=0.2, kept=0.1), np.random.default_rng(0)
+    tokens = rng.integers(0, 256, (64, 512)).astype(np.int32)
+    reset = rng.random(tokens.shape) < 0.05
+    tokens[reset] = 256
+    batch = {"inputs": tokens, "reset": reset}
+    found = jax.device_get(objective.prepare(batch, jax.random.key(0)))
+    chosen = found["weights"] == 1
+    assert chosen[~reset].mean() == pytest.approx(0.3, abs=0.01)
+    assert not chosen[reset].any()
+    np.testing.assert_array_equal(found["targets"], tokens)
+    np.testing.assert_array_equal(found["inputs"][~chosen], tokens[~chosen])
+    hidden, same = found["inputs"][chosen] == 257, found["inputs"][chosen] == tokens[chosen]
+    assert hidden.mean() == pytest.approx(0.7, abs=0.02)
+    assert same.mean() == pytest.approx(0.1 + 0.2 / 256, abs=0.02)
+    other = objective.prepare(batch, jax.random.key(1))
+    assert not np.array_equal(other["weights"], found["weights"])
+
+
 def validation_of(row):
     prefix = "validation_"
     return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
@@ -231,11 +275,16 @@ LANGUAGE = LanguageModelConfig(**SIZES, vocab_size=288, pattern=(GLA(num_heads=2
     [
         ({"objective": NextToken()}, "objective NextToken trains a LanguageModelConfig, got a ClassifierConfig"),
         ({"objective": Regression()}, "objective Regression trains a RegressorConfig, got a ClassifierConfig"),
-        ({"data": DataConfig()}, "objective Classification needs data whose targets are classes, got next tokens"),
-        ({"data": TaskData(task=REGRESSION)}, "needs data whose targets are classes, got numbers"),
+        ({"data": DataConfig()}, "objective Classification needs data with classes, got text"),
+        ({"data": TaskData(task=REGRESSION)}, "needs data with classes, got data with numbers"),
         ({"data": TaskData(task=SequentialImages())}, r"model.vocab_size must be None for SequentialImages\(.*, got"),
         ({"data": TaskData(task=SelectiveCopying(num_symbols=30))}, r"model.vocab_size must be 32 for .*, got"),
-        ({"model": LANGUAGE, "objective": NextToken()}, "needs data whose targets are next tokens, got classes"),
+        ({"objective": Masked()}, "objective Masked needs text, got data with classes"),
+        (
+            {"objective": Masked(), "data": DataConfig()},
+            "needs a class for each token, and mask_token among them; got 6 classes",
+        ),
+        ({"model": LANGUAGE, "objective": NextToken()}, "needs text, got data with classes"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(changes, message):
@@ -252,6 +301,8 @@ def test_values_that_do_not_fit_are_refused(changes, message):
             lambda: Regression(error="cubic"),
             "unknown objective.error 'cubic'.*; choose one of squared, absolute",
         ),
+        (lambda: Masked(rate=0.0), "rate must be positive, got 0.0"),
+        (lambda: Masked(random=0.6, kept=0.6), r"objective.random \+ kept must be at most 1, got 0.6 \+ 0.6"),
         (lambda: TaskData(held_out=0), "held_out must be positive, got 0"),
     ],
 )

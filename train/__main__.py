@@ -99,13 +99,13 @@ def main(arguments: list[str]) -> int:
         from train import loop, sharding, state
 
         if command.describe:
-            from recurrax.models import describe, parameters
+            from recurrax.models import describe
 
             abstract = state.abstract_state(command.config, sharding.make_mesh(command.config.mesh))
-            declared = parameters(command.config.model)
+            declared = state.declarations(command.config)
             print(describe({"params": abstract.params}, declared=declared), end="\n\n")
             print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"), end="\n\n")
-            print(command.config.optimizer.describe(declared))
+            print(command.config.optimizer.describe(state.trained_declarations(command.config)))
             return 0
         keep_freed_memory()
         loop.train(command.config, command.workdir, profile=command.profile)

@@ -12,6 +12,7 @@ from train.objectives import NextToken, Objective
 from train.optimizers import AdamW, Optimizer
 from train.precision import PrecisionConfig
 from train.sharding import MeshConfig
+from train.starts import Random, Start
 from train.workdir import read_json
 
 ON_NONFINITE = ("stop", "skip")
@@ -90,6 +91,9 @@ class TrainConfig:
     objective: Objective = NextToken()
     data: DataConfig | TaskData = DataConfig()
     optimizer: Optimizer = AdamW()
+    start: Start = Random()
+    train: tuple[str, ...] = ("*",)
+    """Roles, or patterns of paths, of the parameters that are trained; all others keep their first values."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
@@ -106,7 +110,7 @@ class TrainConfig:
             raise ValueError(f"on_nonfinite={self.on_nonfinite!r}: choose one of {', '.join(ON_NONFINITE)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
-        self.objective.check(self.model, self.data.targets)
+        self.objective.check(self.model, self.data.kind)
         self.data.check(self.model)
         if self.mesh.time > 1:
             for layer in self.model.layout.layers:
@@ -189,7 +193,8 @@ def read_config(path: str | os.PathLike) -> dict:
             "groups": [],
         }
     if isinstance(data.get("model"), dict):
-        data.setdefault("objective", to_json(NextToken()))
+        for name, value in (("objective", NextToken()), ("start", Random()), ("train", ("*",))):
+            data.setdefault(name, to_json(value))
     return data
 
 

@@ -68,7 +68,8 @@ def make_evaluator(
 
     def evaluate(params, data: Documents | TaskTest, max_batches=None, should_stop=lambda: False) -> Evaluation | None:
         is_task = isinstance(data, TaskTest)
-        init_state, step = programs(not is_task)
+        carries_state = objective.carries_state and not is_task
+        init_state, step = programs(carries_state)
         batches = data.batches(batch_size) if is_task else evaluation_batches(data, sequence_length, batch_size)
         state, sums, counts = init_state(), [], []
         for i, batch in enumerate(batches):
@@ -77,8 +78,8 @@ def make_evaluator(
             if should_stop():
                 return None
             batch = sharding.to_devices({name: value[rows] for name, value in batch.items()}, split)
-            found, count, after = step(params, state, batch)
-            state = None if is_task else after
+            found, count, after = step(params, state, batch, i)
+            state = after if carries_state else None
             sums.append(found)
             counts.append(count)
         # The sum is in float64 on the host: in float32 a sum over a whole split would lose digits.

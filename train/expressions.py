@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recurrax import checks, mixers, models, projections, tasks
-from train import data, objectives, optimizers
+from train import data, objectives, optimizers, starts
 
 BASES = (
     *(mixers.MixerConfig, projections.ProjectionConfig, models.BackboneConfig),
-    *(optimizers.Optimizer, optimizers.Schedule, objectives.Objective, tasks.Task),
+    *(optimizers.Optimizer, optimizers.Schedule, objectives.Objective, tasks.Task, starts.Start),
 )
 """Classes that have no use but through those that inherit from them."""
 
@@ -36,7 +36,7 @@ def _config_classes(*modules) -> dict[str, type]:
     }
 
 
-CONFIGS: Mapping[str, type] = _config_classes(mixers, projections, models, optimizers, objectives, tasks, data)
+CONFIGS: Mapping[str, type] = _config_classes(mixers, projections, models, optimizers, objectives, tasks, data, starts)
 """The classes that an expression may call, by the names that their packages export."""
 
 

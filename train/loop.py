@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import jax
@@ -17,7 +18,8 @@ from train.evaluate import make_evaluator
 from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_tensorboard, tensorboard_writer
 from train.profile import Profiler
 from train.spikes import SpikeWatch
-from train.state import TrainState, abstract_state, init_state
+from train.starts import Random
+from train.state import TrainState, abstract_state, declarations, init_state, trained_declarations
 from train.step import make_train_step
 from train.workdir import Workdir, versions, write_json_atomically
 
@@ -53,6 +55,8 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     abstract = abstract_state(config, mesh)
     train_step = make_train_step(config, abstract, mesh)
     check_run(config, Workdir(path))
+    if not Workdir(path).checkpoints_path.is_dir():
+        config.start.arrays(declarations(config))  # a start that does not fit is refused before anything is written
     if config.log.tensorboard:
         require_tensorboard()
     notes: list[str] = []
@@ -188,6 +192,11 @@ def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -
     yield from dict.fromkeys(notes)  # both splits report the same notes
     for line in changed:
         yield f"Changed since this run was started: {line}"
+    trained = sum(math.prod(parameter.shape) for parameter in trained_declarations(config).values())
+    if config.train != ("*",):
+        yield f"{trained:,} parameters are trained: {', '.join(config.train)}"
+    if not start and config.start != Random():
+        yield f"Starting from {config.start}"
     if start:
         yield f"Going on from step {start} in {workdir.path}"
     if start >= config.steps:

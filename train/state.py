@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recurrax.models import build, parameters
 from recurrax.parameters import Parameter
-from train import sharding
+from train import patterns, sharding
 from train.config import TrainConfig
 from train.optimizers import by_path
 
@@ -39,6 +40,13 @@ def declarations(config: TrainConfig) -> dict[str, Parameter]:
     return parameters(config.model, input_dim=config.data.features)
 
 
+def trained_declarations(config: TrainConfig) -> dict[str, Parameter]:
+    """Return the declarations of the parameters that are trained. Raises ValueError if a pattern matches none."""
+    declared = declarations(config)
+    selected = patterns.select("train", config.train, declared)
+    return {path: parameter for path, parameter in declared.items() if path in selected}
+
+
 def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     """Return the shape, dtype and sharding of every array of the state, without allocating any.
 
@@ -47,7 +55,7 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     """
     declared, whole = declarations(config), NamedSharding(mesh, PartitionSpec())
     split = sharding.shardings(declared, mesh, sharding.parse_rules(config.mesh.rules))
-    shapes = jax.eval_shape(lambda: _create(config))
+    shapes = jax.eval_shape(lambda: _create(config, {}))
     params = by_path(shapes.params, split)
     opt_state = _like_parameters(shapes.opt_state, {path: (declared[path].shape, split[path]) for path in split}, whole)
     splits = jax.tree.map(lambda _: whole, shapes).replace(params=params, opt_state=opt_state)
@@ -55,17 +63,37 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
 
 
 def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
-    """Return the state before the first step. Each device creates its own shards, so no device holds the whole."""
-    return jax.jit(lambda: _create(config), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+    """Return the state before the first step. Each device creates its own shards, so no device holds the whole.
+
+    Raises:
+      ValueError: the parameters of `config.start` do not fit the model.
+    """
+    arrays = config.start.arrays(declarations(config))
+    create = jax.jit(lambda given: _create(config, given), out_shardings=jax.tree.map(lambda s: s.sharding, abstract))
+    return create(_put(arrays, abstract.params))
 
 
-def _create(config: TrainConfig) -> TrainState:
+def _put(arrays: Mapping[str, np.ndarray], params) -> dict[str, jax.Array]:
+    """Return the arrays on the devices, each split like the parameter of its path."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    return {path: jax.device_put(array, leaves[path].sharding) for path, array in arrays.items()}
+
+
+def _create(config: TrainConfig, given: Mapping[str, jax.Array]) -> TrainState:
+    """Return the first state, with the given parameters by their paths, and all others drawn."""
     init_key, key = jax.random.split(jax.random.key(config.seed))
     features = config.data.features
     inputs = jnp.zeros((1, 1), jnp.int32) if features is None else jnp.zeros((1, 1, features))
-    params = build(config.model).init(init_key, inputs)["params"]
+    drawn = build(config.model).init(init_key, inputs)["params"]
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: given.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), drawn
+    )
     zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
-    opt_state = config.optimizer.build(declarations(config)).init(params)
+    trained = trained_declarations(config)
+    opt_state = config.optimizer.build(trained).init(patterns.split(params, trained)[0])
     return TrainState(step=zero, batch=zero, skipped=zero, recent=recent, params=params, opt_state=opt_state, key=key)
 
 

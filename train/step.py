@@ -11,12 +11,15 @@ from jax.sharding import Mesh
 
 from recurrax.layers import LOSSES, UPDATES
 from recurrax.models import build
-from train import precision, sharding, spikes
+from train import patterns, precision, sharding, spikes
 from train.config import TrainConfig
 from train.objectives import Objective
-from train.state import TrainState, declarations
+from train.state import TrainState, declarations, trained_declarations
 
 Batch = dict[str, jax.Array]
+
+MASKS = 2**31 - 1
+"""Number that makes the key of an objective from that of a step."""
 
 
 def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
@@ -28,59 +31,67 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     batch, the number of the step's batch, and spike, whether its loss is a spike.
     """
     model, declared, objective = build(config.model), declarations(config), config.objective
-    optimizer, schedule = config.optimizer.build(declared), config.optimizer.rates()
+    trained_paths = trained_declarations(config)
+    optimizer, schedule = config.optimizer.build(trained_paths), config.optimizer.rates()
     parts = config.optimizer.accumulate
 
-    def loss_sum(params, batch, key):
+    def loss_sum(trained, frozen, batch, key):
         """Return the sum over targets of the loss and the layers' losses; then its parts, and updates of parameters."""
-        params = precision.for_products(params, declared, config.precision)
-        found = objective.loss(model, params, batch, rngs={"dropout": key}, mutable=(LOSSES, UPDATES))
+        params = precision.for_products(patterns.merge(trained, frozen), declared, config.precision)
+        found = objective.loss(
+            *(model, params, batch),
+            key=jax.random.fold_in(key, MASKS),
+            rngs={"dropout": key},
+            mutable=(LOSSES, UPDATES),
+        )
         layers = {name: found.weight * loss for name, loss in _by_name(found.collections.get(LOSSES, {})).items()}
         sums = {"loss": found.total, **found.metrics, **layers}
         return sum(layers.values(), found.total), (sums, found.weight, found.collections.get(UPDATES, {}))
 
-    def gradients(params, batch, key):
+    def gradients(trained, frozen, batch, key):
         """Return the gradient of `loss_sum` and its parts, summed over `parts` slices of the batch, taken in turn."""
         differentiate = jax.grad(loss_sum, has_aux=True)
         if parts == 1:
-            return differentiate(params, batch, key)
+            return differentiate(trained, frozen, batch, key)
         # Row i goes to slice i mod parts, so that every device has rows in every slice.
         slices = jax.tree.map(lambda v: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1), batch)
 
         def add(carry, inputs):
             part, number = inputs
-            more, found = differentiate(params, part, jax.random.fold_in(key, number))
+            more, found = differentiate(trained, frozen, part, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.add, carry, more), found
 
-        grads, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), (slices, jnp.arange(parts)))
+        grads, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), (slices, jnp.arange(parts)))
         return grads, jax.tree.map(lambda each: each.sum(0), found)
 
     def step(state: TrainState, batch: Batch):
         with sharding.on(mesh):
-            point = config.optimizer.gradient_point(state.params, state.opt_state)
-            grads, (sums, weight, added) = gradients(point, batch, jax.random.fold_in(state.key, state.step))
+            trained, frozen = patterns.split(state.params, trained_paths)
+            point = config.optimizer.gradient_point(trained, state.opt_state)
+            grads, (sums, weight, added) = gradients(point, frozen, batch, jax.random.fold_in(state.key, state.step))
         count = jnp.maximum(weight, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         metrics = {
             **{name: each / count for name, each in sums.items()},
             "grad_norm": optax.tree.norm(grads),
             # The schedule counts the steps that were not skipped, as the optimizer does.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
         }
-        new = _plus(optax.apply_updates(state.params, updates), added, 1 / parts), opt_state
+        added, _ = patterns.split(added, trained_paths)
+        new = _plus(optax.apply_updates(trained, updates), added, 1 / parts), opt_state
         skipped = state.skipped
         if config.on_nonfinite == "skip":
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-            new = jax.tree.map(functools.partial(jnp.where, finite), new, (state.params, state.opt_state))
+            new = jax.tree.map(functools.partial(jnp.where, finite), new, (trained, state.opt_state))
             metrics["skipped"] = skipped = skipped + ~finite
-        params, opt_state = new
+        trained, opt_state = new
         if config.spike.sigmas is not None:
             metrics["batch"] = state.batch
             metrics["spike"], recent = spikes.seen(metrics["loss"], state.recent, config.spike.sigmas)
             state = state.replace(recent=recent)
         state = state.replace(step=state.step + 1, batch=state.batch + 1, skipped=skipped)
-        return state.replace(params=params, opt_state=opt_state), metrics
+        return state.replace(params=patterns.merge(trained, frozen), opt_state=opt_state), metrics
 
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -108,14 +119,15 @@ def _plus(params, updates, factor):
 
 
 def make_evaluation_step(objective: Objective, model: nn.Module, mesh: Mesh, state_shardings) -> Callable:
-    """Return step(params, state, batch) -> (sums of the loss and of the metrics, weight, state).
+    """Return step(params, state, batch, number) -> (sums of the loss and of the metrics, weight, state).
 
-    It donates the model's state and returns it with `state_shardings`.
+    What an objective draws for a batch depends on its number alone. The step donates the model's state and returns it
+    with `state_shardings`.
     """
 
-    def step(params, state, batch: Batch):
+    def step(params, state, batch: Batch, number):
         with sharding.on(mesh):
-            found = objective.loss(model, params, batch, state)
+            found = objective.loss(model, params, batch, state, key=jax.random.fold_in(jax.random.key(0), number))
         return {"loss": found.total, **found.metrics}, found.weight, found.state
 
     return jax.jit(step, donate_argnums=1, out_shardings=(None, None, state_shardings))

@@ -38,15 +38,15 @@ class TaskData:
         return self.task.features
 
     @property
-    def targets(self) -> str:
-        """The kind of targets."""
+    def kind(self) -> str:
+        """The kind of data, for objectives."""
         return "numbers" if self.task.num_classes is None else "classes"
 
     @property
     def fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return the dtype and the shape after (B, T) of every array of a batch."""
         inputs = ("int32", ()) if self.features is None else ("float32", (self.features,))
-        targets = "int32" if self.targets == "classes" else "float32"
+        targets = "int32" if self.kind == "classes" else "float32"
         return {"inputs": inputs, "targets": (targets, ()), "weights": ("float32", ())}
 
     def check(self, model: BackboneConfig) -> None:

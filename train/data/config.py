@@ -33,8 +33,8 @@ class DataConfig:
     validation_fraction: float = 0.05
     """Fraction that is held out of a local text, or of a data set without a validation or test split."""
 
-    targets: ClassVar[str] = "next tokens"
-    """The kind of targets."""
+    kind: ClassVar[str] = "text"
+    """The kind of data, for objectives."""
     features: ClassVar[None] = None
     """Numbers of an input vector; None: inputs are tokens."""
 
@@ -57,5 +57,5 @@ class DataConfig:
 
     def check(self, model: BackboneConfig) -> None:
         """Raise ValueError if the model's vocabulary is too small."""
-        if model.vocab_size < VOCAB_SIZE:
+        if model.vocab_size is None or model.vocab_size < VOCAB_SIZE:
             raise ValueError(f"model.vocab_size {model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens")

@@ -14,6 +14,9 @@ from recurrax.models import BackboneConfig
 
 Batch = Mapping[str, jax.Array]
 
+KINDS = {"text": "text", "classes": "data with classes", "numbers": "data with numbers"}
+"""Kinds of data, and their names in messages."""
+
 
 class Loss(NamedTuple):
     """Sums over the targets of a batch, and what else the model returns."""
@@ -36,14 +39,21 @@ class Objective:
 
     models: ClassVar[tuple[type[BackboneConfig], ...]]
     """Configs of the models that have such outputs."""
-    targets: ClassVar[str]
-    """What the data must provide as targets: one of the names in `train.data`."""
+    data: ClassVar[str]
+    """The kind of data that has such targets: "text", "classes" or "numbers"."""
+    carries_state: ClassVar[bool] = True
+    """Whether held-out text is read with one state from a document's start to its end."""
     unit: ClassVar[str]
     """Unit of the loss."""
     scale: ClassVar[float] = 1.0
     """Factor from the loss to `unit`."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of quantities beside the loss, also reported as means over the targets."""
+
+    def prepare(self, batch: Batch, key: jax.Array | None) -> Batch:
+        """Return the batch that the model reads and its targets; `key` is for objectives that change it at random."""
+        del key
+        return batch
 
     def per_target(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Return the loss of each target, its weight, and the other metrics of each target."""
@@ -62,14 +72,14 @@ class Objective:
         """Return the means over held-out data as text."""
         return self.show(values)
 
-    def check(self, model: BackboneConfig, targets: str) -> None:
+    def check(self, model: BackboneConfig, data: str) -> None:
         """Raise ValueError unless the model and the data fit the objective."""
         name = type(self).__name__
         if not isinstance(model, self.models):
             choices = " or ".join(cls.__name__ for cls in self.models)
             raise ValueError(f"objective {name} trains a {choices}, got a {type(model).__name__}")
-        if targets != self.targets:
-            raise ValueError(f"objective {name} needs data whose targets are {self.targets}, got {targets}")
+        if data != self.data:
+            raise ValueError(f"objective {name} needs {KINDS[self.data]}, got {KINDS[data]}")
 
     def loss(
         self,
@@ -78,13 +88,15 @@ class Objective:
         batch: Batch,
         state=None,
         *,
+        key: jax.Array | None = None,
         rngs: Mapping[str, jax.Array] | None = None,
         mutable: Sequence[str] = (),
     ) -> Loss:
         """Return the sums over the weighted targets of a batch.
 
-        A target of weight 0 is left out, even if its loss is not finite.
+        A target of weight 0 is left out, even if its loss is not finite. `key` is for `prepare`, `rngs` for the model.
         """
+        batch = self.prepare(batch, key)
         apply = functools.partial(
             model.apply, {"params": params}, batch["inputs"], state, reset=batch.get("reset"), rngs=rngs
         )

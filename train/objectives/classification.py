@@ -21,7 +21,7 @@ class Classification(Objective):
     """Weight of the uniform distribution in the targets."""
 
     models = (ClassifierConfig,)
-    targets = "classes"
+    data = "classes"
     unit = "nats"
     metrics = ("accuracy",)
 

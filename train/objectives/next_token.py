@@ -26,7 +26,7 @@ class NextToken(Objective):
     """Weight of the squared logarithm of the softmax's denominator; PaLM has 1e-4."""
 
     models = (LanguageModelConfig,)
-    targets = "next tokens"
+    data = "text"
     unit = "bits per byte"
     scale = 1 / math.log(2)
     metrics = ("cross_entropy",)

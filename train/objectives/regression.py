@@ -31,7 +31,7 @@ class Regression(Objective):
     """Kind of error: "squared", "absolute" or "huber"."""
 
     models = (RegressorConfig,)
-    targets = "numbers"
+    data = "numbers"
     unit = "error"
     metrics = ("squared_error",)
 

@@ -7,12 +7,11 @@ The path of a parameter is that of `--describe`. The first group that a paramete
 """
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 
-from recurrax import checks
-from recurrax.parameters import ROLES, Parameter
+from recurrax.parameters import Parameter
+from train import patterns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Group:
 
     def matches(self, path: str, parameter: Parameter) -> bool:
         """Return whether the parameter belongs to the group."""
-        return parameter.role == self.pattern if self.pattern in ROLES else fnmatch.fnmatchcase(path, self.pattern)
+        return patterns.matches(self.pattern, path, parameter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +75,7 @@ def settings_of(groups: Sequence[str], weight_decay: float, declared: Mapping[st
         found[path] = Setting(group.learning_rate * parameter.learning_rate, decay)
     for group in parsed:
         if group not in used:
-            choices = [*dict.fromkeys(parameter.role for parameter in declared.values()), *declared]
-            raise ValueError(
-                f"optimizer.groups: {group.pattern!r} matches no parameter{checks.hint(group.pattern, choices)}; "
-                f"choose a role, one of {', '.join(ROLES)}, or a pattern of the paths that --describe prints"
-            )
+            raise patterns.no_match("optimizer.groups", group.pattern, declared)
     return found
 
 

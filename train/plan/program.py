@@ -13,12 +13,12 @@ from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
 from recurrax.models import build
-from train import precision, sharding
+from train import patterns, precision, sharding
 from train.config import TrainConfig
 from train.data import DataConfig, TaskData
 from train.plan.cost import Cost, program_cost
 from train.sharding import MeshConfig
-from train.state import TrainState, abstract_state, declarations
+from train.state import TrainState, abstract_state, declarations, trained_declarations
 from train.step import make_train_step
 
 AFTER_PARTITIONING = "*after_spmd-partitioning*.txt"
@@ -99,7 +99,7 @@ def make_plan(config: TrainConfig) -> Plan:
         tokens=rows * length,
         parameter_count=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
         parameters=_bytes(abstract.params),
-        gradients=_bytes(abstract.params),
+        gradients=_bytes(patterns.split(abstract.params, trained_declarations(config))[0]),
         optimizer=_bytes(abstract.opt_state),
         activations=_activations(config, abstract, mesh),
         held=memory.argument_size_in_bytes + memory.temp_size_in_bytes,
@@ -143,17 +143,18 @@ def _bytes(tree) -> int:
 def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     """Return the bytes that jax.vjp saves on one device for the backward pass of one slice of the batch."""
     model, declared = build(config.model), declarations(config)
+    trained, frozen = patterns.split(abstract.params, trained_declarations(config))
 
-    def loss(params, batch, key):
-        params = precision.for_products(params, declared, config.precision)
-        return config.objective.loss(model, params, batch, rngs={"dropout": key}).total
+    def loss(trained, frozen, batch, key):
+        params = precision.for_products(patterns.merge(trained, frozen), declared, config.precision)
+        return config.objective.loss(model, params, batch, key=key, rngs={"dropout": key}).total
 
-    def residuals(params, batch, key):
+    def residuals(trained, frozen, batch, key):
         with sharding.on(mesh):
-            return jax.vjp(functools.partial(loss, batch=batch, key=key), params)[1]
+            return jax.vjp(functools.partial(loss, frozen=frozen, batch=batch, key=key), trained)[1]
 
     batch = abstract_batch(config.data, mesh, config.data.batch_size // config.optimizer.accumulate)
-    traced = jax.jit(residuals).trace(abstract.params, batch, abstract.key)
+    traced = jax.jit(residuals).trace(trained, frozen, batch, abstract.key)
     jaxpr = traced.jaxpr.jaxpr
     # A residual that is a parameter counts as a parameter, and one that is saved twice is one array.
     seen, kept = set(jaxpr.invars), []
