@@ -55,8 +55,8 @@ GROUPS: dict[str, tuple[Recipe, ...]] = {
         ),
         Recipe("default", ("--optimizer", "ScheduleFreeAdamW(learning_rate=0.006)")),
     ),
-    "S4D": (_digits("S4D(state_dim=16)", "()"), _digits("S4D(state_dim=16)", "('recurrence=0.1',)")),
-    "S5": (_digits("S5(state_dim=64)", "()"), _digits("S5(state_dim=64)", "('recurrence=0.1',)")),
+    "S4D": (_digits("S4D(state_dim=16)", "()"), _digits("S4D(state_dim=16)", '("recurrence=0.1",)')),
+    "S5": (_digits("S5(state_dim=64)", "()"), _digits("S5(state_dim=64)", '("recurrence=0.1",)')),
 }
 
 
@@ -150,7 +150,8 @@ def page(rows: dict[str, list[Row]], command: str, where: str) -> str:
     return f"""# Recipes
 
 Presets with other settings, each trained for the time that the first of its table takes: a slower step means fewer
-steps, with a schedule as long as the training. One run each, so differences of a few thousandths say nothing.
+steps, with a schedule as long as the training. Seconds are steps by the measured speed. One run each, so differences of
+a few thousandths say nothing.
 
     {command}
 
