@@ -325,3 +325,8 @@ def test_held_out_sequences_are_no_training_sequences():
 def test_presets_name_their_objective():
     assert presets.default().objective == NextToken()
     assert presets.digits().objective == Classification()
+
+
+def test_held_out_data_have_no_regularization():
+    assert NextToken(label_smoothing=0.2, z_loss=0.3).held_out() == NextToken()
+    assert Classification(label_smoothing=0.1).held_out() == Classification()

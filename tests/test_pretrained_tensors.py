@@ -9,7 +9,7 @@ import pytest
 
 import checkpoints
 from recurrax import pretrained
-from recurrax.pretrained.table import flat
+from recurrax.parameters import flat
 
 
 def same(some, others):

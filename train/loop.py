@@ -192,8 +192,8 @@ def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -
     yield from dict.fromkeys(notes)  # both splits report the same notes
     for line in changed:
         yield f"Changed since this run was started: {line}"
-    trained = sum(math.prod(parameter.shape) for parameter in trained_declarations(config).values())
     if config.train != ("*",):
+        trained = sum(math.prod(parameter.shape) for parameter in trained_declarations(config).values())
         yield f"{trained:,} parameters are trained: {', '.join(config.train)}"
     if not start and config.start != Random():
         yield f"Starting from {config.start}"
@@ -202,7 +202,4 @@ def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -
     if start >= config.steps:
         yield f"Nothing to do: the run is at step {start} and --steps is {config.steps}"
     elif (last := config.optimizer.schedule.last_step) is not None and config.steps > last:
-        yield (
-            f"From step {last} on the learning rate stays at its last value; --optimizer.schedule.decay_steps changes "
-            "that step"
-        )
+        yield f"From step {last} on the learning rate stays at its last value, as --optimizer.schedule says"

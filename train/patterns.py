@@ -2,6 +2,9 @@
 
 import fnmatch
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
 
 from recurrax import checks
 from recurrax.parameters import ROLES, Parameter
@@ -55,3 +58,10 @@ def merge(first: Mapping, second: Mapping) -> dict:
     for name, value in second.items():
         merged[name] = merge(merged[name], value) if name in merged else value
     return merged
+
+
+def by_path(params, values: Mapping[str, Any]):
+    """Return the tree of parameters with each leaf replaced by the value of its path."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], params
+    )

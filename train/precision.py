@@ -19,6 +19,7 @@ import jax
 
 from recurrax import checks
 from recurrax.parameters import Parameter
+from train.patterns import by_path
 
 REDUCTIONS = ("float32", "bfloat16")
 ROUNDED = ("matrix", "head")
@@ -41,10 +42,9 @@ class PrecisionConfig:
 def for_products(params, declared: Mapping[str, Parameter], config: PrecisionConfig):
     """Return the parameters for the model, matrices cast to `reduction`: their gradients are summed in their dtype."""
 
-    def cast(path, leaf):
-        parameter = declared[jax.tree_util.keystr(path, simple=True, separator="/")]
+    def cast(leaf, parameter):
         return leaf.astype(config.reduction) if parameter.role in ROUNDED and not parameter.wide else leaf
 
     if config.reduction == "float32":
         return params
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree.map(cast, params, by_path(params, declared))

@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 
-from recurrax.parameters import Parameter
+from recurrax.parameters import Parameter, flat
 from train import patterns
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.checkpoint_check import misfits
@@ -17,7 +16,7 @@ __all__ = ["Random", "Run", "Start"]
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where parameters come from."""
+    """The source of the parameters before the first step."""
 
     def arrays(self, declared: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
         """Return the parameters that do not start at random, by their paths."""
@@ -62,10 +61,7 @@ class Run(Start):
             params = checkpointer.restore_params(step=self.step)
         if params is None:
             raise ValueError(f"start.workdir {self.workdir} has no checkpoint yet")
-        stored = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        }
+        stored = {path: np.asarray(leaf) for path, leaf in flat(params).items()}
         wanted = {path: parameter.shape for path, parameter in declared.items() if path not in fresh}
         kept = {path: array for path, array in stored.items() if path not in fresh}
         differences = misfits({p: str(a.shape) for p, a in kept.items()}, {p: str(s) for p, s in wanted.items()})

@@ -10,17 +10,16 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recurrax.models import build, parameters
-from recurrax.parameters import Parameter
+from recurrax.parameters import Parameter, flat
 from train import patterns, sharding
 from train.config import TrainConfig
-from train.optimizers import by_path
 
 WINDOW = 128
 """Number of recent losses that spike detection compares the next one with."""
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a training step reads and changes."""
+    """The values that a training step reads and changes."""
 
     step: jax.Array
     batch: jax.Array
@@ -56,7 +55,7 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     declared, whole = declarations(config), NamedSharding(mesh, PartitionSpec())
     split = sharding.shardings(declared, mesh, sharding.parse_rules(config.mesh.rules))
     shapes = jax.eval_shape(lambda: _create(config, {}))
-    params = by_path(shapes.params, split)
+    params = patterns.by_path(shapes.params, split)
     opt_state = _like_parameters(shapes.opt_state, {path: (declared[path].shape, split[path]) for path in split}, whole)
     splits = jax.tree.map(lambda _: whole, shapes).replace(params=params, opt_state=opt_state)
     return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, splits)
@@ -75,10 +74,7 @@ def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
 
 def _put(arrays: Mapping[str, np.ndarray], params) -> dict[str, jax.Array]:
     """Return the arrays on the devices, each split like the parameter of its path."""
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    leaves = flat(params)
     return {path: jax.device_put(array, leaves[path].sharding) for path, array in arrays.items()}
 
 
@@ -88,9 +84,7 @@ def _create(config: TrainConfig, given: Mapping[str, jax.Array]) -> TrainState:
     features = config.data.features
     inputs = jnp.zeros((1, 1), jnp.int32) if features is None else jnp.zeros((1, 1, features))
     drawn = build(config.model).init(init_key, inputs)["params"]
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: given.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), drawn
-    )
+    params = patterns.by_path(drawn, {**flat(drawn), **given})
     zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
     trained = trained_declarations(config)
     opt_state = config.optimizer.build(trained).init(patterns.split(params, trained)[0])

@@ -14,18 +14,18 @@ from recurrax.types import Params
 from train.optimizers import AdamW, Cosine
 
 TEST_SEED = 2**31
-"""Of the sequences of tests: no training has it."""
+"""Seed of the sequences of tests, which no training has."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What came of it, with an axis of seeds in front of every leaf."""
+    """The results of training; every leaf of `params` has a leading axis of seeds."""
 
     params: Params
     loss: list[float]
-    """By seed: mean of the last twentieth of the steps."""
+    """Mean loss of the last twentieth of the steps, by seed."""
     roughness: list[float]
-    """By seed: standard deviation of the gradient's norm over its mean, after the first tenth of the steps."""
+    """Standard deviation of the gradient's norm over its mean, after the first tenth of the steps, by seed."""
 
 
 def train(
@@ -83,7 +83,7 @@ def train(
 def batches(
     task: Task, seeds: tuple[int, ...], steps: int, size: int, lengths: tuple[int, ...] = ()
 ) -> Iterator[Example]:
-    """Of all steps, with an axis of seeds in front; the next one is made while a step is computed."""
+    """Yield the batches of all steps, with a leading axis of seeds; the next one is made while a step is computed."""
     parts = [task.at(length) for length in lengths] or [task]
 
     def batch(step):

@@ -11,13 +11,14 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from recurrax import checks
-from recurrax.types import Params
+from recurrax.types import Params, PyTree
 
 AXES = {
     "embed": "the model's width, D",
@@ -112,6 +113,12 @@ def vector(init: Callable[..., jax.Array], size: int, axis: str = "heads") -> Pa
 def rate(init: Callable[..., jax.Array], *shape: int) -> Parameter:
     """Return what a recurrence computes a coefficient of each channel from: (channels,) or (channels, states)."""
     return Parameter(init, shape, ("channels", "state")[: len(shape)], "recurrence")
+
+
+def flat(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves of a tree by their paths, such as backbone/groups/0_gla/mixer/in_q."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 _FOUND: contextvars.ContextVar[dict[str, Parameter] | None] = contextvars.ContextVar("declared", default=None)

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from recurrax import checks
 from recurrax.models import BackboneConfig
 
 Batch = Mapping[str, jax.Array]
@@ -35,7 +34,7 @@ class Loss(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a model is trained for: a loss of its outputs and of a batch's targets."""
+    """A loss of a model's outputs and of a batch's targets, and the metrics that are reported."""
 
     models: ClassVar[tuple[type[BackboneConfig], ...]]
     """Configs of the models that have such outputs."""
@@ -114,11 +113,6 @@ def check_fraction(config, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"objective.{name} must be in [0, 1), got {getattr(config, name)}")
-
-
-def not_negative(config, *names: str) -> None:
-    """Raise ValueError if one of these fields is negative."""
-    checks.not_negative(config, *names)
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float) -> jax.Array:

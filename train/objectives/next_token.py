@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import jax
 import optax
 
+from recurrax import checks
 from recurrax.models import LanguageModelConfig
-from train.objectives.base import Objective, check_fraction, cross_entropy, not_negative
+from train.objectives.base import Objective, check_fraction, cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class NextToken(Objective):
 
     def __post_init__(self):
         check_fraction(self, "label_smoothing")
-        not_negative(self, "z_loss")
+        checks.not_negative(self, "z_loss")
 
     def per_target(self, outputs, batch):
         plain = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["targets"])

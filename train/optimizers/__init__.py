@@ -8,7 +8,7 @@ optimizer has a file of its own.
 
 from train.optimizers.adafactor import Adafactor
 from train.optimizers.adamw import AdamW
-from train.optimizers.base import Optimizer, by_path
+from train.optimizers.base import Optimizer
 from train.optimizers.lion import Lion
 from train.optimizers.muon import Muon
 from train.optimizers.schedule_free import ScheduleFreeAdamW
@@ -38,5 +38,4 @@ __all__ = [
     "Schedule",
     "ScheduleFreeAdamW",
     "WarmupStableDecay",
-    "by_path",
 ]

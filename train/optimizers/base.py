@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import optax
@@ -12,6 +11,7 @@ from recurrax import checks
 from recurrax.parameters import Parameter
 from train.optimizers.groups import Setting, parse_group, settings_of, table
 from train.optimizers.schedules import LARGEST, Cosine, Schedule
+from train.patterns import by_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +93,6 @@ class Optimizer:
         for name in names:
             if not 0 <= getattr(self, name) < 1:  # with 1 the average stays at 0, and its bias correction is 0 / 0
                 raise ValueError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
-
-
-def by_path(params, values: Mapping[str, Any]):
-    """Return the tree of parameters with each leaf replaced by the value of its path."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], params
-    )
 
 
 def _decay(settings: Mapping[str, Setting]) -> optax.GradientTransformation:

@@ -32,7 +32,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How one parameter is trained."""
+    """The factor of the learning rate and the weight decay of one parameter."""
 
     learning_rate: float = 1.0
     """Factor of the learning rate."""

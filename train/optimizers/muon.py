@@ -6,15 +6,14 @@ weight decay serve both (Liu et al., Muon is scalable for LLM training, arXiv 25
 """
 
 import dataclasses
-from collections.abc import Mapping
 
-import jax
 import optax
 from optax import contrib
 
 from recurrax import checks
 from recurrax.parameters import Parameter
 from train.optimizers.base import Optimizer
+from train.patterns import by_path
 
 STACKED = ("layers", "experts", "blocks")
 """Axes along which a parameter is a stack of matrices."""
@@ -41,6 +40,7 @@ class Muon(Optimizer):
         self._check_averages("momentum", "beta1", "beta2")
 
     def direction(self, declared) -> optax.GradientTransformation:
+        axes = {path: matrix_axes(parameter) for path, parameter in declared.items()}
         return contrib.muon(
             learning_rate=-1.0,  # a direction: it is subtracted later
             ns_steps=self.iterations,
@@ -48,7 +48,7 @@ class Muon(Optimizer):
             adam_b1=self.beta1,
             adam_b2=self.beta2,
             consistent_rms=ADAM_RMS,
-            muon_weight_dimension_numbers=lambda params: _by_path(params, declared),
+            muon_weight_dimension_numbers=lambda params: by_path(params, axes),
         )
 
 
@@ -56,10 +56,3 @@ def matrix_axes(parameter: Parameter) -> contrib.MuonDimensionNumbers | None:
     """Return the two dimensions of a matrix, or None for parameters that AdamW trains."""
     own = [i for i, axis in enumerate(parameter.axes) if axis not in STACKED]
     return contrib.MuonDimensionNumbers(*own) if parameter.role == "matrix" and len(own) == 2 else None
-
-
-def _by_path(params, declared: Mapping[str, Parameter]):
-    """Return the tree of parameters with the dimensions of matrices, and None for others."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: matrix_axes(declared[jax.tree_util.keystr(path, simple=True, separator="/")]), params
-    )

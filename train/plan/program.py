@@ -28,7 +28,7 @@ NEVER_RUN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pa
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one device holds and does in a step; sizes are in bytes."""
+    """The memory, work and communication of one device in a step; sizes are in bytes."""
 
     mesh: dict[str, int]
     tokens: int

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from recurrax.models.backbone import BackboneConfig
 from recurrax.models.language_model import LanguageModel, LanguageModelConfig
 from recurrax.models.readout import Classifier, ClassifierConfig, ReadoutConfig, Regressor, RegressorConfig
-from recurrax.parameters import Parameter, recording
+from recurrax.parameters import Parameter, flat, recording
 
 MODELS = {LanguageModelConfig: LanguageModel, ClassifierConfig: Classifier, RegressorConfig: Regressor}
 
@@ -40,10 +40,7 @@ def _traced(model, input_dim):
     shape, dtype = ((1, 1), jnp.int32) if input_dim is None else ((1, 1, input_dim), jnp.float32)
     with recording() as declared:
         arrays = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype))["params"]
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
-    }
+    leaves = {path: leaf.shape for path, leaf in flat(arrays).items()}
     undeclared = sorted(leaves.keys() - declared.keys())
     if undeclared:
         raise ValueError(

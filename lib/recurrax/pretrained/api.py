@@ -14,12 +14,13 @@ import numpy as np
 from recurrax import checks
 from recurrax.models import LanguageModel, LanguageModelConfig, parameters
 from recurrax.models.backbone import DTYPES
+from recurrax.parameters import flat
 from recurrax.pretrained import directory as files
 from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
 from recurrax.pretrained.families import FAMILIES
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.fields import Fields
-from recurrax.pretrained.table import abstract, compare, entries, flat, names_in, published, stacks
+from recurrax.pretrained.table import abstract, compare, entries, names_in, published, stacks
 from recurrax.types import Dtype, Params
 
 Sharding = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]

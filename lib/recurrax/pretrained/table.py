@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.models.backbone import block_name
+from recurrax.parameters import flat
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.rules import Rule
 
@@ -109,9 +110,3 @@ def compare(
             lines.append(f"  of another shape: {name} {shape}, should be {wanted[name].shape}")
     if lines:
         raise ValueError(f"the tensors in {place} are not those of its config.json:\n" + "\n".join(lines))
-
-
-def flat(tree: Any) -> dict[str, Any]:
-    """Return the mapping from path to leaf of a tree of parameters."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from recurrax import checks, sites
 from recurrax.models.backbone import BackboneConfig, block_name
 from recurrax.models.block import BlockConfig
+from recurrax.parameters import flat
 from recurrax.probes import arguments
 from recurrax.types import Array, ArrayLike, PyTree, Reset, State
 
@@ -131,17 +132,16 @@ def select(found: dict[str, Site], patterns: Iterable[str]) -> list[str]:
     return [name for name in found if name in chosen]
 
 
-def flat(collections: PyTree) -> dict[str, Array]:
+def recorded(collections: PyTree) -> dict[str, Array]:
     """Return the recorded arrays by key."""
-    leaves = jax.tree_util.tree_leaves_with_path(collections.get(sites.COLLECTION, {}))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return flat(collections.get(sites.COLLECTION, {}))
 
 
 # Only traced, never run.
 @functools.partial(jax.jit, static_argnums=0)
 def _shapes(model, params, inputs, state, reset):
     with sites.probing(sites.Probe(records=lambda key: True)):
-        return flat(model.apply(params, inputs, state, reset=reset, mutable=[sites.COLLECTION])[1])
+        return recorded(model.apply(params, inputs, state, reset=reset, mutable=[sites.COLLECTION])[1])
 
 
 def _order(name):

@@ -97,7 +97,7 @@ def _apply(model, take, replaced, params, inputs, state, reset):
     keys = {key for _, key, _ in take}
     with probing(Probe(keys.__contains__, replaced)):
         results, collections = model.apply(params, inputs, state, reset=reset, mutable=[COLLECTION])
-    arrays = anatomy.flat(collections)
+    arrays = anatomy.recorded(collections)
     return results, {name: arrays[key] if repeat is None else arrays[key][repeat] for name, key, repeat in take}
 
 
