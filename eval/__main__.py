@@ -1,4 +1,4 @@
-"""Runs an evaluation command: python -m eval {perplexity,generate,bench,accuracy,compare,recipes,scaling,tasks} ..."""
+"""Runs an evaluation command: python -m eval COMMAND ...; COMMANDS lists them."""
 
 import difflib
 import importlib
@@ -10,6 +10,7 @@ from train.compiler import avoid_unsound_fusions
 COMMANDS = {
     "perplexity": ("eval.perplexity", "held-out loss and bits per byte of a run"),
     "generate": ("eval.generate", "text from a run"),
+    "export": ("eval.export", "a run as a published checkpoint, for transformers"),
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
     "compare": ("eval.compare.cli", "every mixer trained on the same text with as many parameters"),
     "recipes": ("eval.recipes", "presets with other optimizers and groups, trained for equal times"),

@@ -7,12 +7,14 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from eval.run import one_source, open_run, with_local_paths
-from eval.vocabulary import Bytes, Tokenizer, check_reach, drawable
 from recurrax import pretrained
 from recurrax.models import generate, prefill
+from recurrax.pretrained import Tokenizer
+from train.data import Bytes
 
 TOKENS_PER_CALL = 32
 
@@ -28,7 +30,7 @@ class Command:
     prompt: str = ""
     """Text to continue, at the start of a document. If it is empty, the first sampled token starts the document."""
     tokens: int = 400
-    """Maximal number of tokens to sample; a run's tokens are bytes. A token that closes a document ends the text."""
+    """Maximal number of tokens to sample: bytes, or those of the tokenizer. A token that closes a document ends it."""
     temperature: float = 0.8
     """Divisor of the logits; 0 takes the most likely token."""
     top_p: float = 0.95
@@ -52,18 +54,18 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval generate"))
-    vocabulary = Bytes() if command.pretrained is None else Tokenizer(command.pretrained)
+    run = None if command.pretrained is not None else open_run(command.workdir, command.step)
+    vocabulary = Tokenizer(command.pretrained) if run is None else run.config.data.vocabulary
     prompt_tokens = vocabulary.prompt(command.prompt)
     prompt = jnp.asarray(prompt_tokens)[None]
     length = prompt.shape[1] + command.tokens
-    if command.pretrained is None:
-        run = open_run(command.workdir, command.step)
+    if run is not None:
         model, params, source = run.model, {"params": run.params}, f"step {run.step}"
         check_length(model.config, length)
     else:
         model, params = pretrained.load(command.pretrained, max_length=length)
         source = command.pretrained
-    check_reach(vocabulary, model.config.vocab_size)
+    vocabulary.check(model.config.vocab_size)
     # Compilation is not timed: users wait for it once, but for every token.
     compiled_prefill = prefill.lower(model, params, prompt).compile()
     jax.block_until_ready(compiled_prefill(params, prompt))  # the first call includes the set-up of the program
@@ -93,6 +95,13 @@ def main(arguments: list[str]) -> int:
         f"decode {calls * TOKENS_PER_CALL / decode_seconds:,.0f} tokens/s, state {size:,} bytes]"
     )
     return 0
+
+
+def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:
+    """Return the mask of tokens that may be sampled, bool (vocab_size,): the tokens that the vocabulary has."""
+    mask = np.zeros(vocab_size, bool)
+    mask[list(vocabulary.ids)] = True
+    return mask
 
 
 def check_length(config, length: int) -> None:

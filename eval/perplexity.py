@@ -3,17 +3,16 @@ of simpler models on the same text."""
 
 import dataclasses
 import lzma
-import math
 import time
 
 import numpy as np
 import tyro
 
 from eval.run import one_source, open_run, with_local_paths
-from eval.vocabulary import TokenDocuments, Tokenizer, check_reach
 from recurrax import pretrained
 from train import sharding
-from train.data import DOCUMENT_START, DataConfig, Documents, document_lengths, open_documents
+from train.data import DOCUMENT_START, DataConfig, Documents, open_bytes, open_documents
+from train.data.tokens import TokenDocuments
 from train.evaluate import make_evaluator
 from train.sharding import MeshConfig
 
@@ -38,6 +37,8 @@ class Command:
     """TFDS data set to evaluate on; None: the run's own, or python_stdlib for a published checkpoint."""
     path: str | None = None
     """Local text to evaluate on, instead of the run's data."""
+    data_dir: str | None = None
+    """Directory of data prepared by TFDS and of tokenized texts; None: the run's own, or ~/tensorflow_datasets."""
     max_length: int = 2048
     """Cache size in tokens of a published model's attention without a window."""
 
@@ -56,41 +57,42 @@ def main(arguments: list[str]) -> int:
     if command.pretrained is None:
         run = open_run(command.workdir, command.step)
         config, params, data, source = run.config.model, run.params, run.config.data, f"step {run.step}"
-        lanes, tokenizer = run.config.evaluation.batch_size, None
+        lanes = run.config.evaluation.batch_size
     else:
-        tokenizer = Tokenizer(command.pretrained)
+        data = DataConfig(tokenizer=command.pretrained, closed=False)
+        vocabulary = data.vocabulary  # read before the tensors, which takes longer
         model, params = pretrained.load(command.pretrained, max_length=command.max_length)
-        config, params, data, source, lanes = model.config, params["params"], DataConfig(), command.pretrained, 8
-        check_reach(tokenizer, config.vocab_size)
-    data = other_data(data, command.dataset, command.path)
-    documents = open_documents(data, command.split)
-    tokens = documents if tokenizer is None else TokenDocuments(documents, tokenizer)
+        config, params, source, lanes = model.config, params["params"], command.pretrained, 8
+        vocabulary.check(config.vocab_size)
+    data = other_data(data, command.dataset, command.path, command.data_dir)
+    documents, tokens = open_bytes(data, command.split), open_documents(data, command.split)
     length = command.sequence_length or data.sequence_length
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    evaluate = make_evaluator(config, mesh, length, command.batch_size or lanes)
+    evaluate = make_evaluator(config, mesh, length, command.batch_size or lanes, packed=data.packed)
     start = time.monotonic()
     result = evaluate(params, tokens)
     seconds = time.monotonic() - start
     unigram, bigram = byte_entropies(documents)
     xz = xz_bits_per_byte(documents)
-    if tokenizer is None:
+    if data.tokenizer is None:
         print(f"{documents.name}, {source}: {result.num_tokens:,} bytes in {seconds:.1f} s")
         print(f"  loss {result.loss:.4f} nats per byte, perplexity {result.perplexity:.4f}")
         print(f"  {result.bits_per_byte:.4f} bits per byte")
     else:
-        num_bytes = int(document_lengths(documents).sum())
-        bits = result.loss * result.num_tokens / num_bytes / math.log(2)
-        print(f"{documents.name}, {source}: {result.num_tokens:,} tokens, {num_bytes:,} bytes in {seconds:.1f} s")
+        size = f"{result.num_tokens:,} tokens, {tokens.total_bytes:,} bytes"
+        print(f"{documents.name}, {source}: {size} in {seconds:.1f} s")
         print(f"  loss {result.loss:.4f} nats per token, perplexity {result.perplexity:.4f}")
-        print(f"  {bits:.4f} bits per byte")
+        print(f"  {result.bits_per_byte:.4f} bits per byte")
         for line in lost_text(tokens):
             print(f"  {line}")
     print(f"  the same text: {unigram:.4f} by byte frequencies, {bigram:.4f} by byte pairs, {xz:.4f} by xz -9")
     return 0
 
 
-def other_data(data: DataConfig, dataset: str | None, path: str | None) -> DataConfig:
+def other_data(data: DataConfig, dataset: str | None, path: str | None, data_dir: str | None) -> DataConfig:
     """Return the data config with its text replaced by `path` or `dataset`, if one is given."""
+    if data_dir is not None:
+        data = dataclasses.replace(data, data_dir=data_dir)
     if path is not None:
         return dataclasses.replace(data, path=path)
     if dataset is not None:

@@ -30,7 +30,7 @@ def test_rows_hold_every_byte_of_every_document_once(lengths, sequence_length):
     all_rows = [rows[r] for r in range(len(rows))]
     texts = [text.tobytes() for text in documents.texts]
 
-    assert rows.num_bytes == sum(lengths) == sum(row["weights"].sum() for row in all_rows)
+    assert rows.num_tokens == sum(lengths) == sum(row["weights"].sum() for row in all_rows)
     # Padding reads as empty documents at the end.
     assert without_trailing_empty(reassembled(all_rows)) == without_trailing_empty(texts)
     # No row is padding alone.

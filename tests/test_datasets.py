@@ -63,7 +63,7 @@ def test_stdlib_documents_are_the_library_files(stdlib_dir):
         texts = [documents[i].tobytes() for i in range(len(documents))]
         assert set(texts) == expected
         total[split] = sum(map(len, texts))
-        assert Rows(documents, 256).num_bytes == total[split]
+        assert Rows(documents, 256).num_tokens == total[split]
     assert total["train"] > 5_000_000
     assert 0.01 < total["validation"] / total["train"] < 0.1
 

@@ -60,7 +60,7 @@ def wrong_commands(text):
             known = f"\n{words[0]}:" in (ROOT / "Makefile").read_text()
         elif program == "train":
             settings = presets.default(), Command(presets.default())
-            known = not words or words[0] in {*presets.PRESETS, "PRESET"} or ".py:" in words[0]
+            known = not words or words[0].split(":")[0] in {*presets.PRESETS, "PRESET"} or ".py:" in words[0]
             known &= all(any(has(config, flag) for config in settings) for flag in flags if flag not in OTHER)
         elif program == "eval":
             module = importlib.import_module(COMMANDS[words[0]][0]) if words and words[0] in COMMANDS else None

@@ -13,8 +13,8 @@ import pytest
 import tokenizers
 
 from eval.__main__ import main
-from eval.vocabulary import Tokenizer
 from recurrax import pretrained
+from recurrax.pretrained import Tokenizer
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "pretrained" / "mamba"
 START = 0
@@ -50,6 +50,7 @@ def test_perplexity_reads_every_text_from_its_start(checkpoint, model, tmp_path,
     for i, text in enumerate(TEXTS):
         (tmp_path / f"{i}.txt").write_text(text)
     words = ["--pretrained", str(checkpoint), "--path", str(tmp_path), "--split", "train"]
+    words += ["--data-dir", str(tmp_path / "data")]
     assert main(["perplexity", *words, "--sequence-length", "9", "--batch-size", "2"]) == 0
     out = capsys.readouterr().out
     # One of the four is the validation split.

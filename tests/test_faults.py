@@ -146,9 +146,9 @@ def test_damaged_record_is_named_with_its_file(tmp_path, capfd):
     documents._files = types.SimpleNamespace(shard_lengths=[4, 36], filepaths=["first", "second"])
     assert [documents[i].tobytes() for i in range(38)] == [*whole[:4], b"", *whole[5:]]
     rows = Rows(documents, 64)
-    assert rows.num_bytes == sum(map(len, whole)) - len(whole[4])
-    assert sum(row["weights"].sum() for row in map(rows.__getitem__, range(len(rows)))) == rows.num_bytes
-    assert sum(b["weights"].sum() for b in evaluation_batches(documents, 64, 4)) == rows.num_bytes
+    assert rows.num_tokens == sum(map(len, whole)) - len(whole[4])
+    assert sum(row["weights"].sum() for row in map(rows.__getitem__, range(len(rows)))) == rows.num_tokens
+    assert sum(b["weights"].sum() for b in evaluation_batches(documents, 64, 4)) == rows.num_tokens
     assert capfd.readouterr().out.count("warning: record 0 of second cannot be read") == 1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from eval.streaming import REPLACEMENT, TextStream, byte_tokens
+from recurrax.pretrained.streaming import REPLACEMENT, TextStream, byte_tokens
 
 SPECIAL = ("<s>", "</s>", "<unk>")
 

@@ -7,9 +7,11 @@ import pytest
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Published
 
+from eval.generate import drawable
 from eval.perplexity import lost_text
-from eval.vocabulary import Bytes, TokenDocuments, Tokenizer, check_reach, drawable
-from train.data import DOCUMENT_START, Rows, document_lengths, evaluation_batches
+from recurrax.pretrained import Tokenizer
+from train.data import DOCUMENT_START, Bytes, Rows, document_lengths, evaluation_batches
+from train.data.tokens import tokenized
 
 NAMES = ["<s>", "</s>", "<stop>", "a", "b", "c", "ab", " "]
 VOCABULARY = {name: number for number, name in enumerate(NAMES)}
@@ -28,6 +30,15 @@ class Texts:
 
     def __getitem__(self, index):
         return self.texts[index]
+
+    def lengths(self):
+        return np.array([len(text) for text in self.texts])
+
+    def identity(self):
+        return {"texts": [text.tobytes().hex() for text in self.texts]}
+
+    def stamp(self):
+        return ""
 
 
 def published(model=None, special=("<s>", "</s>")):
@@ -132,34 +143,40 @@ def test_vocabulary_with_gaps_is_drawable(saved):
     gaps = {"<s>": 0, "</s>": 1, "a": 5}
     found = saved(published(models.WordLevel(gaps, unk_token="a")))
     assert drawable(found, 8).tolist() == [True, True, False, False, False, True, False, False]
-    check_reach(found, 6)
+    found.check(6)
     with pytest.raises(ValueError, match="ids reach 5, but the model's vocabulary has 5 tokens, 0 to 4"):
-        check_reach(found, 5)
+        found.check(5)
 
 
-def test_lost_characters_are_said(saved):
+@pytest.fixture
+def documents_of(tmp_path):
+    """documents_of(tokenizer, texts, closed=False): documents of tokens."""
+    return lambda tokenizer, *texts, closed=False: tokenized(Texts(*texts), tokenizer, tmp_path, closed, print)
+
+
+def test_lost_characters_are_said(saved, documents_of):
     """Letters that the tokenizer does not have, a normalizer, and bytes that are not UTF-8."""
     tokenizer = saved(published())
-    assert lost_text(TokenDocuments(Texts(b"abc", b""), tokenizer)) == []
-    documents = TokenDocuments(Texts(b"abc", b"aXb", b"a\xffb"), tokenizer)
+    assert lost_text(documents_of(tokenizer, b"abc", b"")) == []
+    documents = documents_of(tokenizer, b"abc", b"aXb", b"a\xffb")
     assert (documents.num_changed, documents.num_undecodable) == (1, 1)
     bytes_line, tokens_line = lost_text(documents)
     assert bytes_line.startswith("1 of 3 documents are not UTF-8")
     assert tokens_line.startswith("the tokens of 1 of 3 documents spell another text")
     lower = published()
     lower.normalizer = normalizers.Lowercase()
-    assert TokenDocuments(Texts(b"ABC", b"abc"), saved(lower)).num_changed == 1
+    assert documents_of(saved(lower), b"ABC", b"abc").num_changed == 1
     eating = published()
     eating.add_tokens([AddedToken("c", lstrip=True)])
-    assert TokenDocuments(Texts(b"a   c", b"ac"), saved(eating)).num_changed == 1
+    assert documents_of(saved(eating), b"a   c", b"ac").num_changed == 1
 
 
-def test_start_token_in_a_text_is_no_border(saved):
+def test_start_token_in_a_text_is_no_border(saved, documents_of):
     """`</s>` is an ordinary token here: in a text it is predicted like any other, and no state is reset."""
     tokenizer = published(special=("<s>",))
     tokenizer.add_tokens([AddedToken("</s>", special=False)])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    documents = TokenDocuments(Texts(b"a</s>b", b"c"), saved(tokenizer, bos_token_id=None))
+    documents = documents_of(saved(tokenizer, bos_token_id=None), b"a</s>b", b"c")
     assert documents.start == 1
     assert [documents[i].tolist() for i in range(2)] == [[3, 1, 4], [5]]
     assert document_lengths(documents).tolist() == [3, 1]

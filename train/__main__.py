@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         for name, preset in presets.PRESETS.items():
-            print(f"  {name:<26}{inspect.getdoc(preset).splitlines()[0]}")
+            print(f"  {presets.usage(name):<26}{inspect.getdoc(preset).splitlines()[0]}")
         return 0 if arguments else 2
     avoid_unsound_fusions()
     with user_errors():

@@ -28,8 +28,8 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per token, thus per byte if tokens are bytes."""
-        return self.loss / math.log(2)
+        """Bits per byte of text: tokens are bytes, or the metrics say how many bytes a token has."""
+        return self.loss / math.log(2) / self.metrics.get("bytes_per_token", 1)
 
     @property
     def perplexity(self) -> float:
@@ -42,6 +42,7 @@ def make_evaluator(
     sequence_length: int,
     batch_size: int,
     objective: Objective = NextToken(),  # noqa: B008 (frozen)
+    packed: bool = True,
 ) -> Callable:
     """Return evaluate(params, data, max_batches=None, should_stop=None) -> Evaluation, or None if it was stopped.
 
@@ -70,7 +71,7 @@ def make_evaluator(
         is_task = isinstance(data, TaskTest)
         carries_state = objective.carries_state and not is_task
         init_state, step = programs(carries_state)
-        batches = data.batches(batch_size) if is_task else evaluation_batches(data, sequence_length, batch_size)
+        batches = data.batches(batch_size) if is_task else evaluation_batches(data, sequence_length, batch_size, packed)
         state, sums, counts = init_state(), [], []
         for i, batch in enumerate(batches):
             if i == max_batches:

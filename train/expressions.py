@@ -82,9 +82,10 @@ class _Reader:
             raise ValueError(f"unknown name {name!r} in {self.text!r}{self._hint(name)}")
         cls = self.classes[name]
         fields = [field.name for field in dataclasses.fields(cls) if field.init]
-        if len(node.args) > len(fields):
-            raise ValueError(f"{name} takes at most {len(fields)} values, got {len(node.args)} in {self.text!r}")
-        values = dict(zip(fields, map(self.value, node.args), strict=False))
+        in_order = [field.name for field in dataclasses.fields(cls) if field.init and not field.kw_only]
+        if len(node.args) > len(in_order):
+            raise ValueError(f"{name} takes at most {len(in_order)} values, got {len(node.args)} in {self.text!r}")
+        values = dict(zip(in_order, map(self.value, node.args), strict=False))
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise ValueError(f"** in {self.text!r} is code: only calls, tuples and literals are read")

@@ -50,7 +50,8 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         "data.batch_size / optimizer.accumulate", rows_per_slice(config), config.data.sequence_length, mesh
     )
     evaluate = make_evaluator(
-        config.model, mesh, config.data.sequence_length, config.evaluation.batch_size, config.objective
+        *(config.model, mesh, config.data.sequence_length, config.evaluation.batch_size, config.objective),
+        packed=config.data.packed,
     )
     abstract = abstract_state(config, mesh)
     train_step = make_train_step(config, abstract, mesh)

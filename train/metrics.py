@@ -267,11 +267,15 @@ def plot_loss(rows: list[dict], path: str | os.PathLike, title: str, objective: 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     trained = [row for row in rows if row["loss"] is not None]
-    losses = [row["loss"] * objective.scale for row in trained]
+    losses = [objective.in_unit(row) for row in trained]
     axes.plot([row["step"] for row in trained], losses, lw=1, color="0.6", label="training")
     held_out = [row for row in rows if "validation_loss" in row]
     if held_out:
-        values = [row["validation_loss"] * objective.scale for row in held_out]
+        means = [
+            {name.removeprefix("validation_"): row[name] for name in row if name.startswith("validation_")}
+            for row in held_out
+        ]
+        values = [objective.in_unit(each) for each in means]
         axes.plot([row["step"] for row in held_out], values, "o-", ms=4, label=f"held out, last {values[-1]:.3f}")
     axes.set(xlabel="step", ylabel=objective.unit)
     axes.set_title(title, parse_math=False)  # a directory's name may look like a formula

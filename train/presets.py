@@ -1,22 +1,28 @@
 """Provides named runs. Each docstring says what is trained, how long it takes on which machine, and the result."""
 
 import difflib
+import functools
 import importlib
+import inspect
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
-from recurrax import checks
+from recurrax import checks, pretrained
 from recurrax.mixers import GLA, LRU, RGLRU, Attention, GatedDeltaNet
 from recurrax.models import ClassifierConfig, LanguageModelConfig
 from recurrax.projections import GLU
 from recurrax.tasks import SequentialImages
 from train.checkpoint import CheckpointConfig
-from train.config import EvaluationConfig, LogConfig, TrainConfig
+from train.config import EvaluationConfig, LogConfig, TrainConfig, load_config
 from train.data import VOCAB_SIZE, DataConfig, TaskData
 from train.objectives import Classification
 from train.optimizers import AdamW, Cosine
+from train.paths import local_path
 from train.sharding import MeshConfig
+from train.starts import Pretrained, Run, Start
+from train.workdir import Workdir
 
 
 def default() -> TrainConfig:
@@ -84,6 +90,26 @@ def digits() -> TrainConfig:
         evaluation=EvaluationConfig(every=250, batch_size=88),
         checkpoint=CheckpointConfig(every=250),
         log=LogConfig(every=50),
+        mesh=MeshConfig(data=1),
+    )
+
+
+def finetune(directory: str) -> TrainConfig:
+    """A published checkpoint or a run of yours, trained further on a text: finetune:DIR.
+
+    DIR has config.json, safetensors files and tokenizer.json of a family in `recurrax.pretrained`, or is a run's
+    working directory. --data.path names the text. 200 steps of 4,096 tokens; all parameters are trained.
+    """
+    source = _source(directory)
+    return TrainConfig(
+        steps=200,
+        model=source.model,
+        start=source.start,
+        data=DataConfig(tokenizer=source.tokenizer, sequence_length=512, batch_size=8),
+        optimizer=AdamW(learning_rate=1e-4, schedule=Cosine(warmup_steps=20, decay_steps=200)),
+        evaluation=EvaluationConfig(every=50, batch_size=8, max_batches=64),
+        checkpoint=CheckpointConfig(every=50),
+        log=LogConfig(every=10),
         mesh=MeshConfig(data=1),
     )
 
@@ -164,27 +190,66 @@ def _large(**shape) -> TrainConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {
+class _Source(NamedTuple):
+    """What further training takes over from a directory."""
+
+    model: LanguageModelConfig
+    tokenizer: str | None
+    start: Start
+
+
+def _source(directory: str) -> _Source:
+    """Return the model, the tokenizer and the parameters of a published checkpoint or of a run.
+
+    Raises:
+      ValueError: the directory is neither; or as `recurrax.pretrained.load`.
+    """
+    path = local_path("the preset's directory", directory)
+    if Workdir(path).checkpoints_path.is_dir():
+        config = load_config(Workdir(path).config_path)
+        return _Source(config.model, config.data.tokenizer, Run(str(path)))
+    return _Source(pretrained.read_config(path), str(path), Pretrained(str(path)))
+
+
+PRESETS: dict[str, Callable[..., TrainConfig]] = {
     preset.__name__: preset
-    for preset in (default, tiny, digits, griffin_100m, gla_1b, griffin_2b, gated_deltanet_hybrid_7b)
+    for preset in (default, tiny, digits, finetune, griffin_100m, gla_1b, griffin_2b, gated_deltanet_hybrid_7b)
 }
 
 
 def find(name: str) -> Callable[[], TrainConfig]:
-    """Return the preset of this name, or the function FUNCTION of "FILE.py:FUNCTION", which returns a `TrainConfig`.
+    """Return the preset NAME or NAME:DIR, or the function of "FILE.py:FUNCTION", which returns a `TrainConfig`.
 
     The folder of the file becomes a place to import from, as for a script.
 
     Raises:
-      ValueError: no preset has this name (the message has the closest one), or the file or its function is missing.
+      ValueError: no preset has this name (the message has the closest one), the directory that it needs is missing or
+        one that it does not need is given, or the file or its function is missing.
     """
     if ".py:" in name:
         return _from_file(*name.rsplit(":", 1))
+    name, _, directory = name.partition(":")
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown preset {name!r}.{hint} There are: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    preset = PRESETS[name]
+    if takes_directory(preset) != bool(directory):
+        needs = "needs a directory" if takes_directory(preset) else "takes no directory"
+        raise ValueError(f"the preset {name} {needs}: python -m train {usage(name)}")
+    if not directory:
+        return preset
+    return functools.wraps(preset)(functools.partial(preset, directory))
+
+
+def takes_directory(preset: Callable[..., TrainConfig]) -> bool:
+    """Return whether the preset is of the form NAME:DIR."""
+    return bool(inspect.signature(preset).parameters)
+
+
+def usage(name: str) -> str:
+    """Return the form in which a preset is named on the command line."""
+    return f"{name}:DIR" if takes_directory(PRESETS[name]) else name
 
 
 def _from_file(file: str, function: str) -> Callable[[], TrainConfig]:

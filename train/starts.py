@@ -5,13 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recurrax import pretrained
 from recurrax.parameters import Parameter, flat
 from train import patterns
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.checkpoint_check import misfits
+from train.paths import local_path
 from train.workdir import Workdir
 
-__all__ = ["Random", "Run", "Start"]
+__all__ = ["Pretrained", "Random", "Run", "Start"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,25 +37,64 @@ class Random(Start):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run(Start):
+class Stored(Start):
+    """Parameters in files; those that are fresh start at random."""
+
+    fresh: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    """Roles, or patterns of paths, of parameters that start at random instead, such as "head" or "embedding"."""
+
+    @property
+    def place(self) -> str:
+        """The directory of the files, for messages."""
+        raise NotImplementedError
+
+    def stored(self) -> Mapping[str, np.ndarray]:
+        """Return all parameters in the files, by path."""
+        raise NotImplementedError
+
+    def arrays(self, declared):
+        """Return the stored parameters that are not fresh.
+
+        Raises:
+          ValueError: the files cannot be read, a pattern of `fresh` matches nothing, or the other parameters are not
+            those of this model; the message lists all differences.
+        """
+        fresh = patterns.select("start.fresh", self.fresh, declared)
+        wanted = {path: str(parameter.shape) for path, parameter in declared.items() if path not in fresh}
+        kept = {path: array for path, array in self.stored().items() if path not in fresh}
+        differences = misfits({path: str(array.shape) for path, array in kept.items()}, wanted)
+        if differences:
+            listing = "\n  ".join(differences)
+            raise ValueError(
+                f"the parameters in {self.place} are not those of this model; start.fresh names parameters that "
+                f"start at random:\n  {listing}"
+            )
+        return kept
+
+    def __str__(self):
+        return self.place + f", with fresh {', '.join(self.fresh)}" * bool(self.fresh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Stored):
     """The parameters of a checkpoint of another run."""
 
     workdir: str
     """Directory of the other run."""
     step: int | None = None
     """Step of the checkpoint; None: the newest undamaged one."""
-    fresh: tuple[str, ...] = ()
-    """Roles, or patterns of paths, of parameters that start at random instead, such as "head" or "embedding"."""
 
-    def arrays(self, declared):
-        """Return the checkpoint's parameters that are not fresh.
+    @property
+    def place(self) -> str:
+        return f"{'the newest checkpoint' if self.step is None else f'step {self.step}'} of {self.workdir}"
+
+    def stored(self):
+        """Return the checkpoint's parameters.
 
         Raises:
-          ValueError: there is no such checkpoint, a pattern of `fresh` matches nothing, or the other parameters are not
-            those of this model; the message lists all differences.
+          ValueError: there is no such checkpoint.
           DamagedCheckpointError: no checkpoint is undamaged.
         """
-        fresh = patterns.select("start.fresh", self.fresh, declared)
         path = Workdir(self.workdir).checkpoints_path
         if not path.is_dir():
             raise ValueError(f"start.workdir {self.workdir} is not the directory of a run: it has no checkpoints")
@@ -61,18 +102,19 @@ class Run(Start):
             params = checkpointer.restore_params(step=self.step)
         if params is None:
             raise ValueError(f"start.workdir {self.workdir} has no checkpoint yet")
-        stored = {path: np.asarray(leaf) for path, leaf in flat(params).items()}
-        wanted = {path: parameter.shape for path, parameter in declared.items() if path not in fresh}
-        kept = {path: array for path, array in stored.items() if path not in fresh}
-        differences = misfits({p: str(a.shape) for p, a in kept.items()}, {p: str(s) for p, s in wanted.items()})
-        if differences:
-            listing = "\n  ".join(differences)
-            raise ValueError(
-                f"the parameters in {self.workdir} are not those of this model; start.fresh names parameters that "
-                f"start at random:\n  {listing}"
-            )
-        return kept
+        return {path: np.asarray(leaf) for path, leaf in flat(params).items()}
 
-    def __str__(self):
-        step = "the newest checkpoint" if self.step is None else f"step {self.step}"
-        return f"{step} of {self.workdir}" + f", with fresh {', '.join(self.fresh)}" * bool(self.fresh)
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained(Stored):
+    """The parameters of a published checkpoint, of any family in `recurrax.pretrained`."""
+
+    directory: str
+    """Directory with config.json and safetensors files."""
+
+    @property
+    def place(self) -> str:
+        return self.directory
+
+    def stored(self):
+        return pretrained.read_arrays(local_path("start.directory", self.directory))

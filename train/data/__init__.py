@@ -1,4 +1,4 @@
-"""Provides batches as a function of (seed, step), the same for any number of hosts: byte tokens of text, or tasks.
+"""Provides batches as a function of (seed, step), the same for any number of hosts: tokens of text, or tasks.
 
     config = DataConfig(dataset="python_stdlib")
     rows = Rows(open_documents(config, "train"), config.sequence_length)
@@ -6,23 +6,24 @@
 
 `config` selects the text; `documents` opens it (`local_text` with `listing` and `text_file`, or `tfds_text` with
 `prepare`; `python_stdlib` is this repository's own TFDS builder; `bad_record` handles records that cannot be read);
-`rows` packs documents into rows; `batches` orders the rows; `evaluation` reads a split once. `answers` provides the
-tasks of `recurrax.tasks` as rows of the same form.
+`tokens` makes and reads documents of a tokenizer's tokens; `rows` makes rows of them; `batches` orders the rows;
+`evaluation` reads a split once. `answers` provides the tasks of `recurrax.tasks` as rows of the same form.
 """
 
 from train.data.answers import TaskData, TaskRows, TaskTest
 from train.data.bad_record import BadRecordError
 from train.data.batches import batch_at, train_batches
 from train.data.config import DataConfig
-from train.data.documents import Documents, document_lengths, open_documents
+from train.data.documents import Documents, document_lengths, open_bytes, open_documents
 from train.data.evaluation import evaluation_batches
 from train.data.rows import Rows
-from train.data.vocabulary import DOCUMENT_START, VOCAB_SIZE
+from train.data.vocabulary import DOCUMENT_START, VOCAB_SIZE, Bytes
 
 __all__ = [
     "DOCUMENT_START",
     "VOCAB_SIZE",
     "BadRecordError",
+    "Bytes",
     "DataConfig",
     "Documents",
     "Rows",
@@ -32,6 +33,7 @@ __all__ = [
     "batch_at",
     "document_lengths",
     "evaluation_batches",
+    "open_bytes",
     "open_documents",
     "train_batches",
 ]
@@ -48,4 +50,4 @@ def open_data(config: DataConfig | TaskData, say=print):
         return TaskRows(config.task), held_out, {"train": held_out.identity(), "validation": held_out.identity()}
     training, validation = (open_documents(config, split, say) for split in ("train", "validation"))
     identity = {"train": training.identity(), "validation": validation.identity()}
-    return Rows(training, config.sequence_length), validation, identity
+    return Rows(training, config.sequence_length, config.packed), validation, identity

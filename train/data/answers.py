@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,9 @@ class TaskData:
 
     def __post_init__(self):
         checks.positive(self, "batch_size", "held_out")
+
+    packed: ClassVar[bool] = True
+    """Sequences are independent rows."""
 
     @property
     def sequence_length(self) -> int:

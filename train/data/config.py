@@ -4,7 +4,9 @@ import dataclasses
 from typing import ClassVar
 
 from recurrax.models import BackboneConfig
-from train.data.vocabulary import VOCAB_SIZE
+from recurrax.pretrained import Tokenizer
+from train.data.tokens import tokenizer_in
+from train.data.vocabulary import Bytes
 
 ON_BAD_RECORD = ("stop", "skip")
 
@@ -23,9 +25,15 @@ class DataConfig:
     path: str | None = None
     """Path of a local text file or a folder of text files; None: `dataset` is used."""
     data_dir: str | None = None
-    """Directory of data prepared by TFDS; None: ~/tensorflow_datasets."""
+    """Directory of data prepared by TFDS and of tokenized texts; None: ~/tensorflow_datasets."""
+    tokenizer: str | None = None
+    """Directory with the tokenizer.json and config.json of a published checkpoint; None: tokens are bytes."""
+    closed: bool = True
+    """Whether the tokenizer's closing token, if there is one, ends each document, as a target."""
+    packed: bool = True
+    """Whether rows continue with the next document where one ends; otherwise each row is of one document."""
     sequence_length: int = 256
-    """Tokens per row (T); a token is a byte."""
+    """Tokens per row (T)."""
     batch_size: int = 32
     """Rows per step over all hosts (B)."""
     on_bad_record: str = "stop"
@@ -53,9 +61,17 @@ class DataConfig:
     @property
     def fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return the dtype and the shape after (B, T) of every array of a batch."""
-        return {"inputs": ("int32", ()), "targets": ("int32", ()), "reset": ("bool", ()), "weights": ("float32", ())}
+        tokens, number = ("int32", ()), ("float32", ())
+        fields = {"inputs": tokens, "targets": tokens, "reset": ("bool", ()), "weights": number}
+        return fields if self.tokenizer is None else {**fields, "bytes": number}
+
+    @property
+    def vocabulary(self) -> Bytes | Tokenizer:
+        """What encodes and decodes the text. Raises ValueError if there is no such tokenizer."""
+        return Bytes() if self.tokenizer is None else tokenizer_in(self.tokenizer)
 
     def check(self, model: BackboneConfig) -> None:
-        """Raise ValueError if the model's vocabulary is too small."""
-        if model.vocab_size is None or model.vocab_size < VOCAB_SIZE:
-            raise ValueError(f"model.vocab_size {model.vocab_size} is less than the {VOCAB_SIZE} of the byte tokens")
+        """Raise ValueError if the model's vocabulary is too small, or the tokenizer cannot be read."""
+        if model.vocab_size is None:
+            raise ValueError("model.vocab_size is None, but the data are tokens")
+        self.vocabulary.check(model.vocab_size)

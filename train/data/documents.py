@@ -8,7 +8,8 @@ import numpy as np
 from train.data.bad_record import BadRecords
 from train.data.config import DataConfig
 from train.data.local_text import open_local_text
-from train.data.tfds_text import open_tfds_text
+from train.data.tfds_text import data_root, open_tfds_text
+from train.data.tokens import tokenized, tokenizer_in
 
 SPLITS = ("train", "validation")
 
@@ -57,11 +58,25 @@ class HasStart(Protocol):
     """The token that opens each document."""
 
 
+@runtime_checkable
+class CountsBytes(Protocol):
+    """Documents that know how many bytes of text their tokens stand for."""
+
+    total_bytes: int
+    """Bytes of all documents."""
+
+    def num_bytes(self, index: int, begin: int, end: int) -> np.ndarray:
+        """Return the bytes that the tokens `begin` to `end` of document `index` stand for, int32, (end - begin,)."""
+
+
 class Text(Documents, Protocol):
     """Documents that identify the text from which they come."""
 
     def identity(self) -> dict:
         """Return an identification of the text as JSON, such as numbers of files and bytes and a digest of samples."""
+
+    def stamp(self) -> str:
+        """Return what changes whenever a file is written to, also between the samples; "" where files never are."""
 
 
 def document_lengths(documents: Documents) -> np.ndarray:
@@ -72,7 +87,9 @@ def document_lengths(documents: Documents) -> np.ndarray:
 
 
 def open_documents(config: DataConfig, split: str, say: Callable[[str], object] = print) -> Text:
-    """Return the documents of one split of the text that `config` selects; a TFDS data set is prepared if necessary.
+    """Return the documents of one split of the text that `config` selects, as tokens if it names a tokenizer.
+
+    A TFDS data set is prepared if necessary, and a text is tokenized once.
 
     A local text is split by `config.validation_fraction`. A TFDS data set is split into its own train and validation
     splits; without the latter, the test split or else the last `config.validation_fraction` of the train split is held
@@ -84,6 +101,14 @@ def open_documents(config: DataConfig, split: str, say: Callable[[str], object] 
         FileNotFoundError: `config.path` does not exist.
         BadRecordError: a record cannot be read, and `config.on_bad_record` is "stop"; also raised on later reads.
     """
+    documents = open_bytes(config, split, say)
+    if config.tokenizer is None:
+        return documents
+    return tokenized(documents, tokenizer_in(config.tokenizer), data_root(config.data_dir), config.closed, say)
+
+
+def open_bytes(config: DataConfig, split: str, say: Callable[[str], object] = print) -> Text:
+    """Return the documents of one split as bytes, whether or not the config names a tokenizer. Raises as above."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
     bad = BadRecords(skip=config.on_bad_record == "skip")

@@ -7,15 +7,18 @@ import numpy as np
 
 from train.data.batches import Batch, prefetched, stack
 from train.data.documents import Documents, document_lengths
-from train.data.rows import TokenStream, read_rows
+from train.data.rows import read_rows, stream_of
 
 
-def evaluation_batches(documents: Documents, sequence_length: int, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    documents: Documents, sequence_length: int, batch_size: int, packed: bool = True
+) -> Iterator[Batch]:
     """Yield batches whose row i is the next T tokens of lane i, until every lane has ended.
 
     Whole documents are assigned to `batch_size` lanes, the longest first, each to the lane that is shortest so far. A
     state that is carried from one batch to the next and cleared at `reset` therefore sees each document from its start
-    to its end. Every byte is a weighted target exactly once; the ends of the shorter lanes are padding.
+    to its end. Every token is a weighted target exactly once; the ends of the shorter lanes are padding. Documents that
+    are not packed start at the first token of a row.
 
     Returns:
         An iterator over the keys of a row (see `TokenStream.row`), each of shape (batch_size, T).
@@ -29,7 +32,7 @@ def evaluation_batches(documents: Documents, sequence_length: int, batch_size: i
     lengths = document_lengths(documents)
     if not lengths.sum():
         raise ValueError(f"an empty data set: {documents.name} has no bytes to evaluate on")
-    lanes = [TokenStream(documents, lane, lengths[lane]) for lane in assign_lanes(lengths, batch_size)]
+    lanes = [stream_of(documents, lane, lengths[lane], packed) for lane in assign_lanes(lengths, batch_size)]
     num_batches = max(lane.num_rows(sequence_length) for lane in lanes)
     return prefetched(lambda k: stack(read_rows(documents, lanes, [k] * batch_size, sequence_length)), 0, num_batches)
 

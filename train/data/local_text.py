@@ -52,6 +52,11 @@ class FolderText:
             digest.update(os.fsencode(path) + b"\0" + self._file(index).digest().encode())
         return {"files": len(self), "bytes": int(self._lengths.sum()), "sha256": digest.hexdigest()}
 
+    def stamp(self) -> str:
+        paths = (os.fsencode(path) for path in self._paths)
+        written = (b"%s\0%d %d\n" % (path, *stamp) for path, stamp in zip(paths, self._stamps, strict=True))
+        return hashlib.sha256(b"".join(written)).hexdigest()
+
     def _open(self, index: int) -> TextFile:
         return TextFile(self._path(index), self._stamps[index])
 

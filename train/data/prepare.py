@@ -24,7 +24,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """
     if _is_prepared(builder):
         return
-    with _one_at_a_time(Path(builder.data_dir_root) / f".{builder.name}.lock"):
+    with one_at_a_time(Path(builder.data_dir_root) / f".{builder.name}.lock"):
         if not _is_prepared(builder):
             print(f"Preparing {builder.name} in {builder.data_dir} ...", flush=True)
             try:
@@ -55,7 +55,7 @@ def _generate(builder: tfds.core.DatasetBuilder) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
+def one_at_a_time(lock: Path) -> Iterator[None]:
     """Hold an exclusive lock, which the system releases when the process ends, even by a kill."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:

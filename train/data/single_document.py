@@ -28,6 +28,9 @@ class SingleDocument:
     def identity(self) -> dict:
         return self._identity
 
+    def stamp(self) -> str:
+        return ""
+
 
 class FilePart:
     """The bytes `begin` to `end` of a file as one document, which are read on access.
@@ -59,6 +62,9 @@ class FilePart:
 
     def identity(self) -> dict:
         return {"files": 1, "bytes": self._file.stamp.size, "sha256": self._file.digest()}
+
+    def stamp(self) -> str:
+        return f"{self._begin} {self._end} {self._file.stamp.time}"
 
 
 def validation_count(total: int, fraction: float) -> int:

@@ -97,6 +97,9 @@ class TfdsText:
     def identity(self) -> dict:
         return {**self._identity, "documents": len(self._records)}
 
+    def stamp(self) -> str:
+        return ""
+
     def _texts(self, numbers: Sequence[int]) -> list[bytes]:
         try:
             return [self._parse(record) for record in self._records.__getitems__(numbers)]
@@ -170,6 +173,11 @@ def open_tfds_text(
     cut = total - validation_count(total, validation_fraction)
     start, stop = (0, cut) if split == "train" else (cut, total)
     return TfdsText(builder, "train", start, stop, feature, bad)
+
+
+def data_root(data_dir: str | None) -> Path:
+    """Return the directory of prepared data: `data_dir`, or that of TFDS."""
+    return local_path("data.data_dir", tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

@@ -44,8 +44,6 @@ class Objective:
     """Whether held-out text is read with one state from a document's start to its end."""
     unit: ClassVar[str]
     """Unit of the loss."""
-    scale: ClassVar[float] = 1.0
-    """Factor from the loss to `unit`."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of quantities beside the loss, also reported as means over the targets."""
 
@@ -61,6 +59,10 @@ class Objective:
     def held_out(self) -> "Objective":
         """Return the objective by which held-out data are evaluated: without what only regularizes training."""
         return self
+
+    def in_unit(self, values: Mapping[str, float]) -> float:
+        """Return the loss of mean values in `unit`."""
+        return values["loss"]
 
     def show(self, values: Mapping[str, float]) -> str:
         """Return mean values as text."""

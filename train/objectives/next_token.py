@@ -29,8 +29,7 @@ class NextToken(Objective):
     models = (LanguageModelConfig,)
     data = "text"
     unit = "bits per byte"
-    scale = 1 / math.log(2)
-    metrics = ("cross_entropy",)
+    metrics = ("cross_entropy", "bytes_per_token")
 
     def __post_init__(self):
         check_fraction(self, "label_smoothing")
@@ -38,20 +37,23 @@ class NextToken(Objective):
 
     def per_target(self, outputs, batch):
         plain = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["targets"])
+        counts = {"bytes_per_token": batch["bytes"]} if "bytes" in batch else {}
         if not (self.label_smoothing or self.z_loss):
-            return plain, batch["weights"], {}
+            return plain, batch["weights"], counts
         loss = cross_entropy(outputs, batch["targets"], self.label_smoothing) if self.label_smoothing else plain
         if self.z_loss:
             loss = loss + self.z_loss * jax.nn.logsumexp(outputs, axis=-1) ** 2
-        return loss, batch["weights"], {"cross_entropy": plain}
+        return loss, batch["weights"], {"cross_entropy": plain, **counts}
 
     def held_out(self) -> "NextToken":
         return NextToken()
 
+    def in_unit(self, values: Mapping[str, float]) -> float:
+        return values.get("cross_entropy", values["loss"]) / math.log(2) / values.get("bytes_per_token", 1)
+
     def show_held_out(self, values: Mapping[str, float]) -> str:
-        return f"{values['loss']:.4f} nats, {values['loss'] * self.scale:.4f} bits per byte"
+        return f"{values['loss']:.4f} nats, {self.in_unit(values):.4f} bits per byte"
 
     def show(self, values: Mapping[str, float]) -> str:
-        nats = values.get("cross_entropy", values["loss"])
-        more = f", cross entropy {nats:.4f}" if "cross_entropy" in values else ""
-        return f"loss {values['loss']:.4f}{more} ({nats * self.scale:.3f} bits/byte)"
+        more = f", cross entropy {values['cross_entropy']:.4f}" if "cross_entropy" in values else ""
+        return f"loss {values['loss']:.4f}{more} ({self.in_unit(values):.3f} bits/byte)"

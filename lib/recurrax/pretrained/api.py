@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
 from recurrax.pretrained.families import FAMILIES
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.fields import Fields
-from recurrax.pretrained.table import abstract, compare, entries, names_in, published, stacks
+from recurrax.pretrained.table import Entry, abstract, compare, entries, names_in, published, stacks
 from recurrax.types import Dtype, Params
 
 Sharding = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]
@@ -56,16 +56,58 @@ def load(
       ValueError: an unknown family, dtype or setting; fields of a wrong type; quantised tensors; tensors that are
         missing, unknown or of another shape (all of them are listed); a damaged file.
     """
-    dtype, param_dtype = _dtype("dtype", dtype, DTYPES), _dtype("param_dtype", param_dtype, PARAM_DTYPES)
+    param_dtype = _dtype("param_dtype", param_dtype, PARAM_DTYPES)
+    opened = _opened(directory, dtype, max_length)
+    params = {
+        path: _on_device(array, None if sharding is None else sharding(path, opened.leaves[path]))
+        for path, array in _arrays(opened, param_dtype)
+    }
+    return LanguageModel(opened.config), {"params": _nested(params)}
+
+
+def read_config(
+    directory: str | pathlib.Path, *, dtype: Dtype = "float32", max_length: int = 2048
+) -> LanguageModelConfig:
+    """Return the config of the model that `load` would return; it reads no tensor but a head and an embedding.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    return _opened(directory, dtype, max_length).config
+
+
+def read_arrays(directory: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the parameters that `load` would return, by path, in float32 and in the memory of the host.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    return dict(_arrays(_opened(directory, "float32", 2048), jnp.dtype("float32")))
+
+
+class _Opened(NamedTuple):
+    """A checkpoint whose names and shapes are those of its model."""
+
+    config: LanguageModelConfig
+    tensors: files.Tensors
+    table: Sequence[Entry]
+    leaves: Mapping[str, jax.ShapeDtypeStruct]
+
+
+def _opened(directory, dtype, max_length) -> _Opened:
+    dtype = _dtype("dtype", dtype, DTYPES)
     directory = pathlib.Path(directory).expanduser()
     family, config = described(directory)
     config = dataclasses.replace(config.with_context(max_length), dtype=dtype.name)
     tensors = files.Tensors(directory)
     config, table, leaves = _fitted(family, config, tensors)
-    declared = parameters(config)
+    return _Opened(config, tensors, table, leaves)
 
-    params = {}
-    for rules in stacks(table):
+
+def _arrays(opened: _Opened, param_dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each parameter and its path; parameters whose role is "recurrence" have at least float32."""
+    declared, tensors = parameters(opened.config), opened.tensors
+    for rules in stacks(opened.table):
         arrays = {}
         for entry in rules:
             values = entry.rule.read(tuple(tensors[name] for name in names_in(entry.rule, tensors.shapes)))
@@ -76,10 +118,13 @@ def load(
                     arrays[path] = value.astype(stored)
                 else:
                     # Layers are cast one by one into their stack, to save memory.
-                    arrays.setdefault(path, np.empty(leaves[path].shape, stored))[entry.index] = value
-        for path, array in arrays.items():
-            params[path] = _on_device(array, None if sharding is None else sharding(path, leaves[path]))
-    return LanguageModel(config), {"params": _nested(params)}
+                    arrays.setdefault(path, np.empty(opened.leaves[path].shape, stored))[entry.index] = value
+        yield from arrays.items()
+
+
+def family_of(directory: str | pathlib.Path) -> str:
+    """Return the name of a checkpoint's family, a key of `FAMILIES`. Raises ValueError as `load`."""
+    return described(pathlib.Path(directory).expanduser())[0].name
 
 
 def described(directory: pathlib.Path) -> tuple[Family, LanguageModelConfig]:

@@ -59,6 +59,13 @@ def special_ids(directory: pathlib.Path, vocabulary: frozenset[int]) -> tuple[in
     return starts[0], frozenset(named["eos_token_id"])
 
 
+def closing_id(directory: pathlib.Path) -> int | None:
+    """Return the token that closes a document, the first eos_token_id of config.json; None if it names none."""
+    value = _read_object(directory / "config.json").get("eos_token_id")
+    values = value if isinstance(value, list) else [value]
+    return values[0] if values else None
+
+
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ValueError if the file is missing or does not hold a JSON object."""
     if not path.exists():
