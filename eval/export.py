@@ -7,7 +7,7 @@ import shutil
 import tyro
 
 from eval.run import open_run
-from recurrax import pretrained
+from recurrax import adapters, pretrained
 from recurrax.pretrained import directory as files
 from train.paths import local_path
 from train.starts import Pretrained
@@ -21,7 +21,7 @@ TOKENIZER_FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Writes a run's parameters as config.json and safetensors; the tokenizer's files are copied beside them."""
+    """Writes a run's parameters, merged with its adapter, and its tokenizer's files, in the published format."""
 
     workdir: str
     """Directory of the run."""
@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
     family = command.family or pretrained.family_of(local_path("start.directory", start.directory))
     target = local_path("directory", command.directory)
     source = None if tokenizer is None else local_path("data.tokenizer", tokenizer)
-    pretrained.save(target, run.model, {"params": run.params}, family=family, fields=special_tokens(source))
+    params = adapters.merge(run.config.adapter, run.config.model, run.params)
+    pretrained.save(target, run.model, {"params": params}, family=family, fields=special_tokens(source))
     for name in TOKENIZER_FILES if source is not None else ():
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -11,10 +11,15 @@ import numpy as np
 import tyro
 
 from eval.run import one_source, open_run, with_local_paths
-from recurrax import pretrained
-from recurrax.models import generate, prefill
+from recurrax import adapters, pretrained
+from recurrax.adapters import Materialised
+from recurrax.models import LanguageModelConfig, generate, parameters, prefill
+from recurrax.parameters import flat
 from recurrax.pretrained import Tokenizer
+from recurrax.types import Params, State
+from train.checkpoint_check import misfits
 from train.data import Bytes
+from train.paths import local_path
 
 TOKENS_PER_CALL = 32
 
@@ -27,6 +32,8 @@ class Command:
     """Directory of a run."""
     pretrained: str | None = None
     """Directory of a published checkpoint (config.json, safetensors, tokenizer.json), instead of a run."""
+    adapter: str | None = None
+    """File of an adapter, which a run that trained one has as adapter.npz, for the same model."""
     prompt: str = ""
     """Text to continue, at the start of a document. If it is empty, the first sampled token starts the document."""
     tokens: int = 400
@@ -60,17 +67,21 @@ def main(arguments: list[str]) -> int:
     prompt = jnp.asarray(prompt_tokens)[None]
     length = prompt.shape[1] + command.tokens
     if run is not None:
-        model, params, source = run.model, {"params": run.params}, f"step {run.step}"
+        model, (params, before), source = run.model, run.materialised, f"step {run.step}"
         check_length(model.config, length)
     else:
         model, params = pretrained.load(command.pretrained, max_length=length)
-        source = command.pretrained
+        params, before, source = params["params"], None, command.pretrained
+    if command.adapter is not None:
+        params, before = with_adapter(command.adapter, model.config, params, before)
+        source = f"{source} with {command.adapter}"
+    params = {"params": params}
     vocabulary.check(model.config.vocab_size)
     # Compilation is not timed: users wait for it once, but for every token.
-    compiled_prefill = prefill.lower(model, params, prompt).compile()
-    jax.block_until_ready(compiled_prefill(params, prompt))  # the first call includes the set-up of the program
+    compiled_prefill = prefill.lower(model, params, prompt, before).compile()
+    jax.block_until_ready(compiled_prefill(params, prompt, before))  # the first call includes the set-up of the program
     start = time.monotonic()
-    logits, state = jax.block_until_ready(compiled_prefill(params, prompt))
+    logits, state = jax.block_until_ready(compiled_prefill(params, prompt, before))
     prefill_seconds = time.monotonic() - start
 
     allowed = jnp.asarray(drawable(vocabulary, model.config.vocab_size))
@@ -95,6 +106,24 @@ def main(arguments: list[str]) -> int:
         f"decode {calls * TOKENS_PER_CALL / decode_seconds:,.0f} tokens/s, state {size:,} bytes]"
     )
     return 0
+
+
+def with_adapter(path: str, config: LanguageModelConfig, params: Params, before: State | None) -> Materialised:
+    """Return the parameters and the state before the prompt, with the adapter in a file.
+
+    Raises:
+      ValueError: the file is no adapter, or one of another model; the model has a start state of its own.
+    """
+    adapter, own = adapters.load(local_path("adapter", path))
+    wanted = {name: str(each.shape) for name, each in adapter.declare(config, parameters(config)).items()}
+    differences = misfits({name: str(leaf.shape) for name, leaf in flat(own).items()}, wanted)
+    if differences:
+        listing = "\n  ".join(differences)
+        raise ValueError(f"the adapter {path} is not one of this model:\n  {listing}")
+    params, start = adapter.materialise(config, params, own)
+    if start is not None and before is not None:
+        raise ValueError(f"{path} and the run each have a state before the prompt; only one can be used")
+    return Materialised(params, before if start is None else start)
 
 
 def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:

@@ -57,18 +57,19 @@ def main(arguments: list[str]) -> int:
     if command.pretrained is None:
         run = open_run(command.workdir, command.step)
         config, params, data, source = run.config.model, run.params, run.config.data, f"step {run.step}"
+        adapter = run.config.adapter
         lanes = run.config.evaluation.batch_size
     else:
         data = DataConfig(tokenizer=command.pretrained, closed=False)
         vocabulary = data.vocabulary  # read before the tensors, which takes longer
         model, params = pretrained.load(command.pretrained, max_length=command.max_length)
-        config, params, source, lanes = model.config, params["params"], command.pretrained, 8
+        config, params, source, lanes, adapter = model.config, params["params"], command.pretrained, 8, None
         vocabulary.check(config.vocab_size)
     data = other_data(data, command.dataset, command.path, command.data_dir)
     documents, tokens = open_bytes(data, command.split), open_documents(data, command.split)
     length = command.sequence_length or data.sequence_length
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    evaluate = make_evaluator(config, mesh, length, command.batch_size or lanes, packed=data.packed)
+    evaluate = make_evaluator(config, mesh, length, command.batch_size or lanes, packed=data.packed, adapter=adapter)
     start = time.monotonic()
     result = evaluate(params, tokens)
     seconds = time.monotonic() - start

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from recurrax.adapters import Materialised, materialise
 from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.types import Params
 from train.checkpoint import Checkpointer
@@ -23,6 +24,11 @@ class Run:
     @property
     def model(self) -> LanguageModel:
         return LanguageModel(self.config.model)
+
+    @property
+    def materialised(self) -> Materialised:
+        """The parameters with which the model alone computes what the run's does, and the state before a document."""
+        return materialise(self.config.adapter, self.config.model, self.params)
 
 
 def one_source(workdir: str | None, published: str | None, step: int | None) -> None:

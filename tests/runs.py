@@ -20,7 +20,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from train import loop, presets, sharding
 from train.checkpoint import Checkpointer
-from train.config import TrainConfig, from_json
+from train.config import TrainConfig
+from train.config_json import from_json
 from train.state import abstract_state
 from train.workdir import Workdir
 

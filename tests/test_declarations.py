@@ -12,7 +12,8 @@ from recurrax.mixers import GLA, RGLRU, Attention, Bidirectional
 from recurrax.mixers.base import fan_in
 from recurrax.models import BlockConfig, ClassifierConfig, LanguageModelConfig
 from recurrax.parameters import Parameter, recording
-from train.config import TrainConfig, from_json, to_json
+from train.config import TrainConfig
+from train.config_json import from_json, to_json
 from train.sharding import MeshConfig
 
 

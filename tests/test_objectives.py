@@ -15,7 +15,8 @@ from recurrax.tasks import Adding, SelectiveCopying, SequentialImages
 from runs import metrics, saved_state
 from train import presets
 from train.checkpoint import CheckpointConfig
-from train.config import EvaluationConfig, LogConfig, TrainConfig, from_json, to_json
+from train.config import EvaluationConfig, LogConfig, TrainConfig
+from train.config_json import from_json, to_json
 from train.data import DataConfig, TaskData, TaskTest, batch_at, open_data
 from train.loop import Outcome, train
 from train.objectives import Classification, Masked, NextToken, Regression

@@ -105,8 +105,8 @@ def test_an_evaluation_cut_short_is_made_up_for(tmp_path, text, small_run, monke
     config = small(text, log__every=log_every)
     make_evaluator, evaluated = loop.make_evaluator, iter([5, 10, 12])
 
-    def stopping(*arguments):
-        evaluate = make_evaluator(*arguments)
+    def stopping(*arguments, **options):
+        evaluate = make_evaluator(*arguments, **options)
 
         def stopped(params, documents, max_batches, should_stop):
             now, asked = next(evaluated), iter([False, True])

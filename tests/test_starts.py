@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from recurrax import patterns
 from runs import arrays, checkpoints, flags, metrics, saved_state, small
-from train import patterns, sharding
+from train import sharding
 from train.__main__ import main
 from train.loop import train
 from train.optimizers import ScheduleFreeAdamW

@@ -1,12 +1,13 @@
-"""Provides the config of a run as frozen dataclasses that check themselves, and its conversion to and from JSON."""
+"""Provides the config of a run as frozen dataclasses that check themselves."""
 
 import dataclasses
-import importlib
 import os
 
+from recurrax.adapters import ADAPTER, Adapter
 from recurrax.layers import check_splits_time
 from recurrax.models import ClassifierConfig, LanguageModelConfig, RegressorConfig
 from train.checkpoint import CheckpointConfig
+from train.config_json import from_json, to_json
 from train.data import VOCAB_SIZE, DataConfig, TaskData
 from train.objectives import NextToken, Objective
 from train.optimizers import AdamW, Optimizer
@@ -92,14 +93,22 @@ class TrainConfig:
     data: DataConfig | TaskData = DataConfig()
     optimizer: Optimizer = AdamW()
     start: Start = Random()
-    train: tuple[str, ...] = ("*",)
-    """Roles, or patterns of paths, of the parameters that are trained; all others keep their first values."""
+    adapter: Adapter | None = None
+    """Parameters beside those of the model, such as LoRA(rank=4) or InitialState(); None: there are none."""
+    train: tuple[str, ...] | None = None
+    """Roles, or patterns of paths, of the parameters that are trained; all others keep their first values. None: the
+    adapter's, or all if there is no adapter."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     spike: SpikeConfig = SpikeConfig()
     mesh: MeshConfig = MeshConfig()
     precision: PrecisionConfig = PrecisionConfig()
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Roles, or patterns of paths, of the parameters that are trained."""
+        return self.train or (("*",) if self.adapter is None else (f"{ADAPTER}/*",))
 
     def __post_init__(self):
         if self.steps < 1:
@@ -127,55 +136,6 @@ class TrainConfig:
             )
 
 
-def to_json(config) -> dict:
-    """Return a config as JSON. Every dataclass is stored with its type, so that `from_json` can restore it."""
-    if dataclasses.is_dataclass(config):
-        fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
-        return {"type": f"{_public_module(type(config))}.{type(config).__qualname__}", **fields}
-    if isinstance(config, (tuple, list)):
-        return [to_json(item) for item in config]
-    return config
-
-
-def from_json(data):
-    """Return the config that `to_json` converted to `data`.
-
-    Raises:
-      ValueError: `data` names a class that this version does not have, or fields that the class does not have.
-    """
-    if isinstance(data, list):
-        return tuple(from_json(item) for item in data)
-    if not isinstance(data, dict):
-        return data
-    fields = {name: from_json(value) for name, value in data.items() if name != "type"}
-    try:
-        return _config_class(*str(data.get("type")).rpartition(".")[::2])(**fields)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"config.json was written by another version: {data.get('type')!r}: {error}") from error
-
-
-def _public_module(cls):
-    """Return the outermost package that exports the class: files may move within it."""
-    parts = cls.__module__.split(".")
-    modules = (".".join(parts[: i + 1]) for i in range(len(parts)))
-    return next(name for name in modules if getattr(importlib.import_module(name), cls.__qualname__, None) is cls)
-
-
-def _config_class(module, name):
-    """Return the config class of this name; if the module has moved, the one that its package exports."""
-    if not module:
-        raise TypeError("there is no such config")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        if "." not in module:
-            raise
-        return _config_class(module.rpartition(".")[0], name)
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):  # only config classes are called
-        raise TypeError("there is no such config")
-    return cls
-
-
 def read_config(path: str | os.PathLike) -> dict:
     """Return the JSON of a run's config.json, in the form of this version.
 
@@ -193,8 +153,10 @@ def read_config(path: str | os.PathLike) -> dict:
             "groups": [],
         }
     if isinstance(data.get("model"), dict):
-        for name, value in (("objective", NextToken()), ("start", Random()), ("train", ("*",))):
+        for name, value in (("objective", NextToken()), ("start", Random()), ("adapter", None), ("train", None)):
             data.setdefault(name, to_json(value))
+        if data["train"] == ["*"]:
+            data["train"] = None
     return data
 
 

@@ -1,6 +1,7 @@
 """Checks that a call has the model and the text of the run that it resumes."""
 
-from train.config import TrainConfig, read_config, to_json
+from train.config import TrainConfig, read_config
+from train.config_json import to_json
 from train.workdir import Workdir, differences, read_json
 
 TEXT_FIELDS = ("dataset", "path", "data_dir", "validation_fraction")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from recurrax.adapters import Adapter, adapted
 from recurrax.models import BackboneConfig, build
 from train import sharding
 from train.data import Documents, TaskTest, evaluation_batches
@@ -43,6 +44,7 @@ def make_evaluator(
     batch_size: int,
     objective: Objective = NextToken(),  # noqa: B008 (frozen)
     packed: bool = True,
+    adapter: Adapter | None = None,
 ) -> Callable:
     """Return evaluate(params, data, max_batches=None, should_stop=None) -> Evaluation, or None if it was stopped.
 
@@ -53,7 +55,7 @@ def make_evaluator(
       ValueError: the lanes cannot be distributed evenly over the mesh's devices.
     """
     sharding.check_batch("evaluation.batch_size", batch_size, sequence_length, mesh)
-    model, split = build(model_config), sharding.batch_sharding(mesh)
+    model, split = adapted(build(model_config), adapter), sharding.batch_sharding(mesh)
     rows = sharding.local_rows(split, batch_size)
 
     def programs(carries_state):

@@ -13,12 +13,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recurrax import checks, mixers, models, projections, tasks
+from recurrax import adapters, checks, mixers, models, projections, tasks
 from train import data, objectives, optimizers, starts
 
 BASES = (
     *(mixers.MixerConfig, projections.ProjectionConfig, models.BackboneConfig),
     *(optimizers.Optimizer, optimizers.Schedule, objectives.Objective, tasks.Task, starts.Start),
+    *(adapters.Adapter, adapters.Adapted),
 )
 """Classes that have no use but through those that inherit from them."""
 
@@ -36,7 +37,9 @@ def _config_classes(*modules) -> dict[str, type]:
     }
 
 
-CONFIGS: Mapping[str, type] = _config_classes(mixers, projections, models, optimizers, objectives, tasks, data, starts)
+CONFIGS: Mapping[str, type] = _config_classes(
+    mixers, projections, models, adapters, optimizers, objectives, tasks, data, starts
+)
 """The classes that an expression may call, by the names that their packages export."""
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from recurrax import adapters
 from recurrax.models import describe
 from train import processes, sharding
 from train.checkpoint import Checkpointer
-from train.config import TrainConfig, to_json
+from train.config import TrainConfig
+from train.config_json import to_json
 from train.continuing import check_run, check_text
 from train.data import BadRecordError, open_data, train_batches
 from train.evaluate import make_evaluator
@@ -19,7 +21,7 @@ from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_ten
 from train.profile import Profiler
 from train.spikes import SpikeWatch
 from train.starts import Random
-from train.state import TrainState, abstract_state, declarations, init_state, trained_declarations
+from train.state import TrainState, abstract_state, init_state, model_declarations, trained_declarations
 from train.step import make_train_step
 from train.workdir import Workdir, versions, write_json_atomically
 
@@ -52,12 +54,15 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
     evaluate = make_evaluator(
         *(config.model, mesh, config.data.sequence_length, config.evaluation.batch_size, config.objective),
         packed=config.data.packed,
+        adapter=config.adapter,
     )
     abstract = abstract_state(config, mesh)
     train_step = make_train_step(config, abstract, mesh)
     check_run(config, Workdir(path))
     if not Workdir(path).checkpoints_path.is_dir():
-        config.start.arrays(declarations(config))  # a start that does not fit is refused before anything is written
+        config.start.arrays(
+            model_declarations(config)
+        )  # a start that does not fit is refused before anything is written
     if config.log.tensorboard:
         require_tensorboard()
     notes: list[str] = []
@@ -147,6 +152,10 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         recorder.settle()
         if step:
             checkpointer.save(step, state, wait=True)
+            if config.adapter is not None:
+                own = processes.gathered(state.params[adapters.ADAPTER])
+                if processes.is_first():
+                    adapters.save(workdir.adapter_path, config.adapter, own)
         saved = f"step {step} is saved in {workdir.checkpoints_path}" if step else "there was no step to save yet"
         if unreadable is not None:
             raise BadRecordError(f"{unreadable}; {saved}") from unreadable
@@ -193,9 +202,9 @@ def introduction(config, workdir, mesh, abstract, rows, notes, start, changed) -
     yield from dict.fromkeys(notes)  # both splits report the same notes
     for line in changed:
         yield f"Changed since this run was started: {line}"
-    if config.train != ("*",):
+    if config.trained != ("*",):
         trained = sum(math.prod(parameter.shape) for parameter in trained_declarations(config).values())
-        yield f"{trained:,} parameters are trained: {', '.join(config.train)}"
+        yield f"{trained:,} parameters are trained: {', '.join(config.trained)}"
     if not start and config.start != Random():
         yield f"Starting from {config.start}"
     if start:

@@ -19,7 +19,7 @@ import jax
 
 from recurrax import checks
 from recurrax.parameters import Parameter
-from train.patterns import by_path
+from recurrax.patterns import by_path
 
 REDUCTIONS = ("float32", "bfloat16")
 ROUNDED = ("matrix", "head")

@@ -100,3 +100,10 @@ def _reached_by_all() -> Callable[[], bool]:
         return stopped
 
     return should_stop
+
+
+def gathered(tree):
+    """Return arrays that are split over the devices of all processes as whole NumPy arrays; every process calls it."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

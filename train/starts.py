@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from recurrax import pretrained
+from recurrax import patterns, pretrained
+from recurrax.adapters import merge
 from recurrax.parameters import Parameter, flat
-from train import patterns
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.checkpoint_check import misfits
+from train.config_json import from_json
 from train.paths import local_path
-from train.workdir import Workdir
+from train.workdir import Workdir, read_json
 
 __all__ = ["Pretrained", "Random", "Run", "Start"]
 
@@ -102,6 +103,8 @@ class Run(Stored):
             params = checkpointer.restore_params(step=self.step)
         if params is None:
             raise ValueError(f"start.workdir {self.workdir} has no checkpoint yet")
+        config = read_json(Workdir(self.workdir).config_path)
+        params = merge(from_json(config.get("adapter")), from_json(config["model"]), params)
         return {path: np.asarray(leaf) for path, leaf in flat(params).items()}
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from recurrax import patterns
+from recurrax.adapters import ADAPTER
 from recurrax.models import build, parameters
 from recurrax.parameters import Parameter, flat
-from train import patterns, sharding
+from train import sharding
 from train.config import TrainConfig
 
 WINDOW = 128
@@ -34,15 +36,33 @@ class TrainState(flax.struct.PyTreeNode):
     """Step n draws its random numbers from fold_in(key, n), so they are the same after a restart."""
 
 
-def declarations(config: TrainConfig) -> dict[str, Parameter]:
-    """Return the declaration of every parameter of the run's model."""
+def model_declarations(config: TrainConfig) -> dict[str, Parameter]:
+    """Return the declaration of every parameter of the run's model without its adapter."""
     return parameters(config.model, input_dim=config.data.features)
+
+
+def declarations(config: TrainConfig) -> dict[str, Parameter]:
+    """Return the declaration of every parameter of the run: those of the model, and those of its adapter.
+
+    Raises:
+      ValueError: the model has nothing of the kind that the adapter changes, or the adapter does not fit the data.
+    """
+    declared = model_declarations(config)
+    if config.adapter is None:
+        return declared
+    if config.adapter.starts and config.data.kind == "text" and config.data.packed:
+        raise ValueError(
+            f"{config.adapter} is the state from which documents start, so that each must begin a row: set "
+            "data.packed to False (--data.no-packed)"
+        )
+    own = config.adapter.declare(config.model, declared)
+    return {**declared, **{f"{ADAPTER}/{path}": parameter for path, parameter in own.items()}}
 
 
 def trained_declarations(config: TrainConfig) -> dict[str, Parameter]:
     """Return the declarations of the parameters that are trained. Raises ValueError if a pattern matches none."""
     declared = declarations(config)
-    selected = patterns.select("train", config.train, declared)
+    selected = patterns.select("train", config.trained, declared)
     return {path: parameter for path, parameter in declared.items() if path in selected}
 
 
@@ -67,7 +87,7 @@ def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
     Raises:
       ValueError: the parameters of `config.start` do not fit the model.
     """
-    arrays = config.start.arrays(declarations(config))
+    arrays = config.start.arrays(model_declarations(config))
     create = jax.jit(lambda given: _create(config, given), out_shardings=jax.tree.map(lambda s: s.sharding, abstract))
     return create(_put(arrays, abstract.params))
 
@@ -85,6 +105,9 @@ def _create(config: TrainConfig, given: Mapping[str, jax.Array]) -> TrainState:
     inputs = jnp.zeros((1, 1), jnp.int32) if features is None else jnp.zeros((1, 1, features))
     drawn = build(config.model).init(init_key, inputs)["params"]
     params = patterns.by_path(drawn, {**flat(drawn), **given})
+    if config.adapter is not None:
+        own = config.adapter.init(jax.random.fold_in(init_key, 1), config.model, model_declarations(config))
+        params = {**params, ADAPTER: own}
     zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
     trained = trained_declarations(config)
     opt_state = config.optimizer.build(trained).init(patterns.split(params, trained)[0])

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from recurrax import patterns
+from recurrax.adapters import adapted
 from recurrax.layers import LOSSES, UPDATES
 from recurrax.models import build
-from train import patterns, precision, sharding, spikes
+from train import precision, sharding, spikes
 from train.config import TrainConfig
 from train.objectives import Objective
 from train.state import TrainState, declarations, trained_declarations
@@ -30,7 +32,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     learning_rate; with on_nonfinite = "skip", skipped, the number of skipped steps so far; and with spike detection,
     batch, the number of the step's batch, and spike, whether its loss is a spike.
     """
-    model, declared, objective = build(config.model), declarations(config), config.objective
+    model, declared, objective = adapted(build(config.model), config.adapter), declarations(config), config.objective
     trained_paths = trained_declarations(config)
     optimizer, schedule = config.optimizer.build(trained_paths), config.optimizer.rates()
     parts = config.optimizer.accumulate

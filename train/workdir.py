@@ -44,6 +44,7 @@ class Workdir:
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoints_path = self.path / "checkpoints"
         self.loss_png_path = self.path / "loss.png"
+        self.adapter_path = self.path / "adapter.npz"
         self._lock: int | None = None
 
     def __enter__(self) -> "Workdir":

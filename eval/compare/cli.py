@@ -11,7 +11,7 @@ from eval.compare import models, page
 from eval.compare.measure import Trained, timed, trained
 from recurrax import checks
 from train.allocator import keep_freed_memory
-from train.config import to_json
+from train.config_json import to_json
 from train.paths import local_path
 from train.workdir import Workdir, read_json, versions, write_json_atomically
 

@@ -7,7 +7,7 @@ from eval.bench.report import commit
 from eval.tasks.measure import Scores
 from eval.tasks.suite import Setting
 from recurrax.models import ClassifierConfig, RegressorConfig
-from train.config import from_json, to_json
+from train.config_json import from_json, to_json
 from train.workdir import read_json, versions, write_json_atomically
 
 EXPERIMENTS = "experiments"

@@ -121,6 +121,18 @@ def flat(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree of leaves by path, the inverse of `flat` for trees of dicts."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree
+
+
 _FOUND: contextvars.ContextVar[dict[str, Parameter] | None] = contextvars.ContextVar("declared", default=None)
 
 

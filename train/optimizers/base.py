@@ -9,9 +9,9 @@ import optax
 
 from recurrax import checks
 from recurrax.parameters import Parameter
+from recurrax.patterns import by_path
 from train.optimizers.groups import Setting, parse_group, settings_of, table
 from train.optimizers.schedules import LARGEST, Cosine, Schedule
-from train.patterns import by_path
 
 
 @dataclasses.dataclass(frozen=True)

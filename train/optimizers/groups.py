@@ -10,8 +10,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from recurrax import patterns
 from recurrax.parameters import Parameter
-from train import patterns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from optax import contrib
 
 from recurrax import checks
 from recurrax.parameters import Parameter
+from recurrax.patterns import by_path
 from train.optimizers.base import Optimizer
-from train.patterns import by_path
 
 STACKED = ("layers", "experts", "blocks")
 """Axes along which a parameter is a stack of matrices."""

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from recurrax.patterns import by_path
 from train.optimizers.base import Optimizer
 from train.optimizers.groups import Setting
 from train.optimizers.schedules import Constant, Schedule
-from train.patterns import by_path
 
 
 class ScheduleFreeState(NamedTuple):

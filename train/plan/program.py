@@ -12,8 +12,9 @@ import numpy as np
 from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
+from recurrax import patterns
 from recurrax.models import build
-from train import patterns, precision, sharding
+from train import precision, sharding
 from train.config import TrainConfig
 from train.data import DataConfig, TaskData
 from train.plan.cost import Cost, program_cost

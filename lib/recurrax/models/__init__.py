@@ -5,6 +5,7 @@ from recurrax.models.block import Block, BlockConfig
 from recurrax.models.language_model import LanguageModel, LanguageModelConfig
 from recurrax.models.readout import Classifier, ClassifierConfig, Regressor, RegressorConfig
 from recurrax.models.sampling import generate, prefill, sample
+from recurrax.models.states import repeat_rows, select_rows, where_rows
 from recurrax.models.table import describe
 from recurrax.models.tree import build, parameters
 
@@ -24,5 +25,8 @@ __all__ = [
     "build",
     "parameters",
     "prefill",
+    "repeat_rows",
     "sample",
+    "select_rows",
+    "where_rows",
 ]

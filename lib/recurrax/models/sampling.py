@@ -13,14 +13,14 @@ from recurrax.types import ArrayLike, Params, State
 
 @functools.partial(jax.jit, static_argnums=0)
 def prefill(
-    model: LanguageModel, params: Params, prompt: Int[Array, "B T"]
+    model: LanguageModel, params: Params, prompt: Int[Array, "B T"], state: State | None = None
 ) -> tuple[Float[Array, "B vocab_size"], State]:
-    """Return the logits of the token after the prompt and the state to continue from.
+    """Return the logits of the token after the prompt and the state to continue from; `state` is that before it.
 
     Raises:
       ValueError: the prompt has no tokens or no rows.
     """
-    logits, state = model.apply(params, prompt)
+    logits, state = model.apply(params, prompt, state)
     return logits[:, -1], state
 
 

@@ -1,7 +1,6 @@
 """Provides `load` and `save`, which convert between a published checkpoint's directory and a model with parameters."""
 
 import dataclasses
-import functools
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from recurrax import checks
 from recurrax.models import LanguageModel, LanguageModelConfig, parameters
 from recurrax.models.backbone import DTYPES
-from recurrax.parameters import flat
+from recurrax.parameters import flat, nested
 from recurrax.pretrained import directory as files
 from recurrax.pretrained.bookkeeping import read_bookkeeping, refuse_wrappers
 from recurrax.pretrained.families import FAMILIES
@@ -62,7 +61,7 @@ def load(
         path: _on_device(array, None if sharding is None else sharding(path, opened.leaves[path]))
         for path, array in _arrays(opened, param_dtype)
     }
-    return LanguageModel(opened.config), {"params": _nested(params)}
+    return LanguageModel(opened.config), {"params": nested(params)}
 
 
 def read_config(
@@ -175,7 +174,7 @@ def save(
         back = back.with_context(config.context)
     if _program(back) != _program(config):
         raise ValueError(f"{family.name} cannot hold this model; read back it would be\n{back}\ninstead of\n{config}")
-    checks.same_structure("this model", params["params"], _nested(abstract(config)))
+    checks.same_structure("this model", params["params"], nested(abstract(config)))
     leaves = flat(params["params"])
     table = entries(family, config)
     sources = {name: entry for entry in table for name in entry.rule.theirs}
@@ -252,7 +251,7 @@ def _dtype(name, value, choices):
 def _program(config):
     """Return the programs of a first and of a later chunk, which are equal for configs that compute the same."""
     model = LanguageModel(config)
-    tokens, params = jax.ShapeDtypeStruct((1, 2), jnp.int32), {"params": _nested(abstract(config))}
+    tokens, params = jax.ShapeDtypeStruct((1, 2), jnp.int32), {"params": nested(abstract(config))}
     state = jax.eval_shape(lambda: model.init_state(1))
     made = jax.make_jaxpr(model.apply)(params, tokens), jax.make_jaxpr(model.apply)(params, tokens, state)
     return [(str(jaxpr), [np.asarray(const).tolist() for const in jaxpr.consts]) for jaxpr in made]
@@ -262,11 +261,3 @@ def _on_device(array, sharding):
     if sharding is None:
         return jnp.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-def _nested(leaves):
-    tree = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        functools.reduce(lambda node, name: node.setdefault(name, {}), parents, tree)[last] = leaf
-    return tree

@@ -20,7 +20,7 @@ def no_match(setting: str, pattern: str, declared: Mapping[str, Parameter]) -> V
     choices = [*dict.fromkeys(parameter.role for parameter in declared.values()), *declared]
     return ValueError(
         f"{setting}: {pattern!r} matches no parameter{checks.hint(pattern, choices)}; choose a role, one of "
-        f"{', '.join(ROLES)}, or a pattern of the paths that --describe prints"
+        f"{', '.join(ROLES)}, or a pattern of the paths that `describe` prints"
     )
 
 

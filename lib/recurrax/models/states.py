@@ -1,0 +1,103 @@
+"""Provides what is done with the states of whole models: selecting, repeating and choosing rows.
+
+A model's state is a tree {"first", "groups", "rest"} of one entry per block. Rows are on axis 0 of a leaf, and on
+axis 1 below "groups", whose leaves a scan over depth has stacked.
+"""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from recurrax.layers import LayerConfig
+from recurrax.models.backbone import Backbone, BackboneConfig, block_name
+from recurrax.types import ArrayLike, State
+
+STACKED = "groups"
+"""The part of a state whose leaves have depth before rows."""
+
+
+def batch_axis(path: str) -> int:
+    """Return the axis of rows of the leaf at this path."""
+    return 1 if path.split("/")[0] == STACKED else 0
+
+
+def select_rows(state: State, indices: Int[ArrayLike, " N"]) -> State:
+    """Return the states of these rows, in this order: those of beams, or those that are not finished yet.
+
+    Raises:
+      ValueError: outside of a trace, a row is not in the state.
+    """
+    indices = jnp.asarray(indices)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    if leaves and not isinstance(indices, jax.core.Tracer) and indices.size:
+        axis = batch_axis(_name(leaves[0][0]))
+        rows = leaves[0][1].shape[axis]
+        if int(indices.min()) < 0 or int(indices.max()) >= rows:
+            raise ValueError(f"indices must be in [0, {rows}), got {indices.tolist()}")
+    return _map(lambda path, leaf: jnp.take(leaf, indices, axis=batch_axis(path)), state)
+
+
+def repeat_rows(state: State, batch_size: int) -> State:
+    """Return the state of one row for each of `batch_size` rows."""
+    return _map(lambda path, leaf: jnp.repeat(leaf, batch_size, axis=batch_axis(path)), state)
+
+
+def where_rows(condition: Bool[Array, " B"], state: State, other: State) -> State:
+    """Return for each row the first state where the condition holds, else the second."""
+
+    def choose(path, leaf, another):
+        shape = [1] * leaf.ndim
+        shape[batch_axis(path)] = -1
+        return jnp.where(condition.reshape(shape), leaf, another)
+
+    return _map(choose, state, other)
+
+
+def first(config: BackboneConfig) -> State:
+    """Return the state of one row before the first token."""
+    return Backbone(config, parent=None).init_state(1)
+
+
+def leaves(config: BackboneConfig, state: State) -> Iterator[tuple[str, LayerConfig, Array]]:
+    """Yield path, layer and leaf of every number of a state; paths name blocks as the parameters do."""
+    for part, blocks in _parts(config).items():
+        for i, block in enumerate(blocks):
+            for name, layer in block.layers.items():
+                for path, leaf in jax.tree_util.tree_leaves_with_path(state[part][i][name]):
+                    yield "/".join((part, block_name(i, block), name, _name(path) or "state")), layer, leaf
+
+
+def map_with_path(function: Callable[[str, Array], Array], config: BackboneConfig, state: State) -> State:
+    """Return the state with each leaf replaced by function(path, leaf), with the paths of `leaves`."""
+    named = {
+        (part, i, name): "/".join((part, block_name(i, block), name))
+        for part, blocks in _parts(config).items()
+        for i, block in enumerate(blocks)
+        for name in block.layers
+    }
+
+    def changed(part, i, name, layer_state):
+        prefix = named[part, i, name]
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: function(f"{prefix}/{_name(path) or 'state'}", leaf), layer_state
+        )
+
+    return {
+        part: tuple({name: changed(part, i, name, each[name]) for name in each} for i, each in enumerate(blocks))
+        for part, blocks in state.items()
+    }
+
+
+def _parts(config: BackboneConfig):
+    layout = config.layout
+    return {"first": layout.first, "groups": layout.pattern if layout.repeats else (), "rest": layout.rest}
+
+
+def _map(function, state, *others):
+    return jax.tree_util.tree_map_with_path(lambda path, *given: function(_name(path), *given), state, *others)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
