@@ -21,7 +21,15 @@ from train.metrics import Display, MetricsFile, Recorder, plot_loss, require_ten
 from train.profile import Profiler
 from train.spikes import SpikeWatch
 from train.starts import Random
-from train.state import TrainState, abstract_state, init_state, model_declarations, trained_declarations
+from train.state import (
+    TrainState,
+    abstract_frozen,
+    abstract_state,
+    init_state,
+    load_frozen,
+    model_declarations,
+    trained_declarations,
+)
 from train.step import make_train_step
 from train.workdir import Workdir, versions, write_json_atomically
 
@@ -57,7 +65,8 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         adapter=config.adapter,
     )
     abstract = abstract_state(config, mesh)
-    train_step = make_train_step(config, abstract, mesh)
+    abstract_taught = abstract_frozen(config, mesh)
+    train_step = make_train_step(config, abstract, mesh, abstract_taught)
     check_run(config, Workdir(path))
     if not Workdir(path).checkpoints_path.is_dir():
         config.start.arrays(
@@ -75,6 +84,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
             workdir = stack.enter_context(Workdir(path))
         checkpointer = stack.enter_context(Checkpointer(workdir.checkpoints_path, config.checkpoint))
         changed = check_run(config, workdir) + check_text(config, workdir, identity)
+        taught = (load_frozen(config, abstract_taught),) if abstract_taught else ()
         state = checkpointer.restore(abstract)
         state = init_state(config, abstract) if state is None else state
         step = start = int(state.step)
@@ -121,7 +131,7 @@ def train(config: TrainConfig, path: str, *, profile: str | None = None) -> Outc
         unreadable = None
         try:
             while step < config.steps and not should_stop():
-                state, metrics = train_step(state, sharding.to_devices(next(batches), split))
+                state, metrics = train_step(state, sharding.to_devices(next(batches), split), *taught)
                 step += 1
                 # Settles the previous step: its metrics are available, and the device is busy with this step.
                 recorder.step(step, metrics)

@@ -7,6 +7,7 @@ import numpy as np
 
 from recurrax import patterns, pretrained
 from recurrax.adapters import merge
+from recurrax.models import BackboneConfig
 from recurrax.parameters import Parameter, flat
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.checkpoint_check import misfits
@@ -14,7 +15,7 @@ from train.config_json import from_json
 from train.paths import local_path
 from train.workdir import Workdir, read_json
 
-__all__ = ["Pretrained", "Random", "Run", "Start"]
+__all__ = ["Pretrained", "Random", "Run", "Start", "stored_in"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,20 @@ class Stored(Start):
         """The directory of the files, for messages."""
         raise NotImplementedError
 
+    def tokenizer(self) -> str | None:
+        """Return the directory of the tokenizer whose tokens the model reads; None: it reads bytes."""
+        raise NotImplementedError
+
     def stored(self) -> Mapping[str, np.ndarray]:
         """Return all parameters in the files, by path."""
+        raise NotImplementedError
+
+    def model(self) -> BackboneConfig:
+        """Return the config of the model to which the parameters belong.
+
+        Raises:
+          ValueError: the files cannot be read.
+        """
         raise NotImplementedError
 
     def arrays(self, declared):
@@ -89,6 +102,18 @@ class Run(Stored):
     def place(self) -> str:
         return f"{'the newest checkpoint' if self.step is None else f'step {self.step}'} of {self.workdir}"
 
+    def model(self):
+        return from_json(self._config()["model"])
+
+    def tokenizer(self):
+        return self._config()["data"].get("tokenizer")
+
+    def _config(self) -> dict:
+        path = Workdir(self.workdir).config_path
+        if not path.is_file():
+            raise ValueError(f"{self.workdir} is not the directory of a run: it has no config.json")
+        return read_json(path)
+
     def stored(self):
         """Return the checkpoint's parameters.
 
@@ -103,7 +128,7 @@ class Run(Stored):
             params = checkpointer.restore_params(step=self.step)
         if params is None:
             raise ValueError(f"start.workdir {self.workdir} has no checkpoint yet")
-        config = read_json(Workdir(self.workdir).config_path)
+        config = self._config()
         params = merge(from_json(config.get("adapter")), from_json(config["model"]), params)
         return {path: np.asarray(leaf) for path, leaf in flat(params).items()}
 
@@ -119,5 +144,17 @@ class Pretrained(Stored):
     def place(self) -> str:
         return self.directory
 
+    def model(self):
+        return pretrained.read_config(local_path("start.directory", self.directory))
+
+    def tokenizer(self):
+        return self.directory
+
     def stored(self):
         return pretrained.read_arrays(local_path("start.directory", self.directory))
+
+
+def stored_in(directory: str) -> Run | Pretrained:
+    """Return the parameters of the run or of the published checkpoint in a directory."""
+    path = local_path("the preset's directory", directory)
+    return Run(str(path)) if Workdir(path).checkpoints_path.is_dir() else Pretrained(str(path))

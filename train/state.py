@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recurrax import patterns
 from recurrax.adapters import ADAPTER
 from recurrax.models import build, parameters
-from recurrax.parameters import Parameter, flat
+from recurrax.parameters import Parameter, flat, nested
 from train import sharding
+from train.checkpoint_check import misfits
 from train.config import TrainConfig
 
 WINDOW = 128
@@ -90,6 +91,37 @@ def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
     arrays = config.start.arrays(model_declarations(config))
     create = jax.jit(lambda given: _create(config, given), out_shardings=jax.tree.map(lambda s: s.sharding, abstract))
     return create(_put(arrays, abstract.params))
+
+
+def frozen_shardings(config: TrainConfig, mesh: Mesh) -> dict[str, NamedSharding]:
+    """Return how what the objective reads beside the model is split, by path."""
+    rules = sharding.parse_rules(config.mesh.rules)
+    return sharding.shardings(config.objective.frozen_declarations(config.model), mesh, rules)
+
+
+def abstract_frozen(config: TrainConfig, mesh: Mesh) -> dict:
+    """Return the shape, dtype and sharding of what the objective reads beside the model, such as a teacher.
+
+    Raises:
+      ValueError: the objective cannot read it.
+    """
+    split, declared = frozen_shardings(config, mesh), config.objective.frozen_declarations(config.model)
+    leaves = {path: jax.ShapeDtypeStruct(p.shape, jnp.float32, sharding=split[path]) for path, p in declared.items()}
+    return nested(leaves)
+
+
+def load_frozen(config: TrainConfig, abstract: dict) -> dict:
+    """Return what the objective reads beside the model, on the devices.
+
+    Raises:
+      ValueError: as `abstract_frozen`; or the arrays are not those that were declared.
+    """
+    arrays, wanted = config.objective.frozen_arrays(), flat(abstract)
+    shapes = ({path: str(each.shape) for path, each in tree.items()} for tree in (arrays, wanted))
+    if differences := misfits(*shapes):
+        listing = "\n  ".join(differences)
+        raise ValueError(f"what {type(config.objective).__name__} reads is not what it declares:\n  {listing}")
+    return nested({path: jax.device_put(each, wanted[path].sharding) for path, each in arrays.items()})
 
 
 def _put(arrays: Mapping[str, np.ndarray], params) -> dict[str, jax.Array]:

@@ -24,8 +24,10 @@ MASKS = 2**31 - 1
 """Number that makes the key of an objective from that of a step."""
 
 
-def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Callable:
+def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh, frozen=None) -> Callable:
     """Return step(state, batch) -> (state, metrics), which donates the state.
+
+    With `frozen`, `abstract_frozen` of an objective that reads more than the model, it is step(state, batch, frozen).
 
     The metrics are loss, the mean over the batch's targets before the update; the objective's other metrics, likewise;
     each extra loss of the layers, summed over them, by its name; grad_norm, the global norm before clipping;
@@ -37,11 +39,12 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
     optimizer, schedule = config.optimizer.build(trained_paths), config.optimizer.rates()
     parts = config.optimizer.accumulate
 
-    def loss_sum(trained, frozen, batch, key):
+    def loss_sum(trained, untrained, taught, batch, key):
         """Return the sum over targets of the loss and the layers' losses; then its parts, and updates of parameters."""
-        params = precision.for_products(patterns.merge(trained, frozen), declared, config.precision)
+        params = precision.for_products(patterns.merge(trained, untrained), declared, config.precision)
         found = objective.loss(
             *(model, params, batch),
+            frozen=taught,
             key=jax.random.fold_in(key, MASKS),
             rngs={"dropout": key},
             mutable=(LOSSES, UPDATES),
@@ -50,27 +53,28 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
         sums = {"loss": found.total, **found.metrics, **layers}
         return sum(layers.values(), found.total), (sums, found.weight, found.collections.get(UPDATES, {}))
 
-    def gradients(trained, frozen, batch, key):
+    def gradients(trained, untrained, taught, batch, key):
         """Return the gradient of `loss_sum` and its parts, summed over `parts` slices of the batch, taken in turn."""
         differentiate = jax.grad(loss_sum, has_aux=True)
         if parts == 1:
-            return differentiate(trained, frozen, batch, key)
+            return differentiate(trained, untrained, taught, batch, key)
         # Row i goes to slice i mod parts, so that every device has rows in every slice.
         slices = jax.tree.map(lambda v: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1), batch)
 
         def add(carry, inputs):
             part, number = inputs
-            more, found = differentiate(trained, frozen, part, jax.random.fold_in(key, number))
+            more, found = differentiate(trained, untrained, taught, part, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.add, carry, more), found
 
         grads, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), (slices, jnp.arange(parts)))
         return grads, jax.tree.map(lambda each: each.sum(0), found)
 
-    def step(state: TrainState, batch: Batch):
+    def step(state: TrainState, batch: Batch, taught=None):
         with sharding.on(mesh):
-            trained, frozen = patterns.split(state.params, trained_paths)
+            trained, untrained = patterns.split(state.params, trained_paths)
             point = config.optimizer.gradient_point(trained, state.opt_state)
-            grads, (sums, weight, added) = gradients(point, frozen, batch, jax.random.fold_in(state.key, state.step))
+            key = jax.random.fold_in(state.key, state.step)
+            grads, (sums, weight, added) = gradients(point, untrained, taught, batch, key)
         count = jnp.maximum(weight, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
@@ -93,13 +97,14 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Ca
             metrics["spike"], recent = spikes.seen(metrics["loss"], state.recent, config.spike.sigmas)
             state = state.replace(recent=recent)
         state = state.replace(step=state.step + 1, batch=state.batch + 1, skipped=skipped)
-        return state.replace(params=patterns.merge(trained, frozen), opt_state=opt_state), metrics
+        return state.replace(params=patterns.merge(trained, untrained), opt_state=opt_state), metrics
 
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    more = (jax.tree.map(lambda leaf: leaf.sharding, frozen),) if frozen else ()
     return jax.jit(
         step,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh), *more),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
     )

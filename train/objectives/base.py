@@ -8,8 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recurrax.models import BackboneConfig
+from recurrax.parameters import Parameter
+from recurrax.types import Params
 
 Batch = Mapping[str, jax.Array]
 
@@ -73,6 +76,15 @@ class Objective:
         """Return the means over held-out data as text."""
         return self.show(values)
 
+    def frozen_declarations(self, model: BackboneConfig) -> dict[str, Parameter]:
+        """Return the declarations of what `loss` reads beside the model, such as a teacher's parameters, by path."""
+        del model
+        return {}
+
+    def frozen_arrays(self) -> Mapping[str, np.ndarray]:
+        """Return the values of what `frozen_declarations` declares."""
+        return {}
+
     def check(self, model: BackboneConfig, data: str) -> None:
         """Raise ValueError unless the model and the data fit the objective."""
         name = type(self).__name__
@@ -89,14 +101,17 @@ class Objective:
         batch: Batch,
         state=None,
         *,
+        frozen: Params | None = None,
         key: jax.Array | None = None,
         rngs: Mapping[str, jax.Array] | None = None,
         mutable: Sequence[str] = (),
     ) -> Loss:
         """Return the sums over the weighted targets of a batch.
 
-        A target of weight 0 is left out, even if its loss is not finite. `key` is for `prepare`, `rngs` for the model.
+        A target of weight 0 is left out, even if its loss is not finite. `frozen` has what `frozen_declarations` names;
+        `key` is for `prepare`, `rngs` for the model.
         """
+        del frozen
         batch = self.prepare(batch, key)
         apply = functools.partial(
             model.apply, {"params": params}, batch["inputs"], state, reset=batch.get("reset"), rngs=rngs

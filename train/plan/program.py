@@ -1,7 +1,6 @@
 """Compiles a training step for virtual devices from abstract arrays, and measures the bytes and work of one device."""
 
 import dataclasses
-import functools
 import math
 import pathlib
 import tempfile
@@ -13,13 +12,14 @@ from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
 from recurrax import patterns
+from recurrax.adapters import adapted
 from recurrax.models import build
 from train import precision, sharding
 from train.config import TrainConfig
 from train.data import DataConfig, TaskData
 from train.plan.cost import Cost, program_cost
 from train.sharding import MeshConfig
-from train.state import TrainState, abstract_state, declarations, trained_declarations
+from train.state import TrainState, abstract_frozen, abstract_state, declarations, trained_declarations
 from train.step import make_train_step
 
 AFTER_PARTITIONING = "*after_spmd-partitioning*.txt"
@@ -92,8 +92,10 @@ def make_plan(config: TrainConfig) -> Plan:
     rows, length = config.data.batch_size, config.data.sequence_length
     sharding.check_batch("data.batch_size / optimizer.accumulate", rows // config.optimizer.accumulate, length, mesh)
     abstract = abstract_state(config, mesh)
-    step = make_train_step(config, abstract, mesh)
-    text, memory = compiled(step.lower(abstract, abstract_batch(config.data, mesh, rows)))
+    frozen = abstract_frozen(config, mesh)
+    step = make_train_step(config, abstract, mesh, frozen)
+    batch = abstract_batch(config.data, mesh, rows)
+    text, memory = compiled(step.lower(abstract, batch, *([frozen] if frozen else [])))
     cost = program_cost(text)
     return Plan(
         mesh=sizes,
@@ -143,19 +145,19 @@ def _bytes(tree) -> int:
 
 def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     """Return the bytes that jax.vjp saves on one device for the backward pass of one slice of the batch."""
-    model, declared = build(config.model), declarations(config)
-    trained, frozen = patterns.split(abstract.params, trained_declarations(config))
+    model, declared = adapted(build(config.model), config.adapter), declarations(config)
+    trained, untrained = patterns.split(abstract.params, trained_declarations(config))
 
-    def loss(trained, frozen, batch, key):
-        params = precision.for_products(patterns.merge(trained, frozen), declared, config.precision)
-        return config.objective.loss(model, params, batch, key=key, rngs={"dropout": key}).total
+    def loss(trained, untrained, taught, batch, key):
+        params = precision.for_products(patterns.merge(trained, untrained), declared, config.precision)
+        return config.objective.loss(model, params, batch, frozen=taught, key=key, rngs={"dropout": key}).total
 
-    def residuals(trained, frozen, batch, key):
+    def residuals(trained, *others):
         with sharding.on(mesh):
-            return jax.vjp(functools.partial(loss, frozen=frozen, batch=batch, key=key), trained)[1]
+            return jax.vjp(lambda trained: loss(trained, *others), trained)[1]
 
     batch = abstract_batch(config.data, mesh, config.data.batch_size // config.optimizer.accumulate)
-    traced = jax.jit(residuals).trace(trained, frozen, batch, abstract.key)
+    traced = jax.jit(residuals).trace(trained, untrained, abstract_frozen(config, mesh), batch, abstract.key)
     jaxpr = traced.jaxpr.jaxpr
     # A residual that is a parameter counts as a parameter, and one that is saved twice is one array.
     seen, kept = set(jaxpr.invars), []

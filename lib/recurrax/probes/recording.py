@@ -62,6 +62,42 @@ def record(
     return {name: arrays[name] for name in chosen}
 
 
+def apply_and_record(
+    model: nn.Module,
+    variables: PyTree,
+    inputs: ArrayLike,
+    names: Iterable[str] = (),
+    *,
+    reset: Reset | None = None,
+    state: State | None = None,
+    rngs: Mapping[str, Array] | None = None,
+    mutable: Iterable[str] = (),
+) -> tuple[tuple[Array, State], dict[str, Array], Mapping[str, PyTree]]:
+    """Return what `model.apply` returns, the arrays of these names, and the collections that it changed.
+
+    For losses: it is not compiled by itself, and gradients pass through the arrays. `rngs` and `mutable` are as in
+    `model.apply`.
+
+    Raises:
+      ValueError: a name or pattern matches no site.
+    """
+    if not names:
+        results = model.apply(variables, inputs, state, reset=reset, rngs=rngs, mutable=list(mutable))
+        return results[0], {}, results[1]
+    found = anatomy.find_sites(model, variables, inputs, state, reset)
+    take = [(name, found[name].key, found[name].repeat) for name in anatomy.select(found, names)]
+    with probing(Probe({key for _, key, _ in take}.__contains__)):
+        results, collections = model.apply(
+            variables, inputs, state, reset=reset, rngs=rngs, mutable=[*mutable, COLLECTION]
+        )
+    arrays = anatomy.recorded(collections)
+    return (
+        results,
+        {name: arrays[key] if repeat is None else arrays[key][repeat] for name, key, repeat in take},
+        collections,
+    )
+
+
 def intervene(
     model: nn.Module,
     params: PyTree,
