@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from train import loop, presets, sharding
+from train import presets, session, sharding
 from train.checkpoint import Checkpointer
 from train.config import TrainConfig
 from train.config_json import from_json
@@ -181,11 +181,11 @@ def snapshot(path) -> dict[str, str | None]:
 
 def at_batch(monkeypatch, step: int, action) -> None:
     """Calls `action(batch)` before the loop gets the batch of this step; what it returns takes the batch's place."""
-    batches = loop.train_batches
+    batches = session.train_batches
 
     def watched(rows, config, seed, start, local):
         with contextlib.closing(batches(rows, config, seed, start, local)) as inner:
             for number, batch in enumerate(inner, start + 1):
                 yield (action(batch) or batch) if number == step else batch
 
-    monkeypatch.setattr(loop, "train_batches", watched)
+    monkeypatch.setattr(session, "train_batches", watched)

@@ -140,13 +140,13 @@ def test_newest_and_best_are_kept(tmp_path):
     losses = {1: float("nan"), 2: 5.0, 3: jnp.float32(1.0), 4: 4.0, 5: None, 6: 2.0}
     with Checkpointer(tmp_path, CheckpointConfig(keep=2)) as checkpointer:
         for step, loss in losses.items():
-            checkpointer.save(step, tree, validation_loss=loss)
+            checkpointer.save(step, tree, held_out={} if loss is None else {"loss": loss})
         checkpointer.wait()
         assert checkpointer.steps == (3, 5, 6)
     with Checkpointer(tmp_path, CheckpointConfig(keep=1)) as checkpointer:  # losses outlive the process
         checkpointer.save(7, tree, wait=True)
         assert checkpointer.steps == (3, 7)
-        checkpointer.save(np.int32(8), tree, validation_loss=0.5, wait=True)
+        checkpointer.save(np.int32(8), tree, held_out={"loss": 0.5}, wait=True)
         assert checkpointer.steps == (8,)
     assert sorted(os.listdir(tmp_path)) == ["8"]
 
@@ -162,7 +162,24 @@ def test_newest_and_best_are_kept(tmp_path):
     ],
 )
 def test_steps_to_keep(losses, keep, keep_best, expected):
+    """The newest ones and that of the lowest value, or, of a metric that rises, of the highest."""
+    turned = {step: None if loss is None else -loss for step, loss in losses.items()}
+    assert steps_to_keep(turned, CheckpointConfig(keep=keep, keep_best=keep_best), rises=True) == expected
     assert steps_to_keep(losses, CheckpointConfig(keep=keep, keep_best=keep_best)) == expected
+
+
+def test_best_is_that_of_the_named_metric(tmp_path):
+    """Of a metric that rises the largest; also of checkpoints that another choice had kept."""
+    tree = shard({"params": jnp.zeros(3)})
+    config = CheckpointConfig(keep=1, best="accuracy")
+    with Checkpointer(tmp_path, config, rising=("accuracy",)) as checkpointer:
+        for step, accuracy in enumerate((0.5, 0.9, 0.7, 0.6), 1):
+            checkpointer.save(step, tree, held_out={"loss": step, "accuracy": accuracy})
+        checkpointer.wait()
+        assert checkpointer.steps == (2, 4)
+    with Checkpointer(tmp_path, dataclasses.replace(config, best="loss")) as checkpointer:
+        checkpointer.save(5, tree, held_out={"loss": 9.0}, wait=True)
+        assert checkpointer.steps == (2, 5)
 
 
 def test_order_of_saves(checkpoints, state_100, state_200):
@@ -184,4 +201,4 @@ def test_config_is_checked():
         CheckpointConfig(every=0)
     with pytest.raises(ValueError, match=r"checkpoint\.keep is -1"):
         CheckpointConfig(keep=-1)
-    assert {field.name for field in dataclasses.fields(CheckpointConfig)} == {"every", "keep", "keep_best"}
+    assert {field.name for field in dataclasses.fields(CheckpointConfig)} == {"every", "keep", "keep_best", "best"}

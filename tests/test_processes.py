@@ -24,9 +24,9 @@ CLOSE = 1e-5
 # a second to be passed on.
 PROCESS = """
 import os, sys, time
-from train import loop, processes, sharding
+from train import loop, session, processes, sharding
 number, when, calls = int(sys.argv[1]), int(sys.argv[2]), 0
-to_devices, train_batches = sharding.to_devices, loop.train_batches
+to_devices, train_batches = sharding.to_devices, session.train_batches
 
 def watched(*arguments):
     global calls
@@ -40,7 +40,7 @@ def told(rows, config, seed, start, local):
     print(f"rows {local.start} to {local.stop}", file=sys.stderr)
     return train_batches(rows, config, seed, start, local)
 
-sharding.to_devices, loop.train_batches, processes.HEARTBEAT_SECONDS = watched, told, 6
+sharding.to_devices, session.train_batches, processes.HEARTBEAT_SECONDS = watched, told, 6
 from train.__main__ import main
 sys.exit(main(sys.argv[3:]))
 """

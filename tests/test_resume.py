@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from runs import INTERRUPTED, assert_same_run, at_batch, checkpoints, command, metrics, saved_state, small
-from train import loop
+from train import session
 from train.loop import Outcome, train
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -78,13 +78,13 @@ def test_stopped_at_every_step(tmp_path, text, small_run, monkeypatch):
 
 
 def test_stopped_before_the_first_step(tmp_path, text, monkeypatch, capfd):
-    init_state = loop.init_state
+    init_state = session.init_state
 
     def stop(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return init_state(*arguments)
 
-    monkeypatch.setattr(loop, "init_state", stop)
+    monkeypatch.setattr(session, "init_state", stop)
     assert train(small(text), str(tmp_path)) == Outcome(0, interrupted=True)
     assert "Stopped by a signal: there was no step to save yet" in capfd.readouterr().out
     assert (checkpoints(tmp_path), metrics(tmp_path)) == ([], [])
@@ -103,7 +103,7 @@ def assert_same_end(path, small_run, steps):
 )
 def test_an_evaluation_cut_short_is_made_up_for(tmp_path, text, small_run, monkeypatch, capfd, step, log_every, steps):
     config = small(text, log__every=log_every)
-    make_evaluator, evaluated = loop.make_evaluator, iter([5, 10, 12])
+    make_evaluator, evaluated = session.make_evaluator, iter([5, 10, 12])
 
     def stopping(*arguments, **options):
         evaluate = make_evaluator(*arguments, **options)
@@ -122,7 +122,7 @@ def test_an_evaluation_cut_short_is_made_up_for(tmp_path, text, small_run, monke
         return stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_evaluator", stopping)
+        patch.setattr(session, "make_evaluator", stopping)
         train(config, str(tmp_path))
     assert checkpoints(tmp_path)[-1] == step
     last = metrics(tmp_path)[-1]

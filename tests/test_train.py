@@ -19,7 +19,7 @@ import pytest
 
 from recurrax.models import LanguageModel
 from runs import ROOT, assert_same_run, at_batch, checkpoints, flags, metrics, saved_state, small
-from train import loop, presets, sharding
+from train import loop, presets, session, sharding
 from train.__main__ import main
 from train.config_json import from_json, to_json
 from train.evaluate import Evaluation
@@ -92,7 +92,7 @@ def test_plot_takes_any_name_as_title(tmp_path):
 def scripted_losses(monkeypatch, losses):
     """Evaluations take no time and give these losses, one after the other."""
     values = iter(losses)
-    monkeypatch.setattr(loop, "make_evaluator", lambda *_, **__: lambda *_: Evaluation(next(values), 1000))
+    monkeypatch.setattr(session, "make_evaluator", lambda *_, **__: lambda *_: Evaluation(next(values), 1000))
 
 
 def test_losses_are_means_in_nats_per_byte(tmp_path, monkeypatch):
@@ -104,10 +104,10 @@ def test_losses_are_means_in_nats_per_byte(tmp_path, monkeypatch):
     scripted_losses(monkeypatch, [1.0])
     train(config, str(tmp_path / "run"))
 
-    rows = loop.open_data(config.data, print)[0]
-    batch = next(loop.train_batches(rows, config.data, config.seed))
+    rows = session.open_data(config.data, print)[0]
+    batch = next(session.train_batches(rows, config.data, config.seed))
     assert (batch["weights"].mean(1) < 1).all()
-    params = loop.init_state(config, abstract_state(config, sharding.make_mesh(config.mesh))).params
+    params = session.init_state(config, abstract_state(config, sharding.make_mesh(config.mesh))).params
     model = LanguageModel(config.model)
     logits, _ = jax.jit(model.apply)({"params": params}, batch["inputs"], reset=batch["reset"])
     logits = np.asarray(logits, np.float64)

@@ -20,7 +20,7 @@ import operator
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -38,7 +38,9 @@ class CheckpointConfig:
     keep: int = 3
     """Number of the newest checkpoints that are kept."""
     keep_best: bool = True
-    """Whether the checkpoint with the lowest validation loss is kept too."""
+    """Whether the checkpoint that is best on held-out data is kept too."""
+    best: str = "loss"
+    """Held-out metric that says which one is best: loss, or another one of the objective's."""
 
     def __post_init__(self):
         for name in ("every", "keep"):
@@ -57,7 +59,15 @@ class Checkpointer:
     directory of a run in progress. Only the holder of the working directory's lock may save or `restore`.
     """
 
-    def __init__(self, directory: str | os.PathLike, config: CheckpointConfig, log: Callable[[str], object] = print):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        config: CheckpointConfig,
+        log: Callable[[str], object] = print,
+        rising: Collection[str] = (),
+    ):
+        """`rising` are the metrics of which the largest value is the best."""
+        self._rising = rising
         self._directory = pathlib.Path(os.path.abspath(directory))  # orbax fails late on a relative path
         self._config = config
         self._log = log
@@ -79,8 +89,8 @@ class Checkpointer:
             return ()
         return tuple(sorted(int(entry.name) for entry in self._directory.iterdir() if entry.name.isdecimal()))
 
-    def save(self, step: int, state, *, validation_loss: float | None = None, wait: bool = False) -> None:
-        """Write `state`, a pytree of JAX arrays, as the checkpoint of `step`.
+    def save(self, step: int, state, *, held_out: Mapping[str, float] | None = None, wait: bool = False) -> None:
+        """Write `state`, a pytree of JAX arrays, as the checkpoint of `step`, with its means over held-out data.
 
         Returns as soon as the arrays are copied, so that the caller may donate them. The rest happens in the
         background, and the next `save`, `wait`, `restore` or `close` raises its errors. With `wait`, returns when the
@@ -102,10 +112,9 @@ class Checkpointer:
                 "continue from there. Move the later ones away to train on from an earlier step."
             )
         self._as_process_0(self._remove_leftovers)
-        loss = None  # also if it is not a number: such a checkpoint is never the best
-        if validation_loss is not None and math.isfinite(validation_loss):
-            loss = float(validation_loss)
-        record = {"step": step, "validation_loss": loss, "leaves": checkpoint_check.describe(state)}
+        # A value that is not a number is left out: such a checkpoint is never the best.
+        found = {name: float(value) for name, value in (held_out or {}).items() if math.isfinite(value)}
+        record = {"step": step, "held_out": found, "leaves": checkpoint_check.describe(state)}
         response = ocp.save_async(self._writing(step), state)
         self._pending = step, self._thread.submit(self._commit, response, record)
         self._current = step
@@ -215,14 +224,16 @@ class Checkpointer:
         self._prune()
 
     def _prune(self) -> None:
-        losses = {}
+        found = {}
         for step in self.steps:
             record = checkpoint_check.read_record(self._directory / str(step))
             if record is None:
                 self._log(f"The checkpoint of step {step} is damaged; it is left alone and not counted")
             else:
-                losses[step] = record["validation_loss"]
-        self._delete(losses.keys() - steps_to_keep(losses, self._config))
+                earlier = record.get("validation_loss")  # of a version before there were other metrics
+                means = record.get("held_out", {} if earlier is None else {"loss": earlier})
+                found[step] = means.get(self._config.best)
+        self._delete(found.keys() - steps_to_keep(found, self._config, rises=self._config.best in self._rising))
 
     def _delete(self, steps: Iterable[int]) -> None:
         for step in steps:
@@ -265,12 +276,15 @@ class Checkpointer:
             raise error or RuntimeError(f"process 0 could not prepare {self._directory}; see its message")
 
 
-def steps_to_keep(losses: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
-    """Return the newest `keep` steps and, with `keep_best`, that of the lowest validation loss (None is ignored)."""
-    newest = set(sorted(losses)[-config.keep :])
-    measured = [(loss, -step) for step, loss in losses.items() if loss is not None]
+def steps_to_keep(found: Mapping[int, float | None], config: CheckpointConfig, *, rises: bool = False) -> set[int]:
+    """Return the newest `keep` steps and, with `keep_best`, that of the lowest value, or of the highest if it `rises`.
+
+    None, a step that was not evaluated, is ignored.
+    """
+    newest = set(sorted(found)[-config.keep :])
+    measured = [(-value if rises else value, -step) for step, value in found.items() if value is not None]
     if config.keep_best and measured:
-        newest.add(-min(measured)[1])  # of equal losses the newest
+        newest.add(-min(measured)[1])  # of equal values the newest
     return newest
 
 

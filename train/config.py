@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from recurrax import checks
 from recurrax.adapters import ADAPTER, Adapter
 from recurrax.layers import check_splits_time
 from recurrax.models import ClassifierConfig, LanguageModelConfig, RegressorConfig
@@ -120,6 +121,7 @@ class TrainConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
         self.objective.check(self.model, self.data.kind)
+        checks.choice("checkpoint.best", self.checkpoint.best, ("loss", *self.objective.held_out().metrics))
         self.data.check(self.model)
         if self.mesh.time > 1:
             for layer in self.model.layout.layers:

@@ -109,19 +109,27 @@ class Recorder:
     ):
         self._config, self._writers, self._display, self._checkpoints = config, writers, display, checkpoints
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._before: dict[str, jax.Array] = {}
         self._checked, self._skipped_in_a_row = None, 0
         self._restart_clock()
 
-    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take the metrics of this step, which may still be being computed, and settle those of the previous step."""
+    def step(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Take the metrics of this step, which may still be being computed; settle those of the step before.
+
+        Returns:
+          The metrics of the step before; none at the first one.
+        """
         self.settle()
+        before, self._before = self._before, metrics
         self._pending = step, metrics
         self._steps += 1
         self._display.advance(step)
+        return before
 
     def go_back(self) -> None:
         """Drop the metrics of the last step."""
         self._pending = self._checked = None
+        self._before = {}
         self._restart_clock()
 
     @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Provides --profile FIRST:LAST, a trace of these steps for XProf or Perfetto."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -21,21 +22,33 @@ class Profiler:
             raise ValueError(f"--profile must be FIRST:LAST with 1 <= FIRST <= LAST, such as 10:15, got {steps!r}")
         self._first, self._last = int(first), int(last)
 
-    def __call__(self, step: int, metrics, folder: str | os.PathLike, say: Callable[[str], None]) -> None:
-        """Start or end the trace if it is time; to be called with the number of steps done, from 0 on."""
+    @contextlib.contextmanager
+    def into(self, folder: str | os.PathLike, step: int, say: Callable[[str], None]) -> Iterator[None]:
+        """Write into this folder within the context, which begins after `step` steps.
+
+        At its end, say where the trace is, or that nothing was traced.
+        """
+        self._folder, self._say = pathlib.Path(folder) / "profile", say
+        try:
+            self.after(step, None)
+            yield
+        finally:
+            self._close()
+
+    def after(self, step: int, metrics) -> None:
+        """Start or end the trace if it is time, after `step` steps, the last of which has these metrics."""
         self._step = step
         if step + 1 == self._first:
-            jax.profiler.start_trace(str(pathlib.Path(folder) / "profile"))
+            jax.profiler.start_trace(str(self._folder))
             self._running = True
         if self._running and step == self._last:
             jax.block_until_ready(metrics)
-            self.close(folder, say)
+            self._close()
 
-    def close(self, folder: str | os.PathLike, say: Callable[[str], None]) -> None:
-        """End the trace, possibly before step LAST, and say where it is or that nothing was traced."""
+    def _close(self) -> None:
         if self._running:
             jax.profiler.stop_trace()
-            say(f"Traced steps {self._first} to {self._step} into {pathlib.Path(folder) / 'profile'}")
+            self._say(f"Traced steps {self._first} to {self._step} into {self._folder}")
         elif self._first is not None:
-            say(f"Nothing was traced: steps {self._first} to {self._last} are not among those of this call")
+            self._say(f"Nothing was traced: steps {self._first} to {self._last} are not among those of this call")
         self._running, self._first = False, None

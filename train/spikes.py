@@ -1,4 +1,4 @@
-"""Detects loss spikes and reports them to the loop, whose `before_spike` restores an earlier state.
+"""Detects loss spikes and reports them to the session, which restores an earlier state.
 
 The recent losses with which a loss is compared are part of the state, so a run that is killed finds the same spikes.
 """
@@ -23,25 +23,22 @@ def seen(loss: jax.Array, recent: jax.Array, sigmas: float) -> tuple[jax.Array, 
 
 
 class SpikeWatch:
-    """Checks the metrics of every step one step later, so that the device never waits."""
+    """Counts the spikes of a call, of which there may be config.limit."""
 
     def __init__(self, config: SpikeConfig):
         self._limit = config.limit
-        self._pending: Mapping[str, jax.Array] | None = None
         self._times = 0
 
     def __call__(self, metrics: Mapping[str, jax.Array]) -> str | None:
-        """Take the metrics of a step, which may not be computed yet; return a message if the last step was a spike.
+        """Return a message if the step of these metrics was a spike.
 
         Raises:
           FloatingPointError: one spike more than config.limit.
         """
-        before, self._pending = self._pending, metrics
-        if before is None or not before.get("spike", False):
+        if not metrics.get("spike", False):
             return None
-        self._pending = None
         self._times += 1
-        message = f"the loss {float(before['loss']):.4f} is a spike"
+        message = f"the loss {float(metrics['loss']):.4f} is a spike"
         if self._times > self._limit:
             raise FloatingPointError(f"{message}; the run has gone back {self._limit} times already")
         return message

@@ -49,6 +49,8 @@ class Objective:
     """Unit of the loss."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of quantities beside the loss, also reported as means over the targets."""
+    rising: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are better if they are larger."""
 
     def prepare(self, batch: Batch, key: jax.Array | None) -> Batch:
         """Return the batch that the model reads and its targets; `key` is for objectives that change it at random."""

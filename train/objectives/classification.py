@@ -23,7 +23,7 @@ class Classification(Objective):
     models = (ClassifierConfig,)
     data = "classes"
     unit = "nats"
-    metrics = ("accuracy",)
+    metrics = rising = ("accuracy",)
 
     def __post_init__(self):
         check_fraction(self, "label_smoothing")

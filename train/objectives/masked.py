@@ -31,7 +31,7 @@ class Masked(Objective):
     models = (ClassifierConfig,)
     data = "text"
     unit = "nats per hidden token"
-    metrics = ("accuracy",)
+    metrics = rising = ("accuracy",)
     carries_state = False
 
     def __post_init__(self):
