@@ -1,9 +1,12 @@
 """Provides `python -m eval generate`: text from a run or a published checkpoint, written while it is sampled."""
 
 import dataclasses
+import functools
 import itertools
+import json
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,15 @@ import tyro
 from eval.run import one_source, open_run, with_local_paths
 from recurrax import adapters, pretrained
 from recurrax.adapters import Materialised
-from recurrax.models import LanguageModelConfig, generate, parameters, prefill
+from recurrax.models import (
+    LanguageModel,
+    LanguageModelConfig,
+    batch_prompts,
+    generate,
+    join_rows,
+    parameters,
+    prefill,
+)
 from recurrax.parameters import flat
 from recurrax.pretrained import Tokenizer
 from recurrax.types import Params, State
@@ -22,6 +33,7 @@ from train.data import Bytes
 from train.paths import local_path
 
 TOKENS_PER_CALL = 32
+ROWS_PER_CALL = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +48,8 @@ class Command:
     """File of an adapter, which a run that trained one has as adapter.npz, for the same model."""
     prompt: str = ""
     """Text to continue, at the start of a document. If it is empty, the first sampled token starts the document."""
+    prompts: str | None = None
+    """File with a prompt per line. Each is continued and written as a JSON object with `prompt` and `text`."""
     tokens: int = 400
     """Maximal number of tokens to sample: bytes, or those of the tokenizer. A token that closes a document ends it."""
     temperature: float = 0.8
@@ -49,6 +63,8 @@ class Command:
 
     def __post_init__(self):
         one_source(self.workdir, self.pretrained, self.step)
+        if self.prompts is not None and self.prompt:
+            raise ValueError("give either --prompt or --prompts")
         if self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
         if not self.temperature >= 0:
@@ -63,9 +79,9 @@ def main(arguments: list[str]) -> int:
     command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval generate"))
     run = None if command.pretrained is not None else open_run(command.workdir, command.step)
     vocabulary = Tokenizer(command.pretrained) if run is None else run.config.data.vocabulary
-    prompt_tokens = vocabulary.prompt(command.prompt)
-    prompt = jnp.asarray(prompt_tokens)[None]
-    length = prompt.shape[1] + command.tokens
+    texts = [command.prompt] if command.prompts is None else prompts_in(command.prompts)
+    prompts = [vocabulary.prompt(text) for text in texts]
+    length = max(map(len, prompts)) + command.tokens
     if run is not None:
         model, (params, before), source = run.model, run.materialised, f"step {run.step}"
         check_length(model.config, length)
@@ -75,37 +91,93 @@ def main(arguments: list[str]) -> int:
     if command.adapter is not None:
         params, before = with_adapter(command.adapter, model.config, params, before)
         source = f"{source} with {command.adapter}"
-    params = {"params": params}
     vocabulary.check(model.config.vocab_size)
-    # Compilation is not timed: users wait for it once, but for every token.
-    compiled_prefill = prefill.lower(model, params, prompt, before).compile()
-    jax.block_until_ready(compiled_prefill(params, prompt, before))  # the first call includes the set-up of the program
-    start = time.monotonic()
-    logits, state = jax.block_until_ready(compiled_prefill(params, prompt, before))
-    prefill_seconds = time.monotonic() - start
-
-    allowed = jnp.asarray(drawable(vocabulary, model.config.vocab_size))
-    sampling = (jnp.float32(command.temperature), jnp.float32(command.top_p), allowed)
-    key = jax.random.key(command.seed)
-    arguments = (params, logits, state, key)
-    compiled = generate.lower(model, *arguments, TOKENS_PER_CALL, *sampling).compile()
-    decode = vocabulary.decoder(prompt_tokens)
-    sys.stdout.write(command.prompt)
-    start, left, calls = time.monotonic(), command.tokens, 0
-    while left > 0:
-        tokens, logits, state, key = compiled(params, logits, state, key, *sampling)
-        drawn, calls = tokens[0, :left].tolist(), calls + 1
-        until_end = list(itertools.takewhile(lambda token: token not in vocabulary.ends, drawn))
-        left = left - len(drawn) if len(until_end) == len(drawn) else 0
-        sys.stdout.write(decode(until_end, left == 0))
-        sys.stdout.flush()
-    decode_seconds = time.monotonic() - start
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    print(
-        f"\n\n[{source}; prefill {prompt.shape[1] / prefill_seconds:,.0f} tokens/s, "
-        f"decode {calls * TOKENS_PER_CALL / decode_seconds:,.0f} tokens/s, state {size:,} bytes]"
-    )
+    sampler = Sampler(command, model, {"params": params}, before, vocabulary)
+    if command.prompts is None:
+        print(f"\n\n[{source}; {sampler.stream(command.prompt, prompts[0])}]")
+        return 0
+    for text, continuation in zip(texts, sampler.continuations(prompts), strict=True):
+        print(json.dumps({"prompt": text, "text": continuation}, ensure_ascii=False), flush=True)
     return 0
+
+
+def prompts_in(path: str) -> list[str]:
+    """Return the lines of a file. Raises ValueError if there are none, or they are not UTF-8."""
+    file = local_path("prompts", path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {path} cannot be read: {error}") from error
+    if not lines:
+        raise ValueError(f"--prompts {path} has no line")
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Continues prompts."""
+
+    command: Command
+    model: LanguageModel
+    params: Params
+    before: State | None
+    """State before a prompt, of one row."""
+    vocabulary: Bytes | Tokenizer
+
+    def draw(self, logits, state, key, count: int):
+        """Draw `count` tokens for each row."""
+        command = self.command
+        allowed = jnp.asarray(drawable(self.vocabulary, self.model.config.vocab_size))
+        sampling = (command.temperature, command.top_p, allowed, sorted(self.vocabulary.ends))
+        return generate(self.model, self.params, logits, state, key, count, *sampling)
+
+    def stream(self, text: str, prompt: np.ndarray) -> str:
+        """Write the prompt and its continuation while it is sampled; return the speeds and the size of the state."""
+        command, key = self.command, jax.random.key(self.command.seed)
+        read = functools.partial(prefill, self.model, self.params, jnp.asarray(prompt)[None], self.before)
+        logits, state = jax.block_until_ready(read())  # compiles: users wait for it once, but for every token
+        jax.block_until_ready(self.draw(logits, state, key, TOKENS_PER_CALL))
+        start = time.monotonic()
+        logits, state = jax.block_until_ready(read())
+        prefill_seconds = time.monotonic() - start
+        decode = self.vocabulary.decoder(prompt)
+        sys.stdout.write(text)
+        start, left, drawn = time.monotonic(), command.tokens, 0
+        while left > 0:
+            tokens, logits, state, key = self.draw(logits, state, key, min(TOKENS_PER_CALL, left))
+            until_end = self.until_end(tokens[0].tolist())
+            drawn += tokens.shape[1]
+            left = left - tokens.shape[1] if len(until_end) == tokens.shape[1] else 0
+            sys.stdout.write(decode(until_end, left == 0))
+            sys.stdout.flush()
+        seconds, size = time.monotonic() - start, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        return (
+            f"prefill {len(prompt) / prefill_seconds:,.0f} tokens/s, decode {drawn / seconds:,.0f} tokens/s, "
+            f"state {size:,} bytes"
+        )
+
+    def continuations(self, prompts: list[np.ndarray]) -> Iterator[str]:
+        """Yield the continuation of each prompt; ROWS_PER_CALL of them are sampled together."""
+        key = jax.random.key(self.command.seed)
+        for first in range(0, len(prompts), ROWS_PER_CALL):
+            rows = prompts[first : first + ROWS_PER_CALL]
+            # All batches have one number of rows, so that the last one is not compiled anew.
+            filled = rows + [rows[-1]] * (min(ROWS_PER_CALL, len(prompts)) - len(rows))
+            tokens, *_ = self.draw(*self.read(filled), jax.random.fold_in(key, first), self.command.tokens)
+            for prompt, row in zip(rows, tokens.tolist(), strict=False):
+                yield self.vocabulary.decoder(prompt)(self.until_end(row), True)
+
+    def read(self, rows: list[np.ndarray]):
+        """Return the logits after each prompt and the states of all."""
+        if self.before is None:
+            prompts, lengths = batch_prompts(rows, self.model.config.context)
+            return prefill(self.model, self.params, prompts, lengths=lengths)
+        found = [prefill(self.model, self.params, row[None], self.before) for row in rows]
+        return jnp.concatenate([logits for logits, _ in found]), join_rows([state for _, state in found])
+
+    def until_end(self, tokens: list[int]) -> list[int]:
+        """Return the tokens before one that closes a document."""
+        return list(itertools.takewhile(lambda token: token not in self.vocabulary.ends, tokens))
 
 
 def with_adapter(path: str, config: LanguageModelConfig, params: Params, before: State | None) -> Materialised:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import json
 import lzma
 import math
 import re
@@ -208,21 +209,17 @@ def test_temperature_zero_is_greedy(trained, capsys):
 
 
 class Script:
-    """Stands for the compiled draws: calls return the next bytes of a text, whatever the model."""
+    """Stands for the draws: calls after the first, which compiles, return the next bytes of a text."""
 
     def __init__(self, content: bytes):
-        self.content = content
+        self.content, self.compiled = content, False
 
-    def lower(self, *_):
-        return self
-
-    def compile(self):
-        return self
-
-    def __call__(self, params, logits, state, key, *_):
-        size = generate_module.TOKENS_PER_CALL
-        part, self.content = self.content[:size], self.content[size:]
-        return np.frombuffer(part.ljust(size, b"?"), np.uint8)[None], logits, state, key
+    def __call__(self, model, params, logits, state, key, count, *_):
+        part, rest = self.content[:count], self.content[count:]
+        if self.compiled:
+            self.content = rest
+        self.compiled = True
+        return np.frombuffer(part, np.uint8)[None], logits, state, key
 
 
 @pytest.mark.parametrize("missing", [0, 2])
@@ -272,3 +269,21 @@ def test_more_than_the_cache_holds_is_refused(trained, capfd, monkeypatch):
     assert "a cache of 32 tokens (max_length)" in err
     generate_module.check_length(model, 32)
     generate_module.check_length(run.config.model, 10**9)  # a window never runs out
+
+
+def test_every_line_of_prompts_is_continued(trained, capsys, tmp_path):
+    """Prompts of different lengths together, without chance: each text is that of its prompt alone."""
+    lines = ["def f(é):", "a", "import numpy as", "x" * 40]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    words = ["--workdir", str(trained), "--tokens", "24", "--temperature", "0"]
+    assert main(["generate", *words, "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["prompt"] for each in found] == lines
+    for each in found:
+        assert main(["generate", *words, "--prompt", each["prompt"]]) == 0
+        assert capsys.readouterr().out.partition("\n\n[")[0] == each["prompt"] + each["text"]
+    for bad, message in (("missing.txt", "cannot be read"), ("empty.txt", "has no line")):
+        (tmp_path / "empty.txt").write_text("")
+        with pytest.raises(SystemExit, match="2"):
+            main(["generate", *words, "--prompts", str(tmp_path / bad)])
+        assert message in capsys.readouterr().err

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from recurrax import mixers
 from recurrax.mixers import LRU, RGLRU, Attention
-from recurrax.models import LanguageModel, LanguageModelConfig, generate, prefill, sample
+from recurrax.models import LanguageModel, LanguageModelConfig, batch_prompts, generate, prefill, sample, sampling
 
 VOCAB = 32
 
@@ -175,3 +176,74 @@ def test_the_smallest_top_p_leaves_the_likeliest_token():
     logits = jax.random.normal(jax.random.key(0), (64, 20))
     drawn = sample(jax.random.key(1), logits, temperature=1.0, top_p=0.0)
     np.testing.assert_array_equal(drawn, logits.argmax(-1))
+
+
+LENGTHS = (1, 5, 16, 3)
+
+
+def test_prompts_of_different_lengths_are_as_alone():
+    """Each row's logits, state and continuation are those of its prompt alone, for layers of every kind."""
+    config = LanguageModelConfig(
+        dim=16,
+        num_layers=6,
+        first=(mixers.RWKV7(num_heads=2),),
+        pattern=(mixers.Mamba(state_dim=3), mixers.MLSTM(num_heads=2), Attention(num_heads=2, max_length=32)),
+        last=(RGLRU(num_heads=2),),
+        vocab_size=VOCAB,
+    )
+    model = LanguageModel(config)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    rows = [np.random.default_rng(length).integers(0, VOCAB, length) for length in LENGTHS]
+    prompts, lengths = batch_prompts(rows, config.context)
+    assert prompts.shape == (4, 16)
+    logits, state = prefill(model, params, prompts, lengths=lengths)
+    tokens, *_ = generate(model, params, logits, state, jax.random.key(0), 7, 0.0)
+    for i, row in enumerate(rows):
+        alone, own = prefill(model, params, row[None])
+        np.testing.assert_allclose(logits[i : i + 1], alone, atol=1e-5)
+        np.testing.assert_array_equal(
+            tokens[i : i + 1], generate(model, params, alone, own, jax.random.key(0), 7, 0.0)[0]
+        )
+
+
+def test_few_programs_serve_all_sizes():
+    """Prompts and numbers of tokens within one power of two share a program."""
+    model, params = model_and_parameters()
+    for lengths, count in (((3, 9), 5), ((16, 2), 13), ((1, 1), 16)):
+        prompts, sizes = batch_prompts([np.ones(length, int) for length in lengths])
+        logits, state = prefill(model, params, prompts, lengths=sizes)
+        before = sampling._generate._cache_size(), sampling._prefill_rows._cache_size()
+        generate(model, params, logits, state, jax.random.key(0), count)
+    assert (sampling._generate._cache_size(), sampling._prefill_rows._cache_size()) == before
+    assert batch_prompts([np.ones(20, int)], context=24)[0].shape == (1, 24)
+    assert batch_prompts([np.ones(20, int)], context=8)[0].shape == (1, 20)
+
+
+def test_rows_stop_at_their_end_token():
+    """After its end token a row repeats it; the call ends with the last row, and the others are not changed."""
+    model, params, _, logits, state = start(3)
+    key = jax.random.key(4)
+    free, *_ = generate(model, params, logits, state, key, 30)
+    ends = sorted({int(free[0, 4]), int(free[2, 9])})
+    tokens, *_ = generate(model, params, logits, state, key, 30, 1.0, 1.0, None, ends)
+    for row, plain in zip(tokens.tolist(), free.tolist(), strict=True):
+        stop = next((i for i, token in enumerate(plain) if token in ends), len(plain) - 1)
+        assert row[: stop + 1] == plain[: stop + 1]
+        if plain[stop] in ends:
+            assert set(row[stop:]) == {plain[stop]}
+
+
+def test_wrong_prompts_and_lengths_are_refused():
+    model, params, prompt, _, state = start()
+    for rows in ([], [[1], []]):
+        with pytest.raises(ValueError, match="each prompt must have a token"):
+            batch_prompts(rows)
+    for lengths, message in (
+        ([0, 1], r"must be in \[1, 7\]"),
+        ([8, 1], r"must be in \[1, 7\]"),
+        ([1], "one for each of 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prefill(model, params, prompt, lengths=jnp.asarray(lengths))
+    with pytest.raises(ValueError, match="with a state, call prefill for each length"):
+        prefill(model, params, prompt, state, lengths=jnp.asarray([1, 2]))

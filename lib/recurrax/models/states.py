@@ -4,7 +4,7 @@ A model's state is a tree {"first", "groups", "rest"} of one entry per block. Ro
 axis 1 below "groups", whose leaves a scan over depth has stacked.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,11 @@ def select_rows(state: State, indices: Int[ArrayLike, " N"]) -> State:
 def repeat_rows(state: State, batch_size: int) -> State:
     """Return the state of one row for each of `batch_size` rows."""
     return _map(lambda path, leaf: jnp.repeat(leaf, batch_size, axis=batch_axis(path)), state)
+
+
+def join_rows(given: Sequence[State]) -> State:
+    """Return the rows of several states as one state."""
+    return _map(lambda path, *leaves: jnp.concatenate(leaves, axis=batch_axis(path)), *given)
 
 
 def where_rows(condition: Bool[Array, " B"], state: State, other: State) -> State:
