@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from eval.tasks import cli, measure, models, page, results
 from eval.tasks.claims import CLAIMS, Check, Claim, Findings, base, gradient_descent, recall, stability, universality
 from eval.tasks.claims.long_memory import compare as compare_memory
+from eval.tasks.seeds import train
 from eval.tasks.suite import SUITE
 from eval.tasks.text import Language
-from eval.tasks.training import train
 from recurrax import tasks
 from recurrax.mixers import lru
 
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_is_said():
     with pytest.raises(FloatingPointError, match="the loss of seeds \\(0,\\) is \\[nan\\] at the end"):
         train(
             lambda key: {"w": jax.random.normal(key)},
-            lambda params, batch: params["w"] * np.nan,
+            lambda params, batch: (params["w"] * np.nan, 1.0),
             tasks.Parity(length=4),
             (0,),
             steps=2,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.tasks import cli, measure, models, page, results, training
+from eval.tasks import cli, measure, models, page, results, seeds
 from eval.tasks.suite import DOWNLOADED, SUITE, Setting
 from recurrax import tasks
 from recurrax.mixers import GLA, LRU
@@ -52,7 +52,7 @@ def test_it_learns_and_every_seed_is_its_own(tiny):
 def test_task_batches_depend_on_step_and_seed():
     """Successive batches and other seeds have other sequences."""
     setting = dataclasses.replace(TINY, steps=3)
-    found = list(training.batches(setting.task, (5, 6), setting.steps, setting.batch_size))
+    found = list(seeds.batches(setting.task, (5, 6), setting.steps, setting.batch_size))
     assert len(found) == 3
     for step, batch in enumerate(found):
         for i, seed in enumerate((5, 6)):
@@ -64,7 +64,7 @@ def test_task_batches_depend_on_step_and_seed():
 
 def test_a_curriculum_deals_the_steps_to_its_lengths():
     lengths = (4, 4, 8, 16)
-    found = list(training.batches(tasks.Parity(length=16), (0,), 8, 2, lengths))
+    found = list(seeds.batches(tasks.Parity(length=16), (0,), 8, 2, lengths))
     assert [batch.inputs.shape for batch in found] == [(1, 2, length) for length in lengths for _ in range(2)]
     np.testing.assert_array_equal(found[5].inputs[0], tasks.Parity(length=8).batch(0, 10, 2).inputs)
 
@@ -96,14 +96,15 @@ def test_task_scores_sum_over_weighted_positions():
     assert measure.graded(np.array([[[[1.0], [2.5], [0.0]]]]), numbers)["score"] == pytest.approx([0.25 + 0.25])
 
 
-def test_losses_are_means_over_what_counts():
+def test_losses_are_sums_over_what_counts():
     weights = np.array([[1, 0, 1]], np.float32)
     logits = np.array([[[0.0, 1.0], [5.0, 0.0], [2.0, 0.0]]], np.float32)
     batch = Example(np.zeros((1, 3), np.int32), np.array([[1, 0, 1]], np.int32), weights)
     wanted = -(1 - np.log(1 + np.e) - np.log(1 + np.exp(2))) / 2
-    assert float(measure.loss(logits, batch)) == pytest.approx(wanted, rel=1e-6)
+    total, count = measure.loss(logits, batch)
+    assert (float(total / count), float(count)) == (pytest.approx(wanted, rel=1e-6), 2)
     numbers = batch._replace(targets=np.array([[1, 0, 3]], np.float32))
-    assert float(measure.loss(logits[..., :1], numbers)) == pytest.approx((1 + 1) / 2)
+    assert float(measure.loss(logits[..., :1], numbers)[0]) == pytest.approx(1 + 1)
 
 
 def shapes(pattern, setting):

@@ -13,9 +13,11 @@ from recurrax import patterns
 from recurrax.adapters import ADAPTER
 from recurrax.models import build, parameters
 from recurrax.parameters import Parameter, flat, nested
+from recurrax.types import Params
 from train import sharding
 from train.checkpoint_check import misfits
 from train.config import TrainConfig
+from train.optimizers import Optimizer
 
 WINDOW = 128
 """Number of recent losses that spike detection compares the next one with."""
@@ -140,9 +142,14 @@ def _create(config: TrainConfig, given: Mapping[str, jax.Array]) -> TrainState:
     if config.adapter is not None:
         own = config.adapter.init(jax.random.fold_in(init_key, 1), config.model, model_declarations(config))
         params = {**params, ADAPTER: own}
+    return first_state(params, config.optimizer, trained_declarations(config), key)
+
+
+def first_state(params: Params, optimizer: Optimizer, trained: Mapping[str, Parameter] | None, key) -> TrainState:
+    """Return the state before the first step, of these parameters; `trained` is as in `train.step.make_step`."""
     zero, recent = jnp.zeros((), jnp.int32), jnp.full(WINDOW, -1, jnp.float32)
-    trained = trained_declarations(config)
-    opt_state = config.optimizer.build(trained).init(patterns.split(params, trained)[0])
+    own = params if trained is None else patterns.split(params, trained)[0]
+    opt_state = optimizer.build(trained).init(own)
     return TrainState(step=zero, batch=zero, skipped=zero, recent=recent, params=params, opt_state=opt_state, key=key)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from eval.tasks import models
+from eval.tasks.seeds import TEST_SEED, Trained, train
 from eval.tasks.suite import Setting
-from eval.tasks.training import TEST_SEED, Trained, train
 from recurrax.mixers import MixerConfig
 from recurrax.models import parameters
 from recurrax.tasks import Example, Task
@@ -77,12 +77,12 @@ def fit(setting: Setting, model, seeds: tuple[int, ...]) -> Trained:
 
 
 def loss(outputs, batch: Example):
-    """Mean over the answers that count: nats, or squared error."""
+    """Return sums over the answers that count: of nats or squared errors, and of weights."""
     if batch.targets.dtype == jnp.float32:
         losses = jnp.square(outputs[..., 0] - batch.targets)
     else:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch.targets)
-    return (losses * batch.weights).sum() / batch.weights.sum()
+    return (losses * batch.weights).sum(), batch.weights.sum()
 
 
 def scores(model, params, setting: Setting, length: int) -> dict[str, list[float]]:

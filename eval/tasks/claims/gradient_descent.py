@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from eval.tasks.claims.base import Check, Claim, Findings
 from eval.tasks.claims.pictures import panels
-from eval.tasks.training import TEST_SEED, train
+from eval.tasks.seeds import TEST_SEED, squared, train
 from recurrax.ops import linear_attention
 from recurrax.tasks import LinearRegression
 from recurrax.tasks.regression import best_rate, gradient_step, least_squares
@@ -34,7 +34,7 @@ def one_layer(budget: str, seeds: tuple[int, ...]) -> dict:
 
     trained = train(
         init,
-        lambda params, batch: jnp.square(layer(params, batch.inputs) - batch.targets[:, -1]).mean(),
+        lambda params, batch: squared(layer(params, batch.inputs) - batch.targets[:, -1]),
         task,
         seeds,
         steps=3000 if budget == "small" else 30_000,

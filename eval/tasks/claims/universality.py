@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from eval.tasks.claims.base import Check, Claim, Findings
 from eval.tasks.claims.pictures import panels
-from eval.tasks.training import TEST_SEED, train
+from eval.tasks.seeds import TEST_SEED, squared, train
 from recurrax.mixers import LRU, lru
 from recurrax.ops import diagonal_scan, shift
 from recurrax.probes import linear_reconstruction
@@ -92,7 +92,7 @@ def decoders(budget: str, seeds: tuple[int, ...]) -> dict:
         seen, test = task.batch(0, 0, 4096), task.held_out().batch(TEST_SEED, 0, 352)
         trained = train(
             lambda key, n=num_states: mlp_parameters(key, 2 * n, 256, 64),
-            lambda params, batch: jnp.square(mlp(params, batch.inputs) - batch.targets).mean(),
+            lambda params, batch: squared(mlp(params, batch.inputs) - batch.targets),
             task,
             seeds,
             steps=1500 if budget == "small" else 20_000,
@@ -134,7 +134,7 @@ def driven_pendulum(budget: str, seeds: tuple[int, ...]) -> dict:
     for width in (None, *WIDTHS):
         trained = train(
             lambda key, width=width: _follower_parameters(key, width),
-            lambda params, batch: jnp.square(_follow(params, batch.inputs) - batch.targets).mean(),
+            lambda params, batch: squared(_follow(params, batch.inputs) - batch.targets),
             task,
             seeds,
             steps=1200 if budget == "small" else 20_000,

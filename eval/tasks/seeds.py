@@ -1,17 +1,19 @@
-"""Trains several models at once that differ in the seed alone."""
+"""Trains several models at once that differ in the seed alone, with the step of `train`, vmapped over the seeds."""
 
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 
 from recurrax.parameters import Parameter
 from recurrax.tasks import Example, Task
 from recurrax.types import Params
 from train.optimizers import AdamW, Cosine
+from train.state import first_state
+from train.step import Sums, make_step
 
 TEST_SEED = 2**31
 """Seed of the sequences of tests, which no training has."""
@@ -30,7 +32,7 @@ class Trained:
 
 def train(
     init: Callable[[jax.Array], Params],
-    loss: Callable[[Params, Example], jax.Array],
+    loss: Callable[[Params, Example], tuple[jax.Array, jax.Array]],
     task: Task,
     seeds: tuple[int, ...],
     *,
@@ -41,10 +43,11 @@ def train(
     declared: Mapping[str, Parameter] | None = None,
     lengths: tuple[int, ...] = (),
 ) -> Trained:
-    """AdamW on sequences that never come twice (but where a data set ends), every seed with its own.
+    """Train with AdamW on sequences that never come twice, except of a data set; every seed has its own.
 
-    `declared` says what the parameters are, by path; None: no weight decay. `lengths` is a curriculum: each is trained
-    on for an equal part of the steps, instead of the task's own.
+    `loss` returns sums over the answers that count: of the loss, and of their weights. `declared` says what the
+    parameters are, by path; None: no weight decay. `lengths` is a curriculum: each is trained on for an equal part of
+    the steps, instead of the task's own.
 
     Raises:
       FloatingPointError: the loss of a seed was not finite.
@@ -54,30 +57,34 @@ def train(
         schedule=Cosine(warmup_steps=steps // 10, decay_steps=steps, final_fraction=0.02),
         weight_decay=weight_decay,
         beta2=0.98,
-    ).build(declared)
+    )
 
     def create(seed):
-        params = init(jax.random.key(seed))
-        return params, optimizer.init(params)
+        key = jax.random.key(seed)
+        return first_state(init(key), optimizer, declared, key)
 
-    def step(state, batch):
-        params, opt_state = state
-        value, gradients = jax.value_and_grad(loss)(params, batch)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), (value, optax.tree.norm(gradients))
+    def sums(params, frozen, batch, key):
+        del frozen, key
+        total, weight = loss(params, batch)
+        return Sums(total, {"loss": total}, weight, {})
 
     state = jax.jit(jax.vmap(create))(np.array(seeds, np.uint32))
-    train_step = jax.jit(jax.vmap(step), donate_argnums=0)
+    train_step = jax.jit(jax.vmap(make_step(sums, optimizer, declared)), donate_argnums=0)
     seen = []
     for batch in batches(task, seeds, steps, batch_size, lengths):
-        state, values = train_step(state, batch)
-        seen.append(values)
+        state, metrics = train_step(state, batch)
+        seen.append((metrics["loss"], metrics["grad_norm"]))
     losses, norms = (np.array(each, np.float64) for each in zip(*jax.device_get(seen), strict=True))
     last = losses[-max(steps // 20, 1) :].mean(0)
     if not np.isfinite(last).all():
         raise FloatingPointError(f"the loss of seeds {seeds} is {last.tolist()} at the end")
     norms = norms[steps // 10 :]
-    return Trained(state[0], last.tolist(), (norms.std(0) / norms.mean(0)).tolist())
+    return Trained(state.params, last.tolist(), (norms.std(0) / norms.mean(0)).tolist())
+
+
+def squared(errors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the sum of the squares and the number of errors, for `loss`."""
+    return jnp.square(errors).sum(), jnp.float32(errors.size)
 
 
 def batches(
