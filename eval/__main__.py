@@ -14,6 +14,7 @@ COMMANDS = {
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
     "compare": ("eval.compare.cli", "every mixer trained on the same text with as many parameters"),
     "adapt": ("eval.adapt", "a model adapted to a text by a prompt, start states, LoRA and full training"),
+    "widths": ("eval.widths", "the best learning rate of several widths, standard and muP"),
     "recipes": ("eval.recipes", "presets with other optimizers and groups, trained for equal times"),
     "scaling": ("eval.scaling", "plans of the large presets on many devices, and their curves"),
     "tasks": ("eval.tasks.cli", "small models on tasks with exact answers"),

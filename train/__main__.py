@@ -31,7 +31,8 @@ class Command:
     workdir: str | None = None
     """Directory of the run, with config.json, versions.json, data.json, metrics.jsonl, loss.png and checkpoints/."""
     describe: bool = False
-    """Print every array of the state with its sharding, parameters also with their axes and role, and exit."""
+    """Print every array of the state with its sharding, parameters also with their axes and role, and exit.
+    With --workdir, groups also have the norm of the newest checkpoint."""
     plan: bool = False
     """Compile the step for as many virtual devices as the mesh has, print memory, work and communication, and exit."""
     profile: str | None = None
@@ -105,7 +106,9 @@ def main(arguments: list[str]) -> int:
             declared = state.declarations(command.config)
             print(describe({"params": abstract.params}, declared=declared), end="\n\n")
             print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"), end="\n\n")
-            print(command.config.optimizer.describe(state.trained_declarations(command.config)))
+            trained = state.trained_declarations(command.config)
+            norms = None if command.workdir is None else state.newest_norms(command.config, command.workdir, trained)
+            print(command.config.optimizer.describe(trained, norms))
             return 0
         keep_freed_memory()
         loop.train(command.config, command.workdir, profile=command.profile)

@@ -12,6 +12,7 @@ from train.config_json import from_json, to_json
 from train.data import VOCAB_SIZE, DataConfig, TaskData
 from train.objectives import NextToken, Objective
 from train.optimizers import AdamW, Optimizer
+from train.parametrization import Parametrization, Standard
 from train.precision import PrecisionConfig
 from train.sharding import MeshConfig
 from train.starts import Random, Start
@@ -93,6 +94,7 @@ class TrainConfig:
     objective: Objective = NextToken()
     data: DataConfig | TaskData = DataConfig()
     optimizer: Optimizer = AdamW()
+    parametrization: Parametrization = Standard()
     start: Start = Random()
     adapter: Adapter | None = None
     """Parameters beside those of the model, such as LoRA(rank=4) or InitialState(); None: there are none."""
@@ -123,6 +125,11 @@ class TrainConfig:
         self.objective.check(self.model, self.data.kind)
         checks.choice("checkpoint.best", self.checkpoint.best, ("loss", *self.objective.held_out().metrics))
         self.data.check(self.model)
+        if self.parametrization != Standard() and not self.optimizer.normalizes:
+            raise ValueError(
+                f"parametrization {type(self.parametrization).__name__} is for AdamW, ScheduleFreeAdamW and Lion, got "
+                f"{type(self.optimizer).__name__}"
+            )
         if self.mesh.time > 1:
             for layer in self.model.layout.layers:
                 check_splits_time(layer)
@@ -155,7 +162,13 @@ def read_config(path: str | os.PathLike) -> dict:
             "groups": [],
         }
     if isinstance(data.get("model"), dict):
-        for name, value in (("objective", NextToken()), ("start", Random()), ("adapter", None), ("train", None)):
+        for name, value in (
+            ("objective", NextToken()),
+            ("parametrization", Standard()),
+            ("start", Random()),
+            ("adapter", None),
+            ("train", None),
+        ):
             data.setdefault(name, to_json(value))
         if data["train"] == ["*"]:
             data["train"] = None

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recurrax import adapters, checks, mixers, models, projections, tasks
-from train import data, objectives, optimizers, starts
+from train import data, objectives, optimizers, parametrization, starts
 
 BASES = (
     *(mixers.MixerConfig, projections.ProjectionConfig, models.BackboneConfig),
     *(optimizers.Optimizer, optimizers.Schedule, objectives.Objective, tasks.Task, starts.Start),
+    parametrization.Parametrization,
     *(adapters.Adapter, adapters.Adapted),
 )
 """Classes that have no use but through those that inherit from them."""
@@ -38,7 +39,7 @@ def _config_classes(*modules) -> dict[str, type]:
 
 
 CONFIGS: Mapping[str, type] = _config_classes(
-    mixers, projections, models, adapters, optimizers, objectives, tasks, data, starts
+    mixers, projections, models, adapters, optimizers, objectives, tasks, data, starts, parametrization
 )
 """The classes that an expression may call, by the names that their packages export."""
 

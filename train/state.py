@@ -1,5 +1,6 @@
 """Define the training state, one pytree, its optimizer, and its creation in shards on the devices of a mesh."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.struct
@@ -15,9 +16,12 @@ from recurrax.models import build, parameters
 from recurrax.parameters import Parameter, flat, nested
 from recurrax.types import Params
 from train import sharding
+from train.checkpoint import Checkpointer
 from train.checkpoint_check import misfits
 from train.config import TrainConfig
 from train.optimizers import Optimizer
+from train.parametrization import Factors
+from train.workdir import Workdir
 
 WINDOW = 128
 """Number of recent losses that spike detection compares the next one with."""
@@ -44,13 +48,24 @@ def model_declarations(config: TrainConfig) -> dict[str, Parameter]:
     return parameters(config.model, input_dim=config.data.features)
 
 
+def _factors(config: TrainConfig) -> dict[str, Factors]:
+    """Return the factors of the run's parametrization by path."""
+    return config.parametrization.factors(config.model, model_declarations(config))
+
+
 def declarations(config: TrainConfig) -> dict[str, Parameter]:
     """Return the declaration of every parameter of the run: those of the model, and those of its adapter.
 
     Raises:
       ValueError: the model has nothing of the kind that the adapter changes, or the adapter does not fit the data.
     """
-    declared = model_declarations(config)
+    declared, factors = model_declarations(config), _factors(config)
+    declared = {
+        path: dataclasses.replace(each, learning_rate=each.learning_rate * factors[path].learning_rate)
+        if path in factors
+        else each
+        for path, each in declared.items()
+    }
     if config.adapter is None:
         return declared
     if config.adapter.starts and config.data.kind == "text" and config.data.packed:
@@ -138,7 +153,8 @@ def _create(config: TrainConfig, given: Mapping[str, jax.Array]) -> TrainState:
     features = config.data.features
     inputs = jnp.zeros((1, 1), jnp.int32) if features is None else jnp.zeros((1, 1, features))
     drawn = build(config.model).init(init_key, inputs)["params"]
-    params = patterns.by_path(drawn, {**flat(drawn), **given})
+    scaled = {path: factors.init * flat(drawn)[path] for path, factors in _factors(config).items()}
+    params = patterns.by_path(drawn, {**flat(drawn), **scaled, **given})
     if config.adapter is not None:
         own = config.adapter.init(jax.random.fold_in(init_key, 1), config.model, model_declarations(config))
         params = {**params, ADAPTER: own}
@@ -166,3 +182,13 @@ def _like_parameters(opt_state, parameters: Mapping[str, tuple[tuple[int, ...], 
         return found if leaf.shape == shape else whole
 
     return jax.tree_util.tree_map_with_path(split, opt_state)
+
+
+def newest_norms(config: TrainConfig, workdir: str, declared: Mapping[str, Parameter]) -> dict[str, float] | None:
+    """Return the norm of each parameter in a run's newest checkpoint; None if it has none yet."""
+    path = Workdir(workdir).checkpoints_path
+    if not path.is_dir():
+        return None
+    with Checkpointer(path, config.checkpoint) as checkpointer:
+        params = flat(checkpointer.restore_params())
+    return {path: float(jnp.linalg.norm(jnp.ravel(params[path]))) for path in declared}

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import optax
@@ -34,6 +35,9 @@ class Optimizer:
     """Global norm to which larger gradients are scaled down; inf: no clipping."""
     accumulate: int = 1
     """Number of slices of a batch that are processed one after the other, to save memory."""
+
+    normalizes: ClassVar[bool] = False
+    """Whether each entry of a step has a size of its own, whatever the size of the gradient and of the matrix."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -70,9 +74,9 @@ class Optimizer:
             )
         return settings_of(self.groups, self.weight_decay, declared or {})
 
-    def describe(self, declared: Mapping[str, Parameter]) -> str:
-        """Return a table of the parameters that have one learning rate and one decay."""
-        return table(self.groups, self.weight_decay, declared)
+    def describe(self, declared: Mapping[str, Parameter], norms: Mapping[str, float] | None = None) -> str:
+        """Return a table of the parameters that have one learning rate and decay, with their norm if it is given."""
+        return table(self.groups, self.weight_decay, declared, norms)
 
     def build(self, declared: Mapping[str, Parameter] | None) -> optax.GradientTransformation:
         """Return the whole update.

@@ -79,14 +79,25 @@ def settings_of(groups: Sequence[str], weight_decay: float, declared: Mapping[st
     return found
 
 
-def table(groups: Sequence[str], weight_decay: float, declared: Mapping[str, Parameter]) -> str:
-    """Return a table of parameters with equal settings: their number, roles, factor of the learning rate and decay."""
-    rows: dict[Setting, tuple[int, dict[str, None]]] = {}
+def table(
+    groups: Sequence[str],
+    weight_decay: float,
+    declared: Mapping[str, Parameter],
+    norms: Mapping[str, float] | None = None,
+) -> str:
+    """Return a table of parameters with equal settings: their number, factor of the learning rate, decay and roles.
+
+    With the norm of each parameter it also has that of all of a row.
+    """
+    rows: dict[Setting, list[str]] = {}
     for path, setting in settings_of(groups, weight_decay, declared).items():
-        count, roles = rows.get(setting, (0, {}))
-        rows[setting] = count + math.prod(declared[path].shape), {**roles, declared[path].role: None}
-    lines = [("parameters", "learning rate", "weight decay", "roles")]
-    for setting, (count, roles) in sorted(rows.items(), key=lambda item: -item[1][0]):
-        lines.append((f"{count:,}", f"x {setting.learning_rate:g}", f"{setting.weight_decay:g}", ", ".join(roles)))
+        rows.setdefault(setting, []).append(path)
+    found = [(sum(math.prod(declared[path].shape) for path in paths), setting) for setting, paths in rows.items()]
+    lines = [("parameters", *(() if norms is None else ("norm",)), "learning rate", "weight decay", "roles")]
+    for count, setting in sorted(found, key=lambda row: -row[0]):
+        paths = rows[setting]
+        roles = ", ".join(dict.fromkeys(declared[path].role for path in paths))
+        norm = () if norms is None else (f"{math.hypot(*(norms[path] for path in paths)):.4g}",)
+        lines.append((f"{count:,}", *norm, f"x {setting.learning_rate:g}", f"{setting.weight_decay:g}", roles))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

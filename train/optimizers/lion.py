@@ -23,6 +23,8 @@ class Lion(Optimizer):
     beta2: float = 0.99
     """Decay factor of the moment."""
 
+    normalizes = True
+
     def __post_init__(self):
         super().__post_init__()
         self._check_averages("beta1", "beta2")

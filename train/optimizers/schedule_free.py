@@ -44,6 +44,8 @@ class ScheduleFreeAdamW(Optimizer):
     beta2: float = 0.95
     """Decay factor of the second moment."""
 
+    normalizes = True
+
     def __post_init__(self):
         super().__post_init__()
         self._check_averages("beta1", "beta2")

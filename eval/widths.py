@@ -1,0 +1,151 @@
+"""Finds the best learning rate at several widths, standard and muP: `python -m eval widths`.
+
+All runs see the same batches of the sources of Python's own standard library. The loss is the mean over the last tenth
+of the steps.
+"""
+
+import dataclasses
+import math
+import pathlib
+import shlex
+
+import jax
+import tyro
+
+from eval.bench import report
+from recurrax import checks
+from recurrax.mixers import GLA, LRU, Attention, MixerConfig
+from recurrax.models import LanguageModelConfig
+from recurrax.projections import GLU
+from train import sharding
+from train.allocator import keep_freed_memory
+from train.config import TrainConfig
+from train.data import VOCAB_SIZE, DataConfig, open_data, train_batches
+from train.optimizers import AdamW, Cosine
+from train.parametrization import MuP, Standard
+from train.paths import local_path
+from train.sharding import MeshConfig
+from train.state import abstract_state, init_state
+from train.step import make_train_step
+from train.workdir import Workdir, read_json, write_json_atomically
+
+HEAD = 16
+"""Width of a head; wider models have more heads."""
+KINDS = ("GLA", "LRU", "Attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths:
+    """Train models of several widths at several learning rates and write tables. The same command resumes."""
+
+    workdir: str
+    """Directory of the measurements."""
+    mixers: tuple[str, ...] = KINDS
+    """Mixers to compare."""
+    dims: tuple[int, ...] = (64, 256)
+    """Widths; the first is the base of muP."""
+    exponents: tuple[int, ...] = (-10, -9, -8, -7, -6, -5, -4)
+    """Learning rates, as powers of 2."""
+    steps: int = 300
+    """Steps of each training."""
+    output: str | None = None
+    """Markdown file to write; None: WORKDIR/widths.md."""
+
+    def __post_init__(self):
+        checks.positive(self, "steps")
+        for name in self.mixers:
+            checks.choice("mixer", name, KINDS)
+
+
+def mixer(name: str, dim: int) -> MixerConfig:
+    """Return the mixer of this name for a model of this width."""
+    heads = dim // HEAD
+    return {
+        "GLA": GLA(num_heads=heads),
+        "LRU": LRU(state_dim=dim),
+        "Attention": Attention(num_heads=heads, window=128),
+    }[name]
+
+
+def config_of(command: Widths, name: str, dim: int, exponent: int, scaled: bool) -> TrainConfig:
+    """Return the run of one width and learning rate."""
+    model = LanguageModelConfig(
+        vocab_size=VOCAB_SIZE,
+        dim=dim,
+        num_layers=2,
+        pattern=(mixer(name, dim),),
+        projection=GLU(expansion=2.0),
+        tied_head=False,
+    )
+    return TrainConfig(
+        steps=command.steps,
+        model=model,
+        parametrization=MuP(command.dims[0]) if scaled else Standard(),
+        data=DataConfig(dataset="python_stdlib", sequence_length=128, batch_size=8),
+        optimizer=AdamW(
+            learning_rate=2.0**exponent,
+            schedule=Cosine(warmup_steps=command.steps // 10, decay_steps=command.steps),
+            weight_decay=0.0,
+        ),
+        mesh=MeshConfig(data=1),
+    )
+
+
+def loss_of(config: TrainConfig) -> float | None:
+    """Return the mean loss of the last tenth of the steps in nats; None if it is not finite."""
+    mesh = sharding.make_mesh(config.mesh)
+    abstract = abstract_state(config, mesh)
+    step, state, losses = make_train_step(config, abstract, mesh), init_state(config, abstract), []
+    rows, _, _ = open_data(config.data, lambda line: None)
+    batches, split = train_batches(rows, config.data, config.seed), sharding.batch_sharding(mesh)
+    for _, batch in zip(range(config.steps), batches, strict=False):
+        state, metrics = step(state, sharding.to_devices(batch, split))
+        losses.append(metrics["loss"])
+    batches.close()
+    last = jax.device_get(losses[-max(config.steps // 10, 1) :])
+    mean = math.fsum(map(float, last)) / len(last)
+    return mean if math.isfinite(mean) else None
+
+
+def compare(command: Widths, root: pathlib.Path) -> dict[str, dict[str, list[float | None]]]:
+    """Return the losses by mixer and by width and parametrization, one for each learning rate."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for name in command.mixers:
+        for dim in command.dims:
+            for scaled in (False, True) if dim != command.dims[0] else (False,):
+                label = f"{dim}, {'muP' if scaled else 'both' if dim == command.dims[0] else 'standard'}"
+                for exponent in command.exponents:
+                    kept = root / f"{name}-{dim}-{scaled}-{exponent}-{command.steps}.json"
+                    if not kept.exists():
+                        loss = loss_of(config_of(command, name, dim, exponent, scaled))
+                        write_json_atomically(kept, {"loss": loss})
+                        print(f"{name}, width {label}, 2^{exponent}: {loss}", flush=True)
+                        jax.clear_caches()
+                    found.setdefault(name, {}).setdefault(label, []).append(read_json(kept)["loss"])
+    return found
+
+
+def page(found: dict, command: Widths, shown: str, where: str) -> str:
+    """Return the tables as Markdown; the best learning rate of each line is bold."""
+    lines = ["| mixer | width | " + " | ".join(f"2^{e}" for e in command.exponents) + " |"]
+    lines.append("|---|---|" + "---:|" * len(command.exponents))
+    for name, widths in found.items():
+        for label, losses in widths.items():
+            best = min(loss for loss in losses if loss is not None)
+            cells = ["-" if x is None else f"**{x:.3f}**" if x == best else f"{x:.3f}" for x in losses]
+            lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
+    return "\n".join((f"    {shown}\n\n```\n{where}\n```\n", *lines, ""))
+
+
+def main(arguments: list[str]) -> int:
+    command = tyro.cli(Widths, args=arguments, prog="python -m eval widths")
+    root = local_path("workdir", command.workdir)
+    output = root / "widths.md" if command.output is None else local_path("output", command.output)
+    keep_freed_memory()
+    with Workdir(root):
+        found = compare(command, root)
+    shown = f"python -m eval widths {shlex.join(arguments)}"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page(found, command, shown, report.header(report.machine())))
+    print(f"wrote {output}")
+    return 0
