@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> int:
         run = open_run(command.workdir, command.step)
         config, params, data, source = run.config.model, run.params, run.config.data, f"step {run.step}"
         adapter = run.config.adapter
+        if not isinstance(data, DataConfig):
+            raise ValueError(f"perplexity reads text; the run's data are {type(data).__name__}: {run.path} has metrics")
         lanes = run.config.evaluation.batch_size
     else:
         data = DataConfig(tokenizer=command.pretrained, closed=False)

@@ -8,17 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.run import open_run
 from recurrax.mixers import GLA, LRU, Bidirectional
 from recurrax.models import ClassifierConfig, LanguageModelConfig, RegressorConfig
 from recurrax.tasks import Adding, SelectiveCopying, SequentialImages
-from runs import metrics, saved_state
 from train import presets
 from train.checkpoint import CheckpointConfig
 from train.config import EvaluationConfig, LogConfig, TrainConfig
-from train.config_json import from_json, to_json
-from train.data import DataConfig, TaskData, TaskTest, batch_at, open_data
-from train.loop import Outcome, train
+from train.data import DataConfig, TaskData, batch_at, open_data
 from train.objectives import Classification, Masked, NextToken, Regression
 from train.optimizers import AdamW
 from train.plan import make_plan
@@ -159,33 +155,6 @@ CONFIGS = {
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-@pytest.mark.usefixtures("compiled_once")
-@every_config
-def test_run_keeps_its_promises(tmp_path, capfd, config):
-    """In two calls it is the run in one, to the bit; on a mesh it is the same to rounding; it reports its metrics."""
-    assert from_json(json.loads(json.dumps(to_json(config)))) == config
-    assert train(config, str(tmp_path / "whole")) == Outcome(4, interrupted=False)
-    train(dataclasses.replace(config, steps=2), str(tmp_path / "pieces"))
-    train(config, str(tmp_path / "pieces"))
-    assert saved_state(tmp_path / "pieces") == saved_state(tmp_path / "whole")
-    assert (tmp_path / "whole" / "loss.png").stat().st_size
-
-    mesh = MeshConfig(data=2, fsdp=2, time=2)
-    train(dataclasses.replace(config, mesh=mesh), str(tmp_path / "mesh"))
-    rows, on_mesh = metrics(tmp_path / "whole"), metrics(tmp_path / "mesh")
-    held_out = config.objective.held_out()
-    for row, other in zip(rows, on_mesh, strict=True):
-        assert row == pytest.approx(other, rel=1e-4)
-        names = {"loss", *(name for name in config.objective.metrics)}
-        assert names <= row.keys()
-        if row["step"] % 2 == 0:
-            plain = {"loss"} if isinstance(held_out, Regression) and held_out.error == "squared" else names
-            assert {f"validation_{name}" for name in plain} <= row.keys()
-    assert f"held out {config.objective.show_held_out(validation_of(rows[-1]))}" in capfd.readouterr().out
-    with pytest.raises(ValueError, match="trains a .*; this reads language models"):
-        open_run(str(tmp_path / "whole"))
-
-
 def masked(text):
     """Return the run of a classifier that reads text in both directions."""
     pattern = (Bidirectional(LRU(state_dim=8)),)
@@ -193,21 +162,6 @@ def masked(text):
     data = DataConfig(path=str(text), sequence_length=32, batch_size=8)
     evaluation = EvaluationConfig(every=2, batch_size=8, max_batches=3)
     return dataclasses.replace(BASE, objective=Masked(rate=0.3), model=model, data=data, evaluation=evaluation)
-
-
-@pytest.mark.usefixtures("compiled_once")
-def test_masked_run_keeps_its_promises(tmp_path, text):
-    """The hidden tokens of a step are the same in every call and on every mesh, and so are those of an evaluation."""
-    config = masked(text)
-    train(config, str(tmp_path / "whole"))
-    train(dataclasses.replace(config, steps=2), str(tmp_path / "pieces"))
-    train(config, str(tmp_path / "pieces"))
-    assert saved_state(tmp_path / "pieces") == saved_state(tmp_path / "whole")
-    train(dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=2, time=2)), str(tmp_path / "mesh"))
-    for row, other in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "mesh"), strict=True):
-        assert row == pytest.approx(other, rel=1e-4)
-        assert {"loss", "accuracy"} <= row.keys()
-    assert {"validation_loss", "validation_accuracy"} <= row.keys()
 
 
 def test_masked_hides_tokens_at_its_rates():
@@ -314,7 +268,7 @@ def test_bad_objectives_are_refused(make, message):
 
 def test_held_out_sequences_are_no_training_sequences():
     """No seed of training gives the held-out sequences, which are the same in every run."""
-    test = TaskTest(COPY, 8)
+    test = TaskData(COPY, held_out=8).open()[1]
     (batch,) = test.batches(8)
     (again,) = test.batches(8)
     np.testing.assert_array_equal(batch["inputs"], again["inputs"])

@@ -9,7 +9,7 @@ from recurrax.layers import check_splits_time
 from recurrax.models import ClassifierConfig, LanguageModelConfig, RegressorConfig
 from train.checkpoint import CheckpointConfig
 from train.config_json import from_json, to_json
-from train.data import VOCAB_SIZE, DataConfig, TaskData
+from train.data import VOCAB_SIZE, ArrayData, DataConfig, FunctionData, TaskData
 from train.objectives import NextToken, Objective
 from train.optimizers import AdamW, Optimizer
 from train.parametrization import Parametrization, Standard
@@ -92,7 +92,7 @@ class TrainConfig:
     """Seed of the parameters' initialisation and of the order of the data."""
     model: LanguageModelConfig | ClassifierConfig | RegressorConfig = LanguageModelConfig(vocab_size=VOCAB_SIZE)
     objective: Objective = NextToken()
-    data: DataConfig | TaskData = DataConfig()
+    data: DataConfig | TaskData | ArrayData | FunctionData = DataConfig()
     optimizer: Optimizer = AdamW()
     parametrization: Parametrization = Standard()
     start: Start = Random()

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recurrax.adapters import Adapter, adapted
 from recurrax.models import BackboneConfig, build
 from train import sharding
-from train.data import Documents, TaskTest, evaluation_batches
+from train.data import Documents, HeldOutRows, evaluation_batches
 from train.objectives import NextToken, Objective
 from train.step import make_evaluation_step
 
@@ -69,8 +69,10 @@ def make_evaluator(
 
     programs = functools.cache(programs)
 
-    def evaluate(params, data: Documents | TaskTest, max_batches=None, should_stop=lambda: False) -> Evaluation | None:
-        is_task = isinstance(data, TaskTest)
+    def evaluate(
+        params, data: Documents | HeldOutRows, max_batches=None, should_stop=lambda: False
+    ) -> Evaluation | None:
+        is_task = isinstance(data, HeldOutRows)
         carries_state = objective.carries_state and not is_task
         init_state, step = programs(carries_state)
         batches = data.batches(batch_size) if is_task else evaluation_batches(data, sequence_length, batch_size, packed)

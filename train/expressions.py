@@ -9,6 +9,7 @@ annotation names a config class, such as `model.pattern` and `optimizer`; all ot
 
 import ast
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -142,10 +143,17 @@ def apply(config, arguments: Sequence[str]) -> tuple[Any, list[str]]:
         flag, separator, value = word.partition("=")
         path = tuple(flag.removeprefix("--").replace("-", "_").split("."))
         if flag.startswith("--") and takes_expression(config, path) and (separator or words):
-            found[path] = flag, evaluate(value if separator else words.pop(0))
+            found[path] = flag, _given(flag, value if separator else words.pop(0))
         else:
             rest.append(word)
     return _replaced(config, found), rest
+
+
+def _given(flag: str, text: str) -> Any:
+    """Return the value of an expression; --data may name a function of the user's own instead, as mine:source."""
+    if flag == "--data" and re.fullmatch(r"[^()'\"]+:\w+", text.strip()):
+        return data.FunctionData(text.strip())
+    return evaluate(text)
 
 
 def _replaced(config, found: Mapping[tuple[str, ...], tuple[str, Any]]):

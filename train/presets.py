@@ -2,13 +2,9 @@
 
 import difflib
 import functools
-import importlib
 import inspect
-import pathlib
-import sys
 from collections.abc import Callable
 
-from recurrax import checks
 from recurrax.mixers import GLA, LRU, RGLRU, Attention, GatedDeltaNet
 from recurrax.models import ClassifierConfig, LanguageModelConfig
 from recurrax.projections import GLU
@@ -20,6 +16,7 @@ from train.objectives import Classification, Distillation
 from train.optimizers import AdamW, Cosine
 from train.sharding import MeshConfig
 from train.starts import stored_in
+from train.user_code import find_function
 
 
 def default() -> TrainConfig:
@@ -229,7 +226,7 @@ def find(name: str) -> Callable[[], TrainConfig]:
         one that it does not need is given, or the file or its function is missing.
     """
     if ".py:" in name:
-        return _from_file(*name.rsplit(":", 1))
+        return _from_file(name)
     name, _, directory = name.partition(":")
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
@@ -254,29 +251,14 @@ def usage(name: str) -> str:
     return f"{name}:DIR" if takes_directory(PRESETS[name]) else name
 
 
-def _from_file(file: str, function: str) -> Callable[[], TrainConfig]:
-    path = pathlib.Path(file).expanduser().resolve()
-    if not path.is_file():
-        raise ValueError(f"the preset {file}:{function} is in no file: {path} does not exist")
-    sys.path.insert(0, str(path.parent))
-    module = importlib.import_module(path.stem)
-    if pathlib.Path(module.__file__ or "").resolve() != path:
-        raise ValueError(f"{path} has the name of another module, {module.__name__}: rename the file")
-    preset = getattr(module, function, None)
-    if not callable(preset):
-        names = [
-            name
-            for name, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", None) == path.stem
-        ]
-        hint = checks.hint(function, names)
-        raise ValueError(f"{path} has no function {function!r}{hint}; it has {', '.join(names)}")
+def _from_file(name: str) -> Callable[[], TrainConfig]:
+    preset = find_function(name, "the preset")
 
     def checked() -> TrainConfig:
         config = preset()
         if not isinstance(config, TrainConfig):
-            raise ValueError(f"{file}:{function} must return a TrainConfig, got {config!r:.80}")
+            raise ValueError(f"{name} must return a TrainConfig, got {config!r:.80}")
         return config
 
-    checked.__doc__ = preset.__doc__ or f"The preset {function} of {path}."
+    checked.__doc__ = preset.__doc__ or f"The preset {name}."
     return checked

@@ -1,17 +1,14 @@
 """Provides sequences of `recurrax.tasks` as data: inputs of every step, and answers at the steps that have one."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from recurrax import checks
 from recurrax.models import BackboneConfig
-from recurrax.tasks import SelectiveCopying, Task
-
-HELD_OUT_SEED = 2**32
-"""Seed of the held-out sequences; seeds of training are less than this."""
+from recurrax.tasks import Example, SelectiveCopying, Task
+from train.data.examples import HELD_OUT_SEED, DrawnRows, HeldOutRows, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,54 +58,15 @@ class TaskData:
             if (value is None) != (has is None) or (value is not None and has < value):
                 raise ValueError(f"model.{name} must be {value} for {self.task}, got {has}")
 
-
-@dataclasses.dataclass(frozen=True)
-class TaskRows:
-    """Sequences of a task with random access, in the form of `Rows`."""
-
-    task: Task
-
-    def __str__(self):
-        return str(self.task)
-
-    def order(self, seed: int) -> "_Order":
-        """Return the position of each element of the endless sequence: (seed, index)."""
-        return _Order(seed)
-
-    def take(self, positions: Sequence[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
-        """Return the rows at these positions."""
-        return [as_row(self.task.example(seed, index)) for seed, index in positions]
+    def open(self, say=print) -> tuple[DrawnRows, HeldOutRows, dict]:
+        """Return the rows of training, the held-out ones, and an identification of both as JSON."""
+        del say
+        held_out = self.task.held_out()
+        rows = DrawnRows(str(self.task), lambda seed, index: as_row(self.task.example(seed, index)))
+        test = HeldOutRows(str(self.task), self.held_out, lambda i: as_row(held_out.example(HELD_OUT_SEED, i)))
+        return rows, test, {split: {"task": str(self.task)} for split in ("train", "validation")}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Order:
-    seed: int
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        return self.seed, index
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskTest:
-    """The held-out sequences of a task."""
-
-    task: Task
-    count: int
-
-    def identity(self) -> dict:
-        """Return an identification as JSON: the sequences are a function of the config."""
-        return {"task": str(self.task)}
-
-    def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yield batches of `batch_size` rows; the last one is filled up with rows of weight 0."""
-        task = self.task.held_out()
-        for start in range(0, self.count, batch_size):
-            rows = [as_row(task.example(HELD_OUT_SEED, start + i)) for i in range(batch_size)]
-            for row in rows[max(self.count - start, 0) :]:
-                row["weights"] = np.zeros_like(row["weights"])
-            yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def as_row(example) -> dict[str, np.ndarray]:
-    """Return an example as a row of a batch."""
+def as_row(example: Example) -> Row:
+    """Return an example of a task as a row of a batch."""
     return {"inputs": example.inputs, "targets": example.targets, "weights": np.asarray(example.weights, np.float32)}

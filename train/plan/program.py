@@ -16,7 +16,6 @@ from recurrax.adapters import adapted
 from recurrax.models import build
 from train import precision, sharding
 from train.config import TrainConfig
-from train.data import DataConfig, TaskData
 from train.plan.cost import Cost, program_cost
 from train.sharding import MeshConfig
 from train.state import TrainState, abstract_frozen, abstract_state, declarations, trained_declarations
@@ -128,7 +127,7 @@ def _with_a_copy(mesh: Mesh) -> Mesh:
     return Mesh(devices, (*mesh.axis_names, "copies"), axis_types=(AxisType.Auto,) * devices.ndim)
 
 
-def abstract_batch(data: DataConfig | TaskData, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(data, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes, dtypes and sharding of the batches of `train.data`."""
     split = sharding.batch_sharding(mesh)
     return {
