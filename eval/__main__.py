@@ -10,6 +10,7 @@ from train.compiler import avoid_unsound_fusions
 COMMANDS = {
     "perplexity": ("eval.perplexity", "held-out loss and bits per byte of a run"),
     "generate": ("eval.generate", "text from a run"),
+    "harness": ("eval.harness", "tasks of lm-evaluation-harness on a run or a published checkpoint"),
     "export": ("eval.export", "a run as a published checkpoint, for transformers"),
     "bench": ("eval.bench.cli", "speed of the ops beside what users would write instead"),
     "compare": ("eval.compare.cli", "every mixer trained on the same text with as many parameters"),

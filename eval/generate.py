@@ -13,22 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from eval.run import one_source, open_run, with_local_paths
-from recurrax import adapters, pretrained
-from recurrax.adapters import Materialised
-from recurrax.models import (
-    LanguageModel,
-    LanguageModelConfig,
-    batch_prompts,
-    generate,
-    join_rows,
-    parameters,
-    prefill,
-)
-from recurrax.parameters import flat
+from eval.run import one_source, with_local_paths
+from eval.source import Source, open_source, vocabulary_of
+from recurrax.models import batch_prompts, generate, join_rows, prefill
 from recurrax.pretrained import Tokenizer
-from recurrax.types import Params, State
-from train.checkpoint_check import misfits
 from train.data import Bytes
 from train.paths import local_path
 
@@ -77,24 +65,13 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval generate"))
-    run = None if command.pretrained is not None else open_run(command.workdir, command.step)
-    vocabulary = Tokenizer(command.pretrained) if run is None else run.config.data.vocabulary
+    where = command.workdir, command.pretrained
     texts = [command.prompt] if command.prompts is None else prompts_in(command.prompts)
-    prompts = [vocabulary.prompt(text) for text in texts]
-    length = max(map(len, prompts)) + command.tokens
-    if run is not None:
-        model, (params, before), source = run.model, run.materialised, f"step {run.step}"
-        check_length(model.config, length)
-    else:
-        model, params = pretrained.load(command.pretrained, max_length=length)
-        params, before, source = params["params"], None, command.pretrained
-    if command.adapter is not None:
-        params, before = with_adapter(command.adapter, model.config, params, before)
-        source = f"{source} with {command.adapter}"
-    vocabulary.check(model.config.vocab_size)
-    sampler = Sampler(command, model, {"params": params}, before, vocabulary)
+    prompts = [vocabulary_of(*where).prompt(text) for text in texts]
+    source = open_source(*where, command.step, command.adapter, max(map(len, prompts)) + command.tokens)
+    sampler = Sampler(command, source)
     if command.prompts is None:
-        print(f"\n\n[{source}; {sampler.stream(command.prompt, prompts[0])}]")
+        print(f"\n\n[{source.name}; {sampler.stream(command.prompt, prompts[0])}]")
         return 0
     for text, continuation in zip(texts, sampler.continuations(prompts), strict=True):
         print(json.dumps({"prompt": text, "text": continuation}, ensure_ascii=False), flush=True)
@@ -118,29 +95,25 @@ class Sampler:
     """Continues prompts."""
 
     command: Command
-    model: LanguageModel
-    params: Params
-    before: State | None
-    """State before a prompt, of one row."""
-    vocabulary: Bytes | Tokenizer
+    source: Source
 
     def draw(self, logits, state, key, count: int):
         """Draw `count` tokens for each row."""
-        command = self.command
-        allowed = jnp.asarray(drawable(self.vocabulary, self.model.config.vocab_size))
-        sampling = (command.temperature, command.top_p, allowed, sorted(self.vocabulary.ends))
-        return generate(self.model, self.params, logits, state, key, count, *sampling)
+        command, model, vocabulary = self.command, self.source.model, self.source.vocabulary
+        allowed = jnp.asarray(drawable(vocabulary, model.config.vocab_size))
+        sampling = (command.temperature, command.top_p, allowed, sorted(vocabulary.ends))
+        return generate(model, self.source.params, logits, state, key, count, *sampling)
 
     def stream(self, text: str, prompt: np.ndarray) -> str:
         """Write the prompt and its continuation while it is sampled; return the speeds and the size of the state."""
-        command, key = self.command, jax.random.key(self.command.seed)
-        read = functools.partial(prefill, self.model, self.params, jnp.asarray(prompt)[None], self.before)
+        command, source, key = self.command, self.source, jax.random.key(self.command.seed)
+        read = functools.partial(prefill, source.model, source.params, jnp.asarray(prompt)[None], source.before)
         logits, state = jax.block_until_ready(read())  # compiles: users wait for it once, but for every token
         jax.block_until_ready(self.draw(logits, state, key, TOKENS_PER_CALL))
         start = time.monotonic()
         logits, state = jax.block_until_ready(read())
         prefill_seconds = time.monotonic() - start
-        decode = self.vocabulary.decoder(prompt)
+        decode = self.source.vocabulary.decoder(prompt)
         sys.stdout.write(text)
         start, left, drawn = time.monotonic(), command.tokens, 0
         while left > 0:
@@ -165,37 +138,20 @@ class Sampler:
             filled = rows + [rows[-1]] * (min(ROWS_PER_CALL, len(prompts)) - len(rows))
             tokens, *_ = self.draw(*self.read(filled), jax.random.fold_in(key, first), self.command.tokens)
             for prompt, row in zip(rows, tokens.tolist(), strict=False):
-                yield self.vocabulary.decoder(prompt)(self.until_end(row), True)
+                yield self.source.vocabulary.decoder(prompt)(self.until_end(row), True)
 
     def read(self, rows: list[np.ndarray]):
         """Return the logits after each prompt and the states of all."""
-        if self.before is None:
-            prompts, lengths = batch_prompts(rows, self.model.config.context)
-            return prefill(self.model, self.params, prompts, lengths=lengths)
-        found = [prefill(self.model, self.params, row[None], self.before) for row in rows]
+        source = self.source
+        if source.before is None:
+            prompts, lengths = batch_prompts(rows, source.model.config.context)
+            return prefill(source.model, source.params, prompts, lengths=lengths)
+        found = [prefill(source.model, source.params, row[None], source.before) for row in rows]
         return jnp.concatenate([logits for logits, _ in found]), join_rows([state for _, state in found])
 
     def until_end(self, tokens: list[int]) -> list[int]:
         """Return the tokens before one that closes a document."""
-        return list(itertools.takewhile(lambda token: token not in self.vocabulary.ends, tokens))
-
-
-def with_adapter(path: str, config: LanguageModelConfig, params: Params, before: State | None) -> Materialised:
-    """Return the parameters and the state before the prompt, with the adapter in a file.
-
-    Raises:
-      ValueError: the file is no adapter, or one of another model; the model has a start state of its own.
-    """
-    adapter, own = adapters.load(local_path("adapter", path))
-    wanted = {name: str(each.shape) for name, each in adapter.declare(config, parameters(config)).items()}
-    differences = misfits({name: str(leaf.shape) for name, leaf in flat(own).items()}, wanted)
-    if differences:
-        listing = "\n  ".join(differences)
-        raise ValueError(f"the adapter {path} is not one of this model:\n  {listing}")
-    params, start = adapter.materialise(config, params, own)
-    if start is not None and before is not None:
-        raise ValueError(f"{path} and the run each have a state before the prompt; only one can be used")
-    return Materialised(params, before if start is None else start)
+        return list(itertools.takewhile(lambda token: token not in self.source.vocabulary.ends, tokens))
 
 
 def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:
@@ -203,12 +159,3 @@ def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:
     mask = np.zeros(vocab_size, bool)
     mask[list(vocabulary.ids)] = True
     return mask
-
-
-def check_length(config, length: int) -> None:
-    """Raise ValueError if `length` tokens exceed the cache of an attention layer without a window."""
-    if config.context is not None and length > config.context:
-        raise ValueError(
-            f"prompt and tokens are {length} together, but this model's attention has no window and a cache of "
-            f"{config.context} tokens (max_length); ask for fewer"
-        )

@@ -46,13 +46,8 @@ def with_local_paths(command):
     return dataclasses.replace(command, pretrained=str(local_path("pretrained", command.pretrained)))
 
 
-def open_run(path: str, step: int | None = None) -> Run:
-    """Return the run in `path` at `step`, or at its newest undamaged checkpoint. Only reads: the run may be going on.
-
-    Raises:
-      ValueError: there is no run, or no checkpoint (of that step).
-      DamagedCheckpointError: no checkpoint is undamaged.
-    """
+def run_config(path: str) -> TrainConfig:
+    """Return the config of the run in `path`. Raises ValueError if there is none, or none of a language model."""
     workdir = Workdir(path)
     if not workdir.config_path.exists():
         raise ValueError(
@@ -64,6 +59,17 @@ def open_run(path: str, step: int | None = None) -> Run:
             f"the run in {workdir.path} trains a {type(config.model).__name__}; this reads language models. The run's "
             f"held-out metrics are in {workdir.metrics_path}"
         )
+    return config
+
+
+def open_run(path: str, step: int | None = None) -> Run:
+    """Return the run in `path` at `step`, or at its newest undamaged checkpoint. Only reads: the run may be going on.
+
+    Raises:
+      ValueError: there is no run, or no checkpoint (of that step).
+      DamagedCheckpointError: no checkpoint is undamaged.
+    """
+    workdir, config = Workdir(path), run_config(path)
     with Checkpointer(workdir.checkpoints_path, config.checkpoint) as checkpointer:
         params = checkpointer.restore_params(step=step)
         if params is None:

@@ -15,6 +15,7 @@ import pytest
 
 from eval import generate as generate_module
 from eval import perplexity as perplexity_module
+from eval import source
 from eval.__main__ import main
 from eval.run import open_run
 from recurrax.mixers import RGLRU, Attention
@@ -261,14 +262,14 @@ def test_more_than_the_cache_holds_is_refused(trained, capfd, monkeypatch):
     run = open_run(str(trained))
     model = dataclasses.replace(run.config.model, pattern=(RGLRU(num_heads=2), Attention(num_heads=2, max_length=32)))
     whole = dataclasses.replace(run, config=dataclasses.replace(run.config, model=model), params=None)
-    monkeypatch.setattr(generate_module, "open_run", lambda *_: whole)
+    monkeypatch.setattr(source, "open_run", lambda *_: whole)
     with pytest.raises(SystemExit) as ended:
         main(["generate", "--workdir", str(trained), "--prompt", "x" * 11, "--tokens", "21"])
     assert ended.value.code == 2
     assert "prompt and tokens are 33 together" in (err := capfd.readouterr().err)
     assert "a cache of 32 tokens (max_length)" in err
-    generate_module.check_length(model, 32)
-    generate_module.check_length(run.config.model, 10**9)  # a window never runs out
+    source.check_length(model, 32)
+    source.check_length(run.config.model, 10**9)  # a window never runs out
 
 
 def test_every_line_of_prompts_is_continued(trained, capsys, tmp_path):
