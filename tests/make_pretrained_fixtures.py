@@ -2,10 +2,12 @@
 
     pip install torch transformers safetensors
     python tests/make_pretrained_fixtures.py [FAMILY ...]
+    python tests/make_pretrained_fixtures.py --check DIR
 
 Run by hand; the tests read what it wrote. Each folder is what a hub would hold (config.json, model.safetensors) and
 expected.npz: tokens (2, 21), and their logits in float32. Families that transformers has are run by transformers, the
-others by oracles/published.
+others by oracles/published. --check lets transformers read a directory that `eval export` wrote and compares its logits
+with those in expected.npz there: np.savez(DIR / "expected.npz", tokens=tokens, logits=model.apply(params, tokens)[0]).
 """
 
 import json
@@ -287,7 +289,20 @@ def from_oracle(family: str) -> None:
     np.savez_compressed(folder / "expected.npz", tokens=tokens.astype(np.int32), logits=logits.astype(np.float32))
 
 
+def check(folder: pathlib.Path) -> None:
+    """Print how far transformers' logits of a checkpoint are from those in its expected.npz."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = np.load(folder / "expected.npz")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(expected["tokens"]).long(), use_cache=False).logits.float().numpy()
+    apart = np.abs(logits - expected["logits"]).max()
+    print(f"{type(model).__name__}: logits up to {np.abs(logits).max():.3f}, at most {apart:.1e} apart")
+
+
 def main(families):
+    if families[:1] == ["--check"]:
+        check(pathlib.Path(families[1]))
+        return
     for family in families or (*CONFIGS, *PUBLISHED):
         (from_transformers if family in CONFIGS else from_oracle)(family)
         print(family, sum(path.stat().st_size for path in (FIXTURES / family).iterdir()), "bytes")
