@@ -148,3 +148,15 @@ def test_missing_presets_are_refused(tmp_path, monkeypatch, name, message):
     file.write_text(MINE)
     with pytest.raises(ValueError, match=message):
         presets.find(name.format(file=file))()
+
+
+def test_help_lists_what_expressions_may_be(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["tiny", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "--adapter: InitialState, LoRA",
+        "--start: Pretrained, Random, Run",
+        "--parametrization: MuP, Standard",
+    ):
+        assert line in out

@@ -11,7 +11,9 @@ import tokenizers
 from eval.__main__ import main as evaluate
 from recurrax import pretrained
 from runs import INTERRUPTED, command, metrics, saved_state
+from train import presets
 from train.__main__ import main
+from train.starts import Random
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -133,3 +135,9 @@ def test_run_without_a_family_is_not_exported(small_run, tmp_path, capsys):
         evaluate(["export", "--workdir", str(small_run), "--directory", str(tmp_path / "out")])
     assert "did not start from a published checkpoint; --family says" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_preset_trains_from_nothing_in_tokens(checkpoint):
+    config = presets.find(f"tokens:{checkpoint}")()
+    assert (config.model.vocab_size, config.data.tokenizer) == (64, str(checkpoint))  # 35 tokens, rounded up
+    assert config.start == Random()

@@ -60,6 +60,10 @@ def test_notebook_runs_and_keeps_its_promise(path, tmp_path):
     if path.stem == "quickstart":
         right = float(printed.split("symbols right ")[1].split()[0])
         assert right > 0.95  # it has learnt the task; guessing is 0.125
+    if path.stem == "finetune_and_adapt":
+        assert float(printed.split("LoRA has ")[1].split()[0]) > 0.5
+        lora, again = (float(printed.split(name)[1].split(" bits")[0].split()[-1]) for name in ("LoRA ", "read back:"))
+        assert lora == pytest.approx(again, abs=0.002)
     if path.stem == "what_the_state_remembers":
         assert float(printed.split("symbols right ")[1].split()[0]) > 0.95
         near, _, inside, real = (

@@ -151,7 +151,7 @@ def test_vocabulary_with_gaps_is_drawable(saved):
 @pytest.fixture
 def documents_of(tmp_path):
     """documents_of(tokenizer, texts, closed=False): documents of tokens."""
-    return lambda tokenizer, *texts, closed=False: tokenized(Texts(*texts), tokenizer, tmp_path, closed, print)
+    return lambda tokenizer, *texts, closed=False: tokenized(Texts(*texts), tokenizer, tmp_path, closed)
 
 
 def test_lost_characters_are_said(saved, documents_of):

@@ -52,7 +52,7 @@ def test_files_hold_the_tokens_of_each_text(tokenizer, tmp_path, monkeypatch):
         monkeypatch.setattr(tokens, "RECORD_TOKENS", record)
         monkeypatch.setattr(tokens, "SHARD_BYTES", shard)
         monkeypatch.setattr(tokens, "BATCH_BYTES", batch)
-        found = tokenized(Texts(*TEXTS), tokenizer, tmp_path / str(i), False, print)
+        found = tokenized(Texts(*TEXTS), tokenizer, tmp_path / str(i), False)
         assert [found[k].tolist() for k in range(5)] == [each.tokens.tolist() for each in expected]
         assert found.lengths().tolist() == [len(each.tokens) for each in expected]
         assert found.span(4, 3, 12).tolist() == expected[4].tokens[3:12].tolist()
@@ -68,7 +68,7 @@ def test_files_hold_the_tokens_of_each_text(tokenizer, tmp_path, monkeypatch):
 
 def test_rows_carry_the_bytes_of_targets(tokenizer, tmp_path):
     """Documents end with the closing token, a target of no bytes; the sums over a split are those of the text."""
-    documents = tokenized(Texts(*TEXTS), tokenizer, tmp_path, True, print)
+    documents = tokenized(Texts(*TEXTS), tokenizer, tmp_path, True)
     count = sum(len(tokenizer.encode_bytes([text])[0].tokens) + 1 for text in TEXTS)
     for packed in (True, False):
         rows = Rows(documents, 16, packed)
@@ -85,7 +85,7 @@ def test_rows_carry_the_bytes_of_targets(tokenizer, tmp_path):
 
 def test_separate_rows_are_of_one_document(tokenizer, tmp_path):
     """Row r of a document has its tokens r T to r T + T, and the last one ends in padding."""
-    documents = tokenized(Texts(*TEXTS), tokenizer, tmp_path, True, print)
+    documents = tokenized(Texts(*TEXTS), tokenizer, tmp_path, True)
     rows = Rows(documents, 8, packed=False)
     taken, expected = rows.take(range(len(rows))), []
     for k in range(len(documents)):
@@ -102,7 +102,7 @@ def test_separate_rows_are_of_one_document(tokenizer, tmp_path):
 def test_tokenizing_goes_on_after_a_kill(tokenizer, tmp_path, monkeypatch):
     """Complete files stay as they are; another text, tokenizer or time of writing gets a folder of its own."""
     monkeypatch.setattr(tokens, "SHARD_BYTES", 20)
-    whole = tokenized(Texts(*TEXTS), tokenizer, tmp_path / "whole", True, print)
+    whole = tokenized(Texts(*TEXTS), tokenizer, tmp_path / "whole", True)
     written, write = [], tokens._write
 
     def killed(file, *rest):
@@ -113,15 +113,15 @@ def test_tokenizing_goes_on_after_a_kill(tokenizer, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tokens, "_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        tokenized(Texts(*TEXTS), tokenizer, tmp_path / "pieces", True, print)
+        tokenized(Texts(*TEXTS), tokenizer, tmp_path / "pieces", True)
     monkeypatch.setattr(tokens, "_write", lambda file, *rest: (written.append(file), write(file, *rest)))
-    again = tokenized(Texts(*TEXTS), tokenizer, tmp_path / "pieces", True, print)
+    again = tokenized(Texts(*TEXTS), tokenizer, tmp_path / "pieces", True)
     assert len(set(written)) == len(written) > 2
     assert [again[k].tolist() for k in range(5)] == [whole[k].tolist() for k in range(5)]
     count = len(written)
-    tokenized(Texts(*TEXTS), tokenizer, tmp_path / "pieces", True, print)
+    tokenized(Texts(*TEXTS), tokenizer, tmp_path / "pieces", True)
     assert len(written) == count
     edited = Texts(*TEXTS)
     edited.stamp = lambda: "later"
-    tokenized(edited, tokenizer, tmp_path / "pieces", True, print)
+    tokenized(edited, tokenizer, tmp_path / "pieces", True)
     assert len(written) == 2 * count

@@ -65,6 +65,12 @@ def dtype_by_name(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructor
     )
 
 
+def description(preset, config: TrainConfig) -> str:
+    """Return the text above the list of settings: what the preset is, and what may be written as an expression."""
+    lines = [f"--{name}: {', '.join(names)}" for name, names in expressions.choices(config).items()]
+    return "\n\n".join((inspect.getdoc(preset), "Settings that may be written as expressions:", *lines))
+
+
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -80,7 +86,7 @@ def main(arguments: list[str]) -> int:
             default=Command(config=config),
             args=settings,
             prog=f"python -m train {arguments[0]}",
-            description=inspect.getdoc(preset),
+            description=description(preset, config),
             config=(tyro.conf.AvoidSubcommands,),
             registry=SETTINGS,
         )

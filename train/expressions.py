@@ -149,6 +149,18 @@ def apply(config, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     return _replaced(config, found), rest
 
 
+def choices(config) -> dict[str, list[str]]:
+    """Return the settings of a config that are configs themselves, and the classes that may be written for each."""
+    hints = typing.get_type_hints(type(config))
+    found = {}
+    for field in dataclasses.fields(config):
+        wanted = _classes(hints[field.name])
+        names = [name for name, cls in CONFIGS.items() if issubclass(cls, wanted)] if wanted else []
+        if len(names) > 1:
+            found[field.name] = names
+    return found
+
+
 def _given(flag: str, text: str) -> Any:
     """Return the value of an expression; --data may name a function of the user's own instead, as mine:source."""
     if flag == "--data" and re.fullmatch(r"[^()'\"]+:\w+", text.strip()):

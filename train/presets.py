@@ -1,5 +1,6 @@
 """Provides named runs. Each docstring says what is trained, how long it takes on which machine, and the result."""
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -108,6 +109,24 @@ def finetune(directory: str) -> TrainConfig:
     )
 
 
+def tokens(directory: str) -> TrainConfig:
+    """The default's model, trained from nothing in the tokens of a tokenizer.json: tokens:DIR.
+
+    DIR has tokenizer.json and config.json of a published checkpoint. 1,000 steps of 1,024 tokens on the sources of
+    Python's own standard library, or on the text that --data.path names; the loss is shown in bits per byte.
+    """
+    data = DataConfig(tokenizer=directory, sequence_length=256, batch_size=4)
+    largest = max(*data.vocabulary.ids, data.vocabulary.start)
+    config = default()
+    return dataclasses.replace(
+        config,
+        steps=1000,
+        model=dataclasses.replace(config.model, vocab_size=-(-(largest + 1) // 32) * 32),  # any usual mesh divides it
+        data=data,
+        optimizer=dataclasses.replace(config.optimizer, schedule=Cosine(warmup_steps=100, decay_steps=1000)),
+    )
+
+
 def distill(directory: str) -> TrainConfig:
     """A small GLA model that learns from a run or a published checkpoint, its teacher: distill:DIR.
 
@@ -212,7 +231,18 @@ def _large(**shape) -> TrainConfig:
 
 PRESETS: dict[str, Callable[..., TrainConfig]] = {
     preset.__name__: preset
-    for preset in (default, tiny, digits, finetune, distill, griffin_100m, gla_1b, griffin_2b, gated_deltanet_hybrid_7b)
+    for preset in (
+        default,
+        tiny,
+        digits,
+        finetune,
+        distill,
+        tokens,
+        griffin_100m,
+        gla_1b,
+        griffin_2b,
+        gated_deltanet_hybrid_7b,
+    )
 }
 
 

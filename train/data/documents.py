@@ -104,7 +104,7 @@ def open_documents(config: DataConfig, split: str, say: Callable[[str], object] 
     documents = open_bytes(config, split, say)
     if config.tokenizer is None:
         return documents
-    return tokenized(documents, tokenizer_in(config.tokenizer), data_root(config.data_dir), config.closed, say)
+    return tokenized(documents, tokenizer_in(config.tokenizer), data_root(config.data_dir), config.closed)
 
 
 def open_bytes(config: DataConfig, split: str, say: Callable[[str], object] = print) -> Text:

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from array_record.python import array_record_module
@@ -96,7 +96,7 @@ class TokenDocuments:
         return np.frombuffer(record, np.int32).reshape(2, -1)
 
 
-def tokenized(documents, tokenizer: Tokenizer, root: pathlib.Path, closed: bool, say: Callable) -> TokenDocuments:
+def tokenized(documents, tokenizer: Tokenizer, root: pathlib.Path, closed: bool) -> TokenDocuments:
     """Return documents of bytes as documents of tokens, which are made unless they exist.
 
     A document ends with the tokenizer's closing token if it has one and `closed` is true.
@@ -111,7 +111,9 @@ def tokenized(documents, tokenizer: Tokenizer, root: pathlib.Path, closed: bool,
         with one_at_a_time(folder / ".lock"):
             missing = [i for i, file in enumerate(files) if not _is_complete(file)]
             if missing:
-                say(f"Tokenizing {documents.name} into {folder}, once ({len(missing)} of {len(files)} files)")
+                print(
+                    f"Tokenizing {documents.name} into {folder}, {len(missing)} of {len(files)} files ...", flush=True
+                )
             for i in missing:
                 _write(files[i], (documents[k] for k in shards[i]), tokenizer, end)
     identity = {**documents.identity(), "tokenizer": tokenizer.digest}
