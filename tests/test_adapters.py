@@ -1,6 +1,7 @@
 """Adapters: what they declare, that they change nothing at first, and that runs train, save and load them alone."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -28,10 +29,11 @@ from train.state import declarations, trained_declarations
 MIXED = LanguageModelConfig(
     vocab_size=11,
     dim=16,
-    num_layers=6,
-    first=(mixers.RWKV7(num_heads=2),),
-    pattern=(mixers.LRU(state_dim=4), mixers.GLA(num_heads=2), mixers.Attention(num_heads=2, max_length=32)),
-    last=(mixers.Mamba(state_dim=3),),
+    num_layers=4,
+    first=(mixers.GLA(num_heads=2),),
+    pattern=(mixers.LRU(state_dim=4), mixers.Attention(num_heads=2, max_length=32)),
+    last=(mixers.RGLRU(num_heads=2),),
+    projection=None,
 )
 KINDS = (LoRA(rank=2), LoRA(rank=1, alpha=3.0, targets=("*/mixer/*kernel", "embedding")), InitialState())
 
@@ -40,7 +42,13 @@ KINDS = (LoRA(rank=2), LoRA(rank=1, alpha=3.0, targets=("*/mixer/*kernel", "embe
 def model():
     model = LanguageModel(MIXED)
     tokens = jax.random.randint(jax.random.key(1), (3, 8), 0, 11)
-    return model, model.init(jax.random.key(0), tokens)["params"], tokens
+    return model, jax.jit(model.init)(jax.random.key(0), tokens)["params"], tokens
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, tokens, state=None, reset=None):
+    """model.apply, compiled once for each model and adapter."""
+    return model.apply({"params": params}, tokens, state, reset=reset)
 
 
 def own_of(adapter, seed=None):
@@ -57,12 +65,12 @@ def own_of(adapter, seed=None):
 def test_new_adapter_changes_nothing(model, adapter):
     model, params, tokens = model
     reset = jnp.zeros(tokens.shape, bool).at[:, 0].set(True)
-    plain, _ = model.apply({"params": params}, tokens, reset=reset)
+    plain, _ = apply(model, params, tokens, reset=reset)
     own = own_of(adapter)
     assert {path: leaf.shape for path, leaf in flat(own).items()} == {
         path: parameter.shape for path, parameter in adapter.declare(MIXED, parameters(MIXED)).items()
     }
-    logits, _ = Adapted(model, adapter).apply({"params": {**params, ADAPTER: own}}, tokens, reset=reset)
+    logits, _ = apply(Adapted(model, adapter), {**params, ADAPTER: own}, tokens, reset=reset)
     np.testing.assert_allclose(logits, plain, atol=1e-6)
 
 
@@ -81,28 +89,29 @@ def test_lora_adds_products_of_low_rank(model):
     merged = adapters.merge(adapter, MIXED, variables["params"])
     for path, leaf in flat(merged).items():
         np.testing.assert_allclose(leaf, changed[path], rtol=1e-5, atol=1e-6)
-    logits, _ = Adapted(model, adapter).apply(variables, tokens)
-    np.testing.assert_allclose(logits, model.apply({"params": merged}, tokens)[0], atol=1e-6)
+    reset = jnp.zeros(tokens.shape, bool)
+    logits, _ = apply(Adapted(model, adapter), variables["params"], tokens, reset=reset)
+    np.testing.assert_allclose(logits, apply(model, merged, tokens, reset=reset)[0], atol=1e-6)
 
 
 def test_start_state_is_of_every_layer_but_attention(model):
     """Documents start from it: at a reset of the first step, and where there is no state; else the state goes on."""
     model, params, tokens = model
     adapter, own = InitialState(), own_of(InitialState(), 8)
-    assert {path.split("/")[1] for path in flat(own)} == {"0_rwkv7", "0_lru", "1_gla", "1_mamba"}
+    assert {path.split("/")[1] for path in flat(own)} == {"0_gla", "0_lru", "0_rglru"}
     variables, adapted = {"params": {**params, ADAPTER: own}}, Adapted(model, adapter)
     start = adapters.materialise(adapter, MIXED, variables["params"]).start
     for leaf in jax.tree.leaves(start["groups"]):
         assert leaf.shape[:2] == (1, 1)
     assert any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(start))
-    expected, _ = model.apply({"params": params}, tokens, select_rows(start, [0, 0, 0]))
-    first, state = adapted.apply(variables, tokens[:, :5])
-    second, _ = adapted.apply(variables, tokens[:, 5:], state)
+    expected, _ = apply(model, params, tokens, select_rows(start, [0, 0, 0]))
+    first, state = apply(adapted, variables["params"], tokens[:, :4])
+    none = jnp.zeros((3, 4), bool)
+    second, _ = apply(adapted, variables["params"], tokens[:, 4:], state, none)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), expected, atol=1e-5)
-    reset = jnp.zeros((3, 3), bool).at[1, 0].set(True)
-    third, _ = adapted.apply(variables, tokens[:, 5:], state, reset=reset)
-    alone, _ = adapted.apply(variables, tokens[1:2, 5:])
-    np.testing.assert_allclose(third, second.at[1].set(alone[0]), atol=1e-5)
+    third, _ = apply(adapted, variables["params"], tokens[:, 4:], state, none.at[1, 0].set(True))
+    alone, _ = apply(adapted, variables["params"], tokens[:, 4:])
+    np.testing.assert_allclose(third, second.at[1].set(alone[1]), atol=1e-5)
     assert np.abs(third - second)[1].max() > 1e-3
     with pytest.raises(ValueError, match="cannot be merged into parameters"):
         adapters.merge(adapter, MIXED, variables["params"])
@@ -111,12 +120,12 @@ def test_start_state_is_of_every_layer_but_attention(model):
 def test_rows_of_states_are_selected_everywhere(model):
     """Rows of every leaf, stacked or not: the selected rows go on as they would have."""
     model, params, tokens = model
-    apply = jax.jit(lambda tokens, state=None: model.apply({"params": params}, tokens, state))
-    _, state = apply(tokens)
+    _, state = apply(model, params, tokens)
     chosen = select_rows(state, jnp.asarray([2, 0]))
-    whole, _ = apply(tokens[:, :2], state)
-    rows, _ = apply(tokens[:2, :2][jnp.asarray([1, 0])], select_rows(state, [1, 0]))
-    np.testing.assert_allclose(rows, whole[jnp.asarray([1, 0])], atol=1e-6)
+    whole, _ = apply(model, params, tokens, state)
+    order = jnp.asarray([1, 2, 0])
+    rows, _ = apply(model, params, tokens[order], select_rows(state, order))
+    np.testing.assert_allclose(rows, whole[order], atol=1e-6)
     twice = where_rows(jnp.asarray([True, False]), chosen, select_rows(state, [1, 1]))
     for got, want in zip(jax.tree.leaves(twice), jax.tree.leaves(select_rows(state, [2, 1])), strict=True):
         np.testing.assert_array_equal(got, want)

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from recurrax import probes
-from recurrax.mixers import GLA
+from recurrax.mixers import LRU
 from recurrax.models import LanguageModelConfig, build
 from runs import metrics, saved_state, small
 from train import loop, presets, sharding
 from train.objectives import Distillation, Match, NextToken
-from train.plan import make_plan
 from train.starts import Pretrained, Run
 from train.state import abstract_frozen, load_frozen
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-STUDENT = LanguageModelConfig(vocab_size=288, dim=16, num_layers=2, pattern=(GLA(num_heads=2),), projection=None)
+STUDENT = LanguageModelConfig(vocab_size=288, dim=16, num_layers=2, pattern=(LRU(state_dim=8),), projection=None)
 
 
 def log_softmax(x):
@@ -106,8 +105,6 @@ def test_run_learns_from_its_teacher(small_run, text, tmp_path):
     assert not any(name.startswith("0/") for name in saved_state(tmp_path / "run"))
     assert {"validation_loss"} == {name for name in rows[-1] if name.startswith("validation_")}
     assert objective.held_out() == NextToken()
-    plan = make_plan(config)
-    assert plan.held > make_plan(small(text)).held
 
 
 REFUSALS = {

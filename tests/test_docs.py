@@ -78,6 +78,7 @@ OTHER = ("help", "SETTING")
 def has(config, flag):
     """Return whether the dotted name of a flag is a field of the config."""
     first, _, rest = flag.partition(".")
+    first = first if rest else first.removeprefix("no_")  # --no-packed is packed=False
     return hasattr(config, first) and (not rest or has(getattr(config, first), rest))
 
 

@@ -2,10 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mixer_cases import DIM, LENGTH
-from support.layers import BATCH, FLOAT32, compiled, every_mixer
+from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, compiled
 from support.numerics import assert_close, draw
 
 
@@ -17,7 +18,11 @@ def starts_of_documents():
     return reset
 
 
-@every_mixer
+# One of each class, and those whose options add what crosses a cut: taps of a convolution, values of a layer below.
+NAMES = (*FIRST_OF_CLASS.values(), "GLA with convolutions", "RWKV-7 with a value residual")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_mixer_on_a_time_mesh(name):
     """With resets and an incoming state, values, the last state and all gradients are those of one device."""
     m = compiled(name)

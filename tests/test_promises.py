@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from eval.run import open_run
-from recurrax.mixers import GLA
+from recurrax.adapters import LoRA
+from recurrax.mixers import LRU
 from recurrax.models import LanguageModelConfig
 from runs import at_batch, metrics, saved_state, small
 from test_objectives import CONFIGS, masked
@@ -31,7 +32,7 @@ def language(text, objective):
         text,
         steps=4,
         objective=objective,
-        model=LanguageModelConfig(vocab_size=288, dim=16, num_layers=2, pattern=(GLA(num_heads=2),), projection=None),
+        model=LanguageModelConfig(vocab_size=288, dim=16, num_layers=2, pattern=(LRU(state_dim=8),), projection=None),
         optimizer=AdamW(learning_rate=1e-2),
         evaluation=EvaluationConfig(every=2, batch_size=8, max_batches=2),
         checkpoint=CheckpointConfig(every=2),
@@ -39,9 +40,10 @@ def language(text, objective):
     )
 
 
-RUNS = {name: lambda text, run, config=config: config for name, config in CONFIGS.items()} | {
+RUNS = {name: lambda text, run, name=name: CONFIGS[name] for name in ("classes of steps", "numbers")} | {
     "hidden tokens": lambda text, run: masked(text),
     "next token": lambda text, run: language(text, NextToken(z_loss=1e-3)),
+    "an adapter": lambda text, run: dataclasses.replace(language(text, NextToken()), adapter=LoRA(rank=2)),
     "a teacher": lambda text, run: language(text, Distillation(teachers=(Run(str(run)),), hard=0.5)),
 }
 

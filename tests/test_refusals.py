@@ -41,9 +41,9 @@ def test_unknown_presets_and_commands(refused, tmp_path):
     path = tmp_path / "run"
     refused(train_main, ["tinny", "--workdir", path], "error: unknown preset 'tinny'. Did you mean 'tiny'?")
     refused(
-        train_main, ["xyzzy", "--workdir", path], "unknown preset 'xyzzy'. There are: default, tiny, digits, griffin"
+        train_main, ["xyzzy", "--workdir", path], "unknown preset 'xyzzy'. There are: default, tiny, digits, finetune"
     )
-    refused(eval_main, ["perplexty"], "unknown command 'perplexty'. Did you mean 'perplexity'?", "generate, bench")
+    refused(eval_main, ["perplexty"], "unknown command 'perplexty'. Did you mean 'perplexity'?", "generate, harness")
     assert not path.exists()
 
 
