@@ -48,11 +48,13 @@ class Widths:
     """Learning rates, as powers of 2."""
     steps: int = 300
     """Steps of each training."""
+    seeds: int = 1
+    """Number of seeds, of first values and of batches, over which each loss is averaged."""
     output: str | None = None
     """Markdown file to write; None: WORKDIR/widths.md."""
 
     def __post_init__(self):
-        checks.positive(self, "steps")
+        checks.positive(self, "steps", "seeds")
         for name in self.mixers:
             checks.choice("mixer", name, KINDS)
 
@@ -115,14 +117,21 @@ def compare(command: Widths, root: pathlib.Path) -> dict[str, dict[str, list[flo
             for scaled in (False, True) if dim != command.dims[0] else (False,):
                 label = f"{dim}, {'muP' if scaled else 'both' if dim == command.dims[0] else 'standard'}"
                 for exponent in command.exponents:
-                    kept = root / f"{name}-{dim}-{scaled}-{exponent}-{command.steps}.json"
-                    if not kept.exists():
-                        loss = loss_of(config_of(command, name, dim, exponent, scaled))
-                        write_json_atomically(kept, {"loss": loss})
-                        print(f"{name}, width {label}, 2^{exponent}: {loss}", flush=True)
-                        jax.clear_caches()
-                    found.setdefault(name, {}).setdefault(label, []).append(read_json(kept)["loss"])
+                    config = config_of(command, name, dim, exponent, scaled)
+                    losses = [kept(root, f"{name}-{dim}-{scaled}-{exponent}", config, i) for i in range(command.seeds)]
+                    loss = None if None in losses else math.fsum(losses) / len(losses)
+                    print(f"{name}, width {label}, 2^{exponent}: {loss}", flush=True)
+                    found.setdefault(name, {}).setdefault(label, []).append(loss)
     return found
+
+
+def kept(root: pathlib.Path, name: str, config: TrainConfig, seed: int) -> float | None:
+    """Return the loss of one run, which is measured once."""
+    file = root / f"{name}-{config.steps}{f'-{seed}' if seed else ''}.json"
+    if not file.exists():
+        write_json_atomically(file, {"loss": loss_of(dataclasses.replace(config, seed=seed))})
+        jax.clear_caches()
+    return read_json(file)["loss"]
 
 
 def page(found: dict, command: Widths, shown: str, where: str) -> str:
@@ -140,7 +149,7 @@ def page(found: dict, command: Widths, shown: str, where: str) -> str:
 The loss of small language models, two layers of one mixer, at several learning rates and widths, with the standard
 parametrization and with muP, which are the same at the base width. A bold loss is the best of its line. Losses are
 means over the last tenth of {command.steps} steps of 8 x 128 bytes of Python's standard library, in nats; all runs see
-the same batches. One run each, so differences of a few thousandths say nothing.
+the same batches. Each is the mean of {command.seeds} seeds; differences of a few thousandths say nothing.
 
     {shown}
 
