@@ -130,7 +130,7 @@ def test_evaluation_moves_nothing(checkpoints, state_100):
 
 def test_damaged_record_is_not_pruned_and_stops_nothing(checkpoints, state_200):
     record = checkpoints / "100" / "record.json"
-    record.write_text(record.read_text().replace("null", "9.5 "))
+    record.write_text(record.read_text().replace('"held_out": {}', '"held_out": {"loss": 9.5}'))
     messages = []
     with Checkpointer(checkpoints, CheckpointConfig(keep=1), messages.append) as checkpointer:
         checkpointer.save(300, state_200, wait=True)

@@ -172,7 +172,7 @@ def test_training_moves_the_bias_by_its_rate():
     assert steps.any(axis=1).all()
 
 
-@pytest.mark.parametrize("change", [{"data": 2}, {"time": 2}, {"fsdp": 2, "tensor": 2}, {"accumulate": 2}])
+@pytest.mark.parametrize("change", [{"data": 2, "time": 2}, {"fsdp": 2, "tensor": 2}, {"accumulate": 2}])
 def test_balance_is_that_of_the_whole_batch(change):
     """On every mesh the shares are those of all rows and tokens; of slices of the batch, their mean."""
     mixture = dataclasses.replace(FREE, experts_per_token=1)

@@ -127,7 +127,7 @@ BASE = TrainConfig(
     steps=4,
     objective=Classification(),
     model=ClassifierConfig(
-        **SIZES, pattern=(GLA(num_heads=2),), pooling="none", vocab_size=COPY.vocab_size, num_classes=COPY.num_classes
+        **SIZES, pattern=(LRU(state_dim=8),), pooling="none", vocab_size=COPY.vocab_size, num_classes=COPY.num_classes
     ),
     data=TaskData(task=COPY, batch_size=8, held_out=12),
     optimizer=AdamW(learning_rate=1e-2),

@@ -72,6 +72,8 @@ def test_run_keeps_its_promises(name, text, small_run, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         at_batch(patch, 3, lambda batch: os.kill(os.getpid(), signal.SIGTERM))
         assert train(config, str(tmp_path / "pieces")) == Outcome(3, interrupted=True)
+    assert f"Stopped by a signal: step 3 is saved in {tmp_path}/pieces/checkpoints" in capfd.readouterr().out
+    assert not (tmp_path / "pieces" / "loss.png").exists()
     assert train(config, str(tmp_path / "pieces")) == Outcome(4, interrupted=False)
     assert saved_state(tmp_path / "pieces") == saved
 

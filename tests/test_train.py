@@ -213,12 +213,10 @@ def test_describe_prints_every_array_and_trains_nothing(tmp_path, text, capsys, 
     assert sum(int(line.split()[0].replace(",", "")) for line in groups[1:]) == 7344
 
 
-@pytest.mark.parametrize("asked", ["2:3", "11:99"])
-def test_profile_writes_a_trace(tmp_path, text, monkeypatch, capfd, asked):
+def test_profile_writes_a_trace(tmp_path, text, monkeypatch, capfd):
     scripted_losses(monkeypatch, [1.0] * 9)
-    train(small(text), str(tmp_path), profile=asked)
-    last = {"2:3": 3, "11:99": 12}[asked]  # a run that ends before LAST ends the trace, too
-    assert f"Traced steps {asked.split(':')[0]} to {last} into {tmp_path}/profile" in capfd.readouterr().out
+    train(small(text), str(tmp_path), profile="11:99")  # a run that ends before LAST ends the trace, too
+    assert f"Traced steps 11 to 12 into {tmp_path}/profile" in capfd.readouterr().out
     traces = [path for path in (tmp_path / "profile").rglob("*") if path.is_file()]
     assert any(path.name.endswith(".xplane.pb") and path.stat().st_size > 1000 for path in traces)
 
@@ -236,8 +234,8 @@ def test_profile_of_steps_that_are_done_says_so(tmp_path, text, monkeypatch, cap
 
 @pytest.mark.parametrize(
     ("step", "last", "stopped"),
-    [(3, None, False), (8, 4, False), (12, 8, False), (9, 8, True)],
-    ids=["no checkpoint", "at a checkpoint", "the last", "stopped in it"],
+    [(3, None, False), (12, 8, False), (9, 8, True)],
+    ids=["no checkpoint", "at a checkpoint", "stopped in it"],
 )
 def test_nonfinite_loss_is_never_saved(tmp_path, text, monkeypatch, small_run, step, last, stopped):
     """No checkpoint is saved after a loss that is not finite."""

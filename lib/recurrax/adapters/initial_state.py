@@ -1,6 +1,6 @@
 """Provides start states: a frozen model takes on another source by the states from which documents start.
 
-    h_0 = s instead of h_0 = 0,    one s per layer (arXiv 2410.23320)
+    h_0 = s instead of h_0 = 0,    one s per layer (arXiv 2604.01168)
 
 Layers that cache tokens, such as attention, have no state of this kind and start with an empty cache.
 """
