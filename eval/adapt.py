@@ -7,7 +7,6 @@ read from its start. The prompt is the first bytes of the training text, as many
 import dataclasses
 import math
 import pathlib
-import shlex
 import time
 from collections.abc import Callable
 
@@ -15,22 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from eval.bench import report
+from eval.page import write_page
 from eval.run import open_run
 from recurrax import checks
 from recurrax.adapters import ADAPTER, Adapter, InitialState, LoRA, Materialised
 from recurrax.models import build, prefill
-from recurrax.parameters import Parameter, nested
+from recurrax.parameters import nested
 from train import loop, presets, sharding
-from train.allocator import keep_freed_memory
 from train.config import TrainConfig
 from train.data import open_documents
+from train.data.documents import CountsBytes
 from train.evaluate import make_evaluator
 from train.optimizers import Cosine
 from train.paths import local_path
 from train.starts import stored_in
 from train.state import trained_declarations
-from train.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +105,14 @@ def base_config(command: Adapt) -> TrainConfig:
     )
     schedule = Cosine(warmup_steps=command.steps // 10, decay_steps=command.steps, final_fraction=0.02)
     optimizer = dataclasses.replace(config.optimizer, learning_rate=command.full, schedule=schedule)
-    last = dict.fromkeys(("evaluation", "checkpoint"))
-    last = {name: dataclasses.replace(getattr(config, name), every=command.steps) for name in last}
-    return dataclasses.replace(config, steps=command.steps, data=data, optimizer=optimizer, **last)
+    return dataclasses.replace(
+        config,
+        steps=command.steps,
+        data=data,
+        optimizer=optimizer,
+        evaluation=dataclasses.replace(config.evaluation, every=command.steps),
+        checkpoint=dataclasses.replace(config.checkpoint, every=command.steps),
+    )
 
 
 def ways(command: Adapt) -> dict[str, TrainConfig]:
@@ -141,22 +144,16 @@ def held_out(config: TrainConfig) -> Callable[[dict, Adapter | None], float]:
 
 
 def prompt(config: TrainConfig, size: int) -> np.ndarray:
-    """Return tokens of the first `size` bytes of the training text, in one document."""
-    documents, vocabulary, text = open_documents(config.data, "train"), config.data.vocabulary, b""
-    for i in range(len(documents)):
-        text += documents[i].tobytes() if config.data.tokenizer is None else b""
-        if len(text) >= size:
+    """Return tokens of the first `size` bytes of the training text, as one document."""
+    documents, tokens, sizes = open_documents(config.data, "train"), [], []
+    for k in range(len(documents)):
+        tokens.append(documents[k])
+        counted = isinstance(documents, CountsBytes)
+        sizes.append(documents.num_bytes(k, 0, len(tokens[k])) if counted else np.ones(len(tokens[k]), int))
+        if sum(map(np.sum, sizes)) >= size:
             break
-    if config.data.tokenizer is None:
-        return np.concatenate([[vocabulary.start], np.frombuffer(text[:size], np.uint8)]).astype(np.int32)
-    taken, count, tokens = 0, 0, [np.array([vocabulary.start], np.int32)]
-    while taken < size and count < len(documents):
-        length = int(documents.lengths()[count])
-        sizes = documents.num_bytes(count, 0, length).cumsum()
-        keep = int(np.searchsorted(sizes, size - taken, side="right"))
-        tokens.append(documents.span(count, 0, keep))
-        taken, count = taken + int(sizes[keep - 1]) if keep else size, count + 1
-    return np.concatenate(tokens)
+    taken = np.searchsorted(np.cumsum(np.concatenate(sizes)), size, side="right")
+    return np.concatenate([[config.data.vocabulary.start], np.concatenate(tokens)[:taken]]).astype(np.int32)
 
 
 def compare(command: Adapt, root: pathlib.Path) -> list[Row]:
@@ -176,7 +173,7 @@ def compare(command: Adapt, root: pathlib.Path) -> list[Row]:
         if loop.train(run, str(root / str(i))).interrupted:
             raise KeyboardInterrupt
         seconds, found = time.monotonic() - begin, open_run(str(root / str(i)))
-        numbers = sum(map(_size, trained_declarations(run).values()))
+        numbers = sum(math.prod(parameter.shape) for parameter in trained_declarations(run).values())
         trained.append(Row(name, numbers, 4 * numbers, seconds, measure(found.params, run.adapter)))
     size, begin = trained[0].size, time.monotonic()
     _, state = prefill(build(config.model), {"params": params}, prompt(config, size)[None])
@@ -184,40 +181,16 @@ def compare(command: Adapt, root: pathlib.Path) -> list[Row]:
     return rows + trained
 
 
-def _size(parameter: Parameter) -> int:
-    return math.prod(parameter.shape)
-
-
-def page(rows: list[Row], shown: str, where: str) -> str:
-    """Return the page as Markdown."""
+def table(rows: list[Row]) -> str:
+    """Return the rows as a Markdown table."""
     lines = ["| way | numbers | bytes | seconds | bits per byte | gained |", "|---|---:|---:|---:|---:|---:|"]
     for row in rows:
         gained = rows[0].bits_per_byte - row.bits_per_byte
         cells = f"{row.numbers:,} | {row.size:,} | {row.seconds:.0f} | {row.bits_per_byte:.4f} | {gained:.4f}"
         lines.append(f"| {row.way} | {cells} |")
-    return f"""    {shown}
-
-```
-{where}
-```
-
-{chr(10).join(lines)}
-"""
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Adapt, args=arguments, prog="python -m eval adapt")
-    root = local_path("workdir", command.workdir)
-    output = root / "adapt.md" if command.output is None else local_path("output", command.output)
-    keep_freed_memory()
-    with Workdir(root):
-        try:
-            rows = compare(command, root)
-        except KeyboardInterrupt:
-            print("Stopped; the same command goes on")
-            return 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    text = page(rows, f"python -m eval adapt {shlex.join(arguments)}", report.header(report.machine()))
-    output.write_text(text)
-    print(f"\n{text}\nwrote {output}")
-    return 0
+    return write_page("adapt", arguments, command, lambda root: ("", table(compare(command, root))))

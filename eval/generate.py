@@ -15,9 +15,7 @@ import tyro
 
 from eval.run import one_source, with_local_paths
 from eval.source import Source, open_source, vocabulary_of
-from recurrax.models import batch_prompts, generate, join_rows, prefill
-from recurrax.pretrained import Tokenizer
-from train.data import Bytes
+from recurrax.models import generate, prefill
 from train.paths import local_path
 
 TOKENS_PER_CALL = 32
@@ -67,7 +65,8 @@ def main(arguments: list[str]) -> int:
     command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval generate"))
     where = command.workdir, command.pretrained
     texts = [command.prompt] if command.prompts is None else prompts_in(command.prompts)
-    prompts = [vocabulary_of(*where).prompt(text) for text in texts]
+    vocabulary = vocabulary_of(*where)
+    prompts = [vocabulary.prompt(text) for text in texts]
     source = open_source(*where, command.step, command.adapter, max(map(len, prompts)) + command.tokens)
     sampler = Sampler(command, source)
     if command.prompts is None:
@@ -99,10 +98,9 @@ class Sampler:
 
     def draw(self, logits, state, key, count: int):
         """Draw `count` tokens for each row."""
-        command, model, vocabulary = self.command, self.source.model, self.source.vocabulary
-        allowed = jnp.asarray(drawable(vocabulary, model.config.vocab_size))
-        sampling = (command.temperature, command.top_p, allowed, sorted(vocabulary.ends))
-        return generate(model, self.source.params, logits, state, key, count, *sampling)
+        command, source = self.command, self.source
+        sampling = (command.temperature, command.top_p, source.drawable, sorted(source.vocabulary.ends))
+        return generate(source.model, source.params, logits, state, key, count, *sampling)
 
     def stream(self, text: str, prompt: np.ndarray) -> str:
         """Write the prompt and its continuation while it is sampled; return the speeds and the size of the state."""
@@ -136,26 +134,10 @@ class Sampler:
             rows = prompts[first : first + ROWS_PER_CALL]
             # All batches have one number of rows, so that the last one is not compiled anew.
             filled = rows + [rows[-1]] * (min(ROWS_PER_CALL, len(prompts)) - len(rows))
-            tokens, *_ = self.draw(*self.read(filled), jax.random.fold_in(key, first), self.command.tokens)
+            tokens, *_ = self.draw(*self.source.read(filled), jax.random.fold_in(key, first), self.command.tokens)
             for prompt, row in zip(rows, tokens.tolist(), strict=False):
                 yield self.source.vocabulary.decoder(prompt)(self.until_end(row), True)
-
-    def read(self, rows: list[np.ndarray]):
-        """Return the logits after each prompt and the states of all."""
-        source = self.source
-        if source.before is None:
-            prompts, lengths = batch_prompts(rows, source.model.config.context)
-            return prefill(source.model, source.params, prompts, lengths=lengths)
-        found = [prefill(source.model, source.params, row[None], source.before) for row in rows]
-        return jnp.concatenate([logits for logits, _ in found]), join_rows([state for _, state in found])
 
     def until_end(self, tokens: list[int]) -> list[int]:
         """Return the tokens before one that closes a document."""
         return list(itertools.takewhile(lambda token: token not in self.source.vocabulary.ends, tokens))
-
-
-def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:
-    """Return the mask of tokens that may be sampled, bool (vocab_size,): the tokens that the vocabulary has."""
-    mask = np.zeros(vocab_size, bool)
-    mask[list(vocabulary.ids)] = True
-    return mask

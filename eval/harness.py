@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from eval.generate import drawable
 from eval.run import one_source, with_local_paths
-from eval.source import Source, open_source
+from eval.source import Source, check_length, open_source
 from recurrax import checks
-from recurrax.models import batch_prompts, generate, join_rows, prefill, repeat_rows
+from recurrax.models import generate, repeat_rows
 from train.paths import local_path
 
 CHUNK = 256
-"""Tokens per call of the model; also the tokens that are sampled between two looks for a stop string."""
+"""Tokens per call of the model."""
 STOP_EVERY = 32
+"""Tokens that are sampled between two looks for a stop string."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Command:
     batch_size: int = 8
     """Texts that are read together."""
     max_length: int = 4096
-    """Cache size in tokens of attention without a window."""
+    """Cache size in tokens of a published model's attention without a window; a run has that of its config."""
     output: str | None = None
     """JSON file for the results; None: they are only printed."""
 
@@ -98,13 +98,8 @@ class Scorer:
     def _continue(self, prompts, until, count, temperature):
         source, vocabulary = self.source, self.source.vocabulary
         rows = [vocabulary.prompt(prompt) for prompt in prompts]
-        if source.before is None:
-            padded, lengths = batch_prompts(rows, source.model.config.context)
-            logits, state = prefill(source.model, source.params, padded, lengths=lengths)
-        else:
-            read = [prefill(source.model, source.params, row[None], source.before) for row in rows]
-            logits, state = jnp.concatenate([each for each, _ in read]), join_rows([each for _, each in read])
-        allowed, ends = drawable(vocabulary, source.model.config.vocab_size), sorted(vocabulary.ends)
+        logits, state = source.read(rows)
+        allowed, ends = source.drawable, sorted(vocabulary.ends)
         key, tokens, texts = jax.random.key(0), np.zeros((len(rows), 0), np.int32), [None] * len(rows)
         while tokens.shape[1] < count and None in texts:
             step = min(STOP_EVERY, count - tokens.shape[1])
@@ -120,7 +115,12 @@ class Scorer:
         return texts
 
     def _read(self, rows: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return, for each token of a row but the first, its log-probability and whether it is the likeliest."""
+        """Return, for each token of a row but the first, its log-probability and whether it is the likeliest.
+
+        Raises:
+          ValueError: a row is longer than the cache of attention without a window, which would forget its beginning.
+        """
+        check_length(self.source.model.config, max(map(len, rows)))
         found: list = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # rows of one batch are about equally long
         for first in range(0, len(order), self.batch_size):
@@ -202,7 +202,8 @@ def generated(scorer: Scorer, requests: Sequence[tuple[str, dict]]) -> list[str]
 
 def main(arguments: list[str]) -> int:
     command = with_local_paths(tyro.cli(Command, args=arguments, prog="python -m eval harness"))
-    source = open_source(*(command.workdir, command.pretrained, command.step, command.adapter, command.max_length))
+    length = 1 if command.pretrained is None else command.max_length
+    source = open_source(command.workdir, command.pretrained, command.step, command.adapter, length)
     model = harness_model(Scorer(source, command.batch_size))
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager

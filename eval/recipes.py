@@ -11,15 +11,13 @@ import shlex
 
 import tyro
 
-from eval.bench import report
 from eval.compare.measure import training_speed
+from eval.page import write_page
 from recurrax import checks
 from train import expressions, loop, presets
-from train.allocator import keep_freed_memory
 from train.config import TrainConfig
 from train.metrics import read_metrics
-from train.paths import local_path
-from train.workdir import Workdir, read_json, write_json_atomically
+from train.workdir import read_json, write_json_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,23 +142,19 @@ def compare(group: str, root: pathlib.Path, steps: int | None) -> list[Row]:
     return rows
 
 
-def page(rows: dict[str, list[Row]], command: str, where: str) -> str:
-    """Return the page as Markdown."""
-    tables = "\n\n".join(f"## {group}\n\n{table(found)}" for group, found in rows.items())
-    return f"""# Recipes
+ABOVE = """# Recipes
 
 Presets with other settings, each trained for the time that the first of its table takes: a slower step means fewer
 steps, with a schedule as long as the training. Seconds are steps by the measured speed. One run each, so differences of
-a few thousandths say nothing.
+a few thousandths say nothing."""
 
-    {command}
 
-```
-{where}
-```
-
-{tables}
-"""
+def compare_groups(command: Recipes, root: pathlib.Path) -> str:
+    """Return the tables of all groups. Raises KeyboardInterrupt and FloatingPointError as `compare`."""
+    for group in command.groups:  # before any training, when the machine is in one state
+        measured(group, root)
+    tables = (f"## {group}\n\n{table(compare(group, root, command.steps))}" for group in command.groups)
+    return "\n\n".join(tables)
 
 
 def table(rows: list[Row]) -> str:
@@ -174,19 +168,4 @@ def table(rows: list[Row]) -> str:
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Recipes, args=arguments, prog="python -m eval recipes")
-    root = local_path("workdir", command.workdir)
-    output = root / "recipes.md" if command.output is None else local_path("output", command.output)
-    keep_freed_memory()
-    with Workdir(root):
-        try:
-            for group in command.groups:  # before any training, when the machine is in one state
-                measured(group, root)
-            rows = {group: compare(group, root, command.steps) for group in command.groups}
-        except KeyboardInterrupt:
-            print("Stopped; the same command goes on")
-            return 0
-    shown = f"python -m eval recipes {shlex.join(arguments)}"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(rows, shown, report.header(report.machine())))
-    print(f"wrote {output}")
-    return 0
+    return write_page("recipes", arguments, command, lambda root: (ABOVE, compare_groups(command, root)))

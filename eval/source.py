@@ -1,16 +1,22 @@
 """Opens a model that produces text: a run or a published checkpoint, with an adapter if one is given."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from eval.run import open_run, run_config
 from recurrax import adapters, pretrained
 from recurrax.adapters import Materialised
-from recurrax.models import LanguageModel, LanguageModelConfig, parameters
+from recurrax.models import LanguageModel, LanguageModelConfig, batch_prompts, join_rows, parameters, prefill
 from recurrax.parameters import flat
 from recurrax.pretrained import Tokenizer
 from recurrax.types import Params, State
 from train.checkpoint_check import misfits
 from train.data import Bytes
+from train.data.tokens import tokenizer_in
 from train.paths import local_path
 
 
@@ -26,10 +32,30 @@ class Source:
     """The state before a document, of one row; None: the model's own."""
     vocabulary: Bytes | Tokenizer
 
+    @property
+    def drawable(self) -> np.ndarray:
+        """The mask of the tokens that the vocabulary has, which may be sampled, bool (vocab_size,)."""
+        return drawable(self.vocabulary, self.model.config.vocab_size)
+
+    def read(self, rows: Sequence[np.ndarray]) -> tuple[jax.Array, State]:
+        """Return the logits after each prompt, (B, vocab_size), and the states of all."""
+        if self.before is None:
+            prompts, lengths = batch_prompts(rows, self.model.config.context)
+            return prefill(self.model, self.params, prompts, lengths=lengths)
+        found = [prefill(self.model, self.params, row[None], self.before) for row in rows]
+        return jnp.concatenate([logits for logits, _ in found]), join_rows([state for _, state in found])
+
 
 def vocabulary_of(workdir: str | None, published: str | None) -> Bytes | Tokenizer:
     """Return what encodes the text of the model. Raises ValueError as `open_source`."""
-    return Tokenizer(published) if published is not None else run_config(workdir).data.vocabulary
+    return tokenizer_in(published) if published is not None else run_config(workdir).data.vocabulary
+
+
+def drawable(vocabulary: Bytes | Tokenizer, vocab_size: int) -> np.ndarray:
+    """Return the mask of tokens that may be sampled, bool (vocab_size,): the tokens that the vocabulary has."""
+    mask = np.zeros(vocab_size, bool)
+    mask[list(vocabulary.ids)] = True
+    return mask
 
 
 def open_source(
@@ -47,7 +73,7 @@ def open_source(
         params, before = run.materialised
         check_length(model.config, length)
     else:
-        vocabulary = Tokenizer(published)
+        vocabulary = tokenizer_in(published)
         model, variables = pretrained.load(published, max_length=length)
         params, before, name = variables["params"], None, published
     vocabulary.check(model.config.vocab_size)

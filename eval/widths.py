@@ -7,27 +7,24 @@ of the steps.
 import dataclasses
 import math
 import pathlib
-import shlex
 
 import jax
 import tyro
 
-from eval.bench import report
+from eval.page import write_page
 from recurrax import checks
 from recurrax.mixers import GLA, LRU, Attention, MixerConfig
 from recurrax.models import LanguageModelConfig
 from recurrax.projections import GLU
 from train import sharding
-from train.allocator import keep_freed_memory
 from train.config import TrainConfig
 from train.data import VOCAB_SIZE, DataConfig, open_data, train_batches
 from train.optimizers import AdamW, Cosine
 from train.parametrization import MuP, Standard
-from train.paths import local_path
 from train.sharding import MeshConfig
 from train.state import abstract_state, init_state
 from train.step import make_train_step
-from train.workdir import Workdir, read_json, write_json_atomically
+from train.workdir import read_json, write_json_atomically
 
 HEAD = 16
 """Width of a head; wider models have more heads."""
@@ -134,42 +131,30 @@ def kept(root: pathlib.Path, name: str, config: TrainConfig, seed: int) -> float
     return read_json(file)["loss"]
 
 
-def page(found: dict, command: Widths, shown: str, where: str) -> str:
-    """Return the tables as Markdown; the best learning rate of each line is bold."""
-    lines = ["| mixer | width | " + " | ".join(f"2^{e}" for e in command.exponents) + " |"]
-    lines.append("|---|---|" + "---:|" * len(command.exponents))
-    for name, widths in found.items():
-        for label, losses in widths.items():
-            best = min(loss for loss in losses if loss is not None)
-            cells = ["-" if x is None else f"**{x:.3f}**" if x == best else f"{x:.3f}" for x in losses]
-            lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
-    tables = "\n".join(lines)
+def above(command: Widths) -> str:
+    """Return what the page says before its table."""
     return f"""# Learning rates of widths
 
 The loss of small language models, two layers of one mixer, at several learning rates and widths, with the standard
 parametrization and with muP, which are the same at the base width. A bold loss is the best of its line. Losses are
 means over the last tenth of {command.steps} steps of 8 x 128 bytes of Python's standard library, in nats; all runs see
-the same batches. Each is the mean of {command.seeds} seeds; differences of a few thousandths say nothing.
+the same batches. Each is the mean of {command.seeds} seeds; differences of a few thousandths say nothing."""
 
-    {shown}
 
-```
-{where}
-```
-
-{tables}
-"""
+def table(found: dict[str, dict[str, list[float | None]]], exponents: tuple[int, ...]) -> str:
+    """Return the losses as a Markdown table; the best of each line is bold."""
+    lines = ["| mixer | width | " + " | ".join(f"2^{e}" for e in exponents) + " |"]
+    lines.append("|---|---|" + "---:|" * len(exponents))
+    for name, widths in found.items():
+        for label, losses in widths.items():
+            best = min((loss for loss in losses if loss is not None), default=None)
+            cells = ["-" if x is None else f"**{x:.3f}**" if x == best else f"{x:.3f}" for x in losses]
+            lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
     command = tyro.cli(Widths, args=arguments, prog="python -m eval widths")
-    root = local_path("workdir", command.workdir)
-    output = root / "widths.md" if command.output is None else local_path("output", command.output)
-    keep_freed_memory()
-    with Workdir(root):
-        found = compare(command, root)
-    shown = f"python -m eval widths {shlex.join(arguments)}"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(found, command, shown, report.header(report.machine())))
-    print(f"wrote {output}")
-    return 0
+    return write_page(
+        *("widths", arguments, command), lambda root: (above(command), table(compare(command, root), command.exponents))
+    )

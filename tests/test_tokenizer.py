@@ -7,8 +7,8 @@ import pytest
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Published
 
-from eval.generate import drawable
 from eval.perplexity import lost_text
+from eval.source import drawable
 from recurrax.pretrained import Tokenizer
 from train.data import DOCUMENT_START, Bytes, Rows, document_lengths, evaluation_batches
 from train.data.tokens import tokenized
