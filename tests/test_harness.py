@@ -1,5 +1,6 @@
 """What the evaluation harness asks of a model, beside the model itself on whole texts."""
 
+import dataclasses
 import sys
 import types
 
@@ -10,6 +11,8 @@ import pytest
 from eval import harness
 from eval.harness import Scorer, generated, harness_model
 from eval.source import open_source
+from recurrax.mixers import Attention
+from recurrax.models import LanguageModel
 
 TEXTS = ["def f(x):\n    return x", "a", "x" * 50, "é and ü, "]
 
@@ -45,6 +48,15 @@ def test_a_greedy_continuation_is_said_to_be_greedy(scorer):
     (text,) = scorer.continuations(["def f"], (), 8)
     ((_, greedy), (_, other)) = scorer.likelihoods([("def f", text), ("def f", "\x00" + text)])
     assert (greedy, other) == (True, False)
+
+
+def test_texts_that_a_cache_forgets_are_refused(scorer):
+    """Attention without a window has a cache; a longer text would be scored without its beginning."""
+    pattern = (Attention(num_heads=2, max_length=32),)
+    config = dataclasses.replace(scorer.source.model.config, pattern=pattern)
+    limited = Scorer(dataclasses.replace(scorer.source, model=LanguageModel(config)))
+    with pytest.raises(ValueError, match="a cache of 32 tokens"):
+        limited.documents(["x" * 32])
 
 
 def test_continuations_end_at_a_stop_string(scorer):

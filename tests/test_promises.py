@@ -14,9 +14,11 @@ from recurrax.mixers import LRU
 from recurrax.models import LanguageModelConfig
 from runs import at_batch, metrics, saved_state, small
 from test_objectives import CONFIGS, masked
+from train import session
 from train.checkpoint import CheckpointConfig
 from train.config import EvaluationConfig, LogConfig
 from train.config_json import from_json, to_json
+from train.evaluate import Evaluation
 from train.loop import Outcome, train
 from train.objectives import Distillation, NextToken
 from train.optimizers import AdamW
@@ -98,3 +100,25 @@ def test_only_language_models_are_opened(tmp_path):
     train(CONFIGS["numbers"], str(tmp_path / "run"))
     with pytest.raises(ValueError, match="trains a .*; this reads language models"):
         open_run(str(tmp_path / "run"))
+
+
+def test_best_checkpoint_is_that_of_the_named_metric(tmp_path, monkeypatch):
+    """The one of the highest accuracy stays, not that of the lowest loss; a metric that is not reported is refused."""
+    found = iter([(3.0, 0.9), (1.0, 0.2), (2.0, 0.5), (4.0, 0.4)])
+
+    def evaluate(*_):
+        loss, accuracy = next(found)
+        return Evaluation(loss, 10, {"accuracy": accuracy})
+
+    monkeypatch.setattr(session, "make_evaluator", lambda *_, **__: evaluate)
+    config = CONFIGS["classes of steps"]
+    config = dataclasses.replace(
+        config,
+        evaluation=dataclasses.replace(config.evaluation, every=1),
+        checkpoint=CheckpointConfig(every=1, keep=1, best="accuracy"),
+    )
+    train(config, str(tmp_path / "run"))
+    assert sorted(os.listdir(Workdir(tmp_path / "run").checkpoints_path)) == ["1", "4"]
+    for objective, best in ((NextToken(), "bytes_per_token"), (NextToken(), "cross_entropy"), (NextToken(), "acuracy")):
+        with pytest.raises(ValueError, match=f"checkpoint.best '{best}'"):
+            dataclasses.replace(language("x", objective), checkpoint=CheckpointConfig(best=best))

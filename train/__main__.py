@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> int:
             print(describe({"params": abstract.params}, declared=declared), end="\n\n")
             print(describe(abstract.replace(params={}), "numbers of optimizer, steps and key"), end="\n\n")
             trained = state.trained_declarations(command.config)
-            norms = None if command.workdir is None else state.newest_norms(command.config, command.workdir, trained)
+            norms = None if command.workdir is None else state.newest_norms(command.workdir, trained)
             print(command.config.optimizer.describe(trained, norms))
             return 0
         keep_freed_memory()

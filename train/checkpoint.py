@@ -40,7 +40,7 @@ class CheckpointConfig:
     keep_best: bool = True
     """Whether the checkpoint that is best on held-out data is kept too."""
     best: str = "loss"
-    """Held-out metric that says which one is best: loss, or another one of the objective's."""
+    """Held-out metric that says which one is best: loss, or accuracy where the objective has it."""
 
     def __post_init__(self):
         for name in ("every", "keep"):

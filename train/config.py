@@ -123,7 +123,7 @@ class TrainConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
         self.objective.check(self.model, self.data.kind)
-        checks.choice("checkpoint.best", self.checkpoint.best, ("loss", *self.objective.held_out().metrics))
+        checks.choice("checkpoint.best", self.checkpoint.best, self.objective.held_out().criteria)
         self.data.check(self.model)
         if self.parametrization != Standard() and not self.optimizer.normalizes:
             raise ValueError(

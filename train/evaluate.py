@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recurrax.adapters import Adapter, adapted
-from recurrax.models import BackboneConfig, build
+from recurrax.models import BackboneConfig, build, states
 from train import sharding
 from train.data import Documents, HeldOutRows, evaluation_batches
 from train.objectives import NextToken, Objective
@@ -63,9 +63,9 @@ def make_evaluator(
         if not carries_state:
             return lambda: None, make_evaluation_step(objective.held_out(), model, mesh, None)
         # The sharding of the state is the same from the first batch on, so that the step is compiled once.
-        states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
-        init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=states)
-        return init_state, make_evaluation_step(objective.held_out(), model, mesh, states)
+        split_states = state_shardings(jax.eval_shape(lambda: model.init_state(batch_size)), mesh)
+        init_state = jax.jit(lambda: model.init_state(batch_size), out_shardings=split_states)
+        return init_state, make_evaluation_step(objective.held_out(), model, mesh, split_states)
 
     programs = functools.cache(programs)
 
@@ -98,8 +98,8 @@ def make_evaluator(
 def state_shardings(state, mesh: Mesh):
     """Return the shardings of a state: rows over `data` and `fsdp`, which in stacked layers come after the depth."""
 
-    def split(part, *before):
-        spec = PartitionSpec(*before, sharding.BATCH_AXES)
-        return jax.tree.map(lambda _: NamedSharding(mesh, spec), part)
+    def split(path, _):
+        before = [None] * states.batch_axis(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return NamedSharding(mesh, PartitionSpec(*before, sharding.BATCH_AXES))
 
-    return {name: split(part, None) if name == "groups" else split(part) for name, part in state.items()}
+    return jax.tree_util.tree_map_with_path(split, state)

@@ -33,7 +33,7 @@ class Factors:
     """Factors of one parameter."""
 
     init: float = 1.0
-    """Of its initial values."""
+    """Factor of the initial values."""
     learning_rate: float = 1.0
 
 

@@ -114,8 +114,8 @@ class Run(Stored):
             raise ValueError(f"{self.workdir} is not the directory of a run: it has no config.json")
         return read_json(path)
 
-    def stored(self):
-        """Return the checkpoint's parameters.
+    def parameters(self) -> dict:
+        """Return the checkpoint's parameters as they are, those of an adapter among them.
 
         Raises:
           ValueError: there is no such checkpoint.
@@ -128,7 +128,16 @@ class Run(Stored):
             params = checkpointer.restore_params(step=self.step)
         if params is None:
             raise ValueError(f"start.workdir {self.workdir} has no checkpoint yet")
-        config = self._config()
+        return params
+
+    def stored(self):
+        """Return the parameters with which the model alone computes what the run's does.
+
+        Raises:
+          ValueError: as `parameters`; or the run's adapter changes more than parameters.
+          DamagedCheckpointError: no checkpoint is undamaged.
+        """
+        params, config = self.parameters(), self._config()
         params = merge(from_json(config.get("adapter")), from_json(config["model"]), params)
         return {path: np.asarray(leaf) for path, leaf in flat(params).items()}
 

@@ -16,11 +16,11 @@ from recurrax.models import build, parameters
 from recurrax.parameters import Parameter, flat, nested
 from recurrax.types import Params
 from train import sharding
-from train.checkpoint import Checkpointer
 from train.checkpoint_check import misfits
 from train.config import TrainConfig
 from train.optimizers import Optimizer
 from train.parametrization import Factors
+from train.starts import Run
 from train.workdir import Workdir
 
 WINDOW = 128
@@ -184,11 +184,9 @@ def _like_parameters(opt_state, parameters: Mapping[str, tuple[tuple[int, ...], 
     return jax.tree_util.tree_map_with_path(split, opt_state)
 
 
-def newest_norms(config: TrainConfig, workdir: str, declared: Mapping[str, Parameter]) -> dict[str, float] | None:
+def newest_norms(workdir: str, declared: Mapping[str, Parameter]) -> dict[str, float] | None:
     """Return the norm of each parameter in a run's newest checkpoint; None if it has none yet."""
-    path = Workdir(workdir).checkpoints_path
-    if not path.is_dir():
+    if not Workdir(workdir).checkpoints_path.is_dir():
         return None
-    with Checkpointer(path, config.checkpoint) as checkpointer:
-        params = flat(checkpointer.restore_params())
+    params = flat(Run(workdir).parameters())
     return {path: float(jnp.linalg.norm(jnp.ravel(params[path]))) for path in declared}

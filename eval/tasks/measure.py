@@ -19,25 +19,25 @@ from recurrax.tasks import Example, Task
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What training came to."""
+    """The results of training from several seeds."""
 
     score: dict[int, list[float]]
-    """By length and seed: the share of right answers or, where they are numbers, the mean squared error."""
+    """Share of right answers by length and seed or, where answers are numbers, the mean squared error."""
     nats: dict[int, list[float]] | None
-    """By length and seed: mean of -log p of the answers; None where they are numbers."""
+    """Mean of -log p of the answers by length and seed; None where answers are numbers."""
     distance: dict[int, list[float]] | None
-    """By length and seed: total variation distance to the true distribution, where a task has one."""
+    """Total variation distance to the true distribution by length and seed; None for tasks without one."""
     loss: list[float]
-    """By seed: mean training loss of the last steps."""
+    """Mean training loss of the last steps by seed."""
     roughness: list[float]
-    """By seed: how unsteady the gradient's norm was in training, its standard deviation over its mean."""
+    """Standard deviation of the gradient's norm over its mean, by seed."""
     parameters: int
     seconds: float
-    """Of training and tests, compilation included."""
+    """Seconds of training and tests, compilation included."""
 
 
 def measure(setting: Setting, pattern: tuple[MixerConfig, ...], seeds: tuple[int, ...]) -> Scores:
-    """Everything is vmapped over the seeds: each has its own parameters and its own sequences.
+    """Train and test a model from several seeds, vmapped: each has its own parameters and its own sequences.
 
     Raises:
       FloatingPointError: the loss of a seed was not finite.
@@ -60,7 +60,7 @@ def measure(setting: Setting, pattern: tuple[MixerConfig, ...], seeds: tuple[int
 
 
 def fit(setting: Setting, model, seeds: tuple[int, ...]) -> Trained:
-    """The model, trained as the setting says."""
+    """Return the model trained as the setting says."""
     first = setting.task.batch(0, 0, 1)
     return train(
         lambda key: model.init(key, first.inputs)["params"],
@@ -86,7 +86,7 @@ def loss(outputs, batch: Example):
 
 
 def scores(model, params, setting: Setting, length: int) -> dict[str, list[float]]:
-    """By seed, on `test_size` sequences of this length."""
+    """Return each score by seed, on `test_size` sequences of this length."""
     answers = jax.jit(jax.vmap(lambda params, inputs: model.apply({"params": params}, inputs)[0], (0, None)))
     sums, count = collections.defaultdict(float), 0.0
     for batch in test_batches(setting.task.at(length), setting.test_size, setting.batch_size):
@@ -97,13 +97,13 @@ def scores(model, params, setting: Setting, length: int) -> dict[str, list[float
 
 
 def test_batches(task: Task, count: int, size: int):
-    """The sequences of a test, the same for all who take it."""
+    """Yield the batches of a test, the same for all models."""
     size = min(size, count)
     return (task.held_out().batch(TEST_SEED, start, size) for start in range(0, count, size))
 
 
 def graded(outputs: np.ndarray, batch: Example) -> dict[str, np.ndarray]:
-    """Sums over the answers that count, by seed, of outputs (seeds, B, T, classes)."""
+    """Return the scores of outputs (seeds, B, T, classes), summed over the answers that count, by seed."""
     weights = batch.weights
     if batch.targets.dtype == np.float32:
         return {"score": (np.square(outputs[..., 0] - batch.targets) * weights).sum((1, 2))}

@@ -13,8 +13,7 @@ from recurrax import checks
 from recurrax.models import BackboneConfig
 from train.data.examples import HeldOutRows, Row, at_last_step
 from train.data.prepare import prepare
-from train.data.single_document import validation_count
-from train.data.tfds_text import find_builder
+from train.data.tfds_text import find_builder, split_ranges
 
 SCANS = ("pixel", "row")
 
@@ -155,15 +154,10 @@ def _first_row(config: ArrayData) -> Row:
 
 def _splits(config: ArrayData):
     """Return (split, start, stop) of training and of held-out rows."""
-    builder = _builder(config.dataset, config.data_dir)
-    counts = {key: info.num_examples for key, info in builder.info.splits.items()}
-    if not counts.get("train"):
-        raise ValueError(f"dataset={config.dataset!r} has no train split; it has {', '.join(counts)}")
-    held_out = next((key for key in ("validation", "test") if counts.get(key)), None)
-    if held_out is not None:
-        return ("train", 0, counts["train"]), (held_out, 0, counts[held_out])
-    cut = counts["train"] - validation_count(counts["train"], config.validation_fraction)
-    return ("train", 0, cut), ("train", cut, counts["train"])
+    ranges = split_ranges(config.dataset, _builder(config.dataset, config.data_dir), config.validation_fraction)
+    if not ranges:
+        raise ValueError(f"dataset={config.dataset!r} has fewer than two records: too little to hold one out")
+    return ranges["train"], ranges["validation"]
 
 
 def _row(config: ArrayData, record: dict) -> Row:

@@ -12,9 +12,8 @@ from recurrax.pretrained import Tokenizer
 from train.data.examples import HELD_OUT_SEED, DrawnRows, HeldOutRows, Row
 from train.data.tokens import tokenizer_in
 from train.data.vocabulary import Bytes
+from train.kinds import KINDS
 from train.user_code import find_function
-
-KINDS = ("text", "classes", "numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,6 @@ class FunctionData:
     """Rows per step over all hosts (B)."""
     held_out: int = 512
     """Number of held-out rows."""
-
     tokenizer: str | None = None
     """Directory of the tokenizer whose tokens a text has, for `eval generate`; None: they are bytes."""
 

@@ -156,23 +156,38 @@ def open_tfds_text(
     feature = text_feature(name, builder.info.features)
     prepare(builder)
     builder = find_builder(name, data_dir)  # made again, to find the files, which another process may have written
-    counts = {key: info.num_examples for key, info in builder.info.splits.items()}
-    if "train" not in counts:
-        raise ValueError(f"dataset={name!r} has no train split; it has {', '.join(counts)}")
-    held_out = next((key for key in ("validation", "test") if key in counts), None)
-    if held_out is not None:
-        tfds_split = "train" if split == "train" else held_out
-        return TfdsText(builder, tfds_split, 0, counts[tfds_split], feature, bad)
-    total = counts["train"]
-    if total < 2:
+    ranges = split_ranges(name, builder, validation_fraction)
+    if split not in ranges:
+        total = builder.info.splits["train"].num_examples
         whole = TfdsText(builder, "train", 0, total, feature, bad)
         if not total:
             raise ValueError(f"an empty data set: {whole.name} has no documents")
         begin, end = part_of_document(whole.name, len(whole[0]), validation_fraction, split)
         return SingleDocument(f"{whole.name}:{split}", whole[0][begin:end], whole.identity())
+    return TfdsText(builder, *ranges[split], feature, bad)
+
+
+def split_ranges(
+    name: str, builder: tfds.core.DatasetBuilder, validation_fraction: float
+) -> dict[str, tuple[str, int, int]]:
+    """Return the TFDS split, and the first and last record in it, of "train" and of "validation".
+
+    There are none if the records are fewer than two and all in one split.
+
+    Raises:
+        ValueError: the data set has no train split.
+    """
+    counts = {key: info.num_examples for key, info in builder.info.splits.items()}
+    if "train" not in counts:
+        raise ValueError(f"dataset={name!r} has no train split; it has {', '.join(counts)}")
+    total = counts["train"]
+    held_out = next((key for key in ("validation", "test") if key in counts), None)
+    if held_out is not None:
+        return {"train": ("train", 0, total), "validation": (held_out, 0, counts[held_out])}
+    if total < 2:
+        return {}
     cut = total - validation_count(total, validation_fraction)
-    start, stop = (0, cut) if split == "train" else (cut, total)
-    return TfdsText(builder, "train", start, stop, feature, bad)
+    return {"train": ("train", 0, cut), "validation": ("train", cut, total)}
 
 
 def data_root(data_dir: str | None) -> Path:

@@ -36,7 +36,7 @@ class Bytes:
         decoder.decode(bytes(token for token in map(int, prompt) if token != self.start))
         return lambda tokens, final: decoder.decode(bytes(tokens), final)
 
-    def check(self, vocab_size: int | None) -> None:
+    def check(self, vocab_size: int) -> None:
         """Raise ValueError if a model of `vocab_size` tokens lacks one."""
-        if vocab_size is None or vocab_size < VOCAB_SIZE:
+        if vocab_size < VOCAB_SIZE:
             raise ValueError(f"model.vocab_size {vocab_size} is less than the {VOCAB_SIZE} of the byte tokens")

@@ -13,11 +13,9 @@ import numpy as np
 from recurrax.models import BackboneConfig
 from recurrax.parameters import Parameter
 from recurrax.types import Params
+from train.kinds import KINDS
 
 Batch = Mapping[str, jax.Array]
-
-KINDS = {"text": "text", "classes": "data with classes", "numbers": "data with numbers"}
-"""Kinds of data, and their names in messages."""
 
 
 class Loss(NamedTuple):
@@ -49,6 +47,8 @@ class Objective:
     """Unit of the loss."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of quantities beside the loss, also reported as means over the targets."""
+    criteria: ClassVar[tuple[str, ...]] = ("loss",)
+    """Those of held-out data by which a checkpoint may be the best."""
     rising: ClassVar[tuple[str, ...]] = ()
     """Those of them that are better if they are larger."""
 
@@ -119,12 +119,16 @@ class Objective:
             model.apply, {"params": params}, batch["inputs"], state, reset=batch.get("reset"), rngs=rngs
         )
         (outputs, state), collections = apply(mutable=list(mutable)) if mutable else (apply(), {})
-        losses, weights, metrics = self.per_target(outputs, batch)
+        return summed(*self.per_target(outputs, batch), state, collections)
 
-        def total(values):
-            return jnp.where(weights == 0, 0, values * weights).sum()
 
-        return Loss(total(losses), weights.sum(), jax.tree.map(total, metrics), state, collections)
+def summed(losses: jax.Array, weights: jax.Array, metrics: Mapping[str, jax.Array], state, collections) -> Loss:
+    """Return the sums over targets of the loss and the metrics of each; a target of weight 0 is left out."""
+
+    def total(values):
+        return jnp.where(weights == 0, 0, values * weights).sum()
+
+    return Loss(total(losses), weights.sum(), jax.tree.map(total, metrics), state, collections)
 
 
 def check_fraction(config, *names: str) -> None:

@@ -24,6 +24,7 @@ class Classification(Objective):
     data = "classes"
     unit = "nats"
     metrics = rising = ("accuracy",)
+    criteria = ("loss", "accuracy")
 
     def __post_init__(self):
         check_fraction(self, "label_smoothing")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from recurrax import checks, probes
 from recurrax.models import LanguageModelConfig, build, parameters
-from train.objectives.base import Loss
+from train.objectives.base import summed
 from train.objectives.next_token import NextToken
 from train.starts import Pretrained, Run
 
@@ -111,10 +111,7 @@ class Distillation(NextToken):
             metrics["distance"] = sum(match.weight * _distance(match, x, y) for match, x, y in pairs)
             losses = losses + metrics["distance"]
 
-        def total(values):
-            return jnp.where(weights == 0, 0, values * weights).sum()
-
-        return Loss(total(losses), weights.sum(), jax.tree.map(total, metrics), state, collections)
+        return summed(losses, weights, metrics, state, collections)
 
     def show(self, values: Mapping[str, float]) -> str:
         parts = [f"{name} {values[name]:.4f}" for name in ("divergence", "distance") if name in values]

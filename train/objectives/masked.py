@@ -32,6 +32,7 @@ class Masked(Objective):
     data = "text"
     unit = "nats per hidden token"
     metrics = rising = ("accuracy",)
+    criteria = ("loss", "accuracy")
     carries_state = False
 
     def __post_init__(self):

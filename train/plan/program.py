@@ -12,14 +12,12 @@ from jax.extend.core import Var
 from jax.sharding import AxisType, Mesh
 
 from recurrax import patterns
-from recurrax.adapters import adapted
-from recurrax.models import build
-from train import precision, sharding
+from train import sharding
 from train.config import TrainConfig
 from train.plan.cost import Cost, program_cost
 from train.sharding import MeshConfig
-from train.state import TrainState, abstract_frozen, abstract_state, declarations, trained_declarations
-from train.step import make_train_step
+from train.state import TrainState, abstract_frozen, abstract_state, trained_declarations
+from train.step import loss_sums, make_train_step
 
 AFTER_PARTITIONING = "*after_spmd-partitioning*.txt"
 # The machine code is never run, so it need not be fast.
@@ -144,16 +142,12 @@ def _bytes(tree) -> int:
 
 def _activations(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> int:
     """Return the bytes that jax.vjp saves on one device for the backward pass of one slice of the batch."""
-    model, declared = adapted(build(config.model), config.adapter), declarations(config)
+    loss = loss_sums(config)
     trained, untrained = patterns.split(abstract.params, trained_declarations(config))
 
-    def loss(trained, untrained, taught, batch, key):
-        params = precision.for_products(patterns.merge(trained, untrained), declared, config.precision)
-        return config.objective.loss(model, params, batch, frozen=taught, key=key, rngs={"dropout": key}).total
-
-    def residuals(trained, *others):
+    def residuals(trained, untrained, *others):
         with sharding.on(mesh):
-            return jax.vjp(lambda trained: loss(trained, *others), trained)[1]
+            return jax.vjp(lambda trained: loss(patterns.merge(trained, untrained), *others).total, trained)[1]
 
     batch = abstract_batch(config.data, mesh, config.data.batch_size // config.optimizer.accumulate)
     traced = jax.jit(residuals).trace(trained, untrained, abstract_frozen(config, mesh), batch, abstract.key)

@@ -16,14 +16,14 @@ from recurrax.tasks.regression import best_rate, gradient_step, least_squares
 
 
 def layer(params, inputs):
-    """o_T W_o of linear attention without feature map, norm, gate or residual: (B,)."""
+    """Return o_T W_o of linear attention without feature map, norm, gate or residual, (B,)."""
     q, k, v = (jnp.einsum("btf,fk->btk", inputs, params[name])[:, :, None] for name in "qkv")
     o, _ = linear_attention(q, k, v, scale=1 / inputs.shape[1])
     return o[:, -1, 0] @ params["out"]
 
 
 def one_layer(budget: str, seeds: tuple[int, ...]) -> dict:
-    """Its predictions beside those of one gradient step, whose rate is the best, and of least squares: by seed."""
+    """Return errors of a trained layer, of the best gradient step and of least squares, by seed."""
     task = LinearRegression(length=21, dim=5) if budget == "small" else LinearRegression(length=41, dim=20)
     width = task.features
 
@@ -59,7 +59,7 @@ def one_layer(budget: str, seeds: tuple[int, ...]) -> dict:
 
 
 def _slope(params, inputs):
-    """d answer / d x of the question."""
+    """Return d answer / d x of the question."""
 
     def answer(x):
         return layer(params, inputs.at[-1, :-1].set(x)[None])[0]
@@ -72,7 +72,7 @@ def _cosine(a, b):
 
 
 def compare(found: Findings) -> list[Check]:
-    """What of it came true."""
+    """Return the expectations of this claim and whether they hold."""
     if "one-layer" not in found.measurements:
         return []
     values = found.measurements["one-layer"].values
@@ -90,7 +90,7 @@ def compare(found: Findings) -> list[Check]:
 
 
 def draw(figure: Figure, found: Findings) -> None:
-    """Predictions of the layer over those of the step."""
+    """Draw predictions of the layer over those of the gradient step."""
     values = found.measurements["one-layer"].values
     (axis,) = panels(figure, 1)
     axis.plot(values["shown"]["step"], values["shown"]["layer"], ".", markersize=3)

@@ -31,7 +31,7 @@ WIDTHS = (1, 4, 16, 64)
 
 
 def reconstruction(budget: str, seeds: tuple[int, ...]) -> dict:
-    """Errors, relative to the inputs' variance, of white noise read back linearly from the last state: by seed."""
+    """Return errors of white noise read back linearly from the last state, relative to its variance, by seed."""
     sizes, lengths = (SIZES, LENGTHS) if budget == "small" else ((*SIZES, 256, 512), (*LENGTHS, 256, 512))
 
     def errors(num_states, length, low=0.9, phase=2 * np.pi):
@@ -53,13 +53,13 @@ def _white_noise(num_states, length, low, phase, seed):
 
 
 def ring(rng: np.random.Generator, num_states: int, low: float, phase: float) -> np.ndarray:
-    """Eigenvalues as LRU starts them: uniform on the area between the radii `low` and 0.999, phases up to `phase`."""
+    """Return first eigenvalues of LRU: uniform on the area between the radii `low` and 0.999, phases up to `phase`."""
     moduli = np.sqrt(rng.uniform(low**2, 0.999**2, num_states))
     return moduli * np.exp(1j * rng.uniform(0, phase, num_states))
 
 
 def last_states(eigenvalues: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """h_T of h_t = lambda h_{t-1} + sqrt(1 - |lambda|^2) u_t as models have it, in complex64: (B, N)."""
+    """Return h_T of h_t = lambda h_{t-1} + sqrt(1 - |lambda|^2) u_t as models compute it, complex64, (B, N)."""
     a = eigenvalues.astype(np.complex64)
     gain = np.sqrt(1 - np.abs(a) ** 2)
     return np.asarray(_scan(a, gain * inputs.astype(np.complex64)))
@@ -85,7 +85,7 @@ class ReadBack(SequentialImages):
 
 
 def decoders(budget: str, seeds: tuple[int, ...]) -> dict:
-    """Errors on held-out digits whose 64 pixels are read back from N < 64 complex states: by a line and by an MLP."""
+    """Return errors on held-out digits read back from N < 64 complex states by a linear map and by an MLP."""
     found = {"linear": {}, "MLP": {}}
     for num_states in (2, 4, 8, 16):
         task = ReadBack(num_states=num_states)
@@ -110,7 +110,7 @@ def decoders(budget: str, seeds: tuple[int, ...]) -> dict:
 
 
 def mlp_parameters(key: jax.Array, inputs: int, hidden: int, outputs: int) -> Params:
-    """Of `mlp`, both matrices from variance 1 / rows."""
+    """Return the parameters of `mlp`; entries of both matrices have variance 1 / rows."""
     first, second = jax.random.split(key)
     return {
         "in_kernel": jax.random.normal(first, (inputs, hidden)) / math.sqrt(inputs),
@@ -121,13 +121,13 @@ def mlp_parameters(key: jax.Array, inputs: int, hidden: int, outputs: int) -> Pa
 
 
 def mlp(params: Params, x: jax.Array) -> jax.Array:
-    """W_2 gelu(W_1 x + b_1) + b_2."""
+    """Return W_2 gelu(W_1 x + b_1) + b_2."""
     hidden = jax.nn.gelu(shift(x @ params["in_kernel"], params["in_bias"]))
     return shift(hidden @ params["out_kernel"], params["out_bias"])
 
 
 def driven_pendulum(budget: str, seeds: tuple[int, ...]) -> dict:
-    """Squared errors of an LRU of 32 states, then an MLP of so many hidden units, or a linear read-out."""
+    """Return squared errors of an LRU of 32 states with an MLP of several numbers of hidden units, or a linear map."""
     task = Pendulum(length=16 if budget == "small" else 64, force=0.7)
     test = task.batch(TEST_SEED, 0, 1000)
     found = {}
@@ -169,7 +169,7 @@ def _follow(params, inputs):
 
 
 def compare(found: Findings) -> list[Check]:
-    """What of it came true."""
+    """Return the expectations of this claim and whether they hold."""
     checks = []
     if "reconstruction" in found.measurements:
         checks += _of_reconstruction(found.measurements["reconstruction"].values)
@@ -232,7 +232,7 @@ def _mean(values):
 
 
 def draw(figure: Figure, found: Findings) -> None:
-    """Errors over length, over the ring's radius, of decoders over states, of the pendulum over width."""
+    """Draw errors over length, over the ring's radius, of decoders over states and of the pendulum over width."""
     values = {name: found.measurements[name].values for name in EXPERIMENTS if name in found.measurements}
     axes = panels(figure, 4)
     if "reconstruction" in values:

@@ -14,7 +14,7 @@ from recurrax.adapters.lora import LoRA
 from recurrax.parameters import flat, nested
 from recurrax.types import Params
 
-KINDS: dict[str, type[Adapter]] = {"LoRA": LoRA, "InitialState": InitialState}
+KINDS: dict[str, type[Adapter]] = {kind.__name__: kind for kind in (LoRA, InitialState)}
 CONFIG = "config"
 """Name of the entry that is no parameter."""
 

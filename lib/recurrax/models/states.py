@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from recurrax import checks
 from recurrax.layers import LayerConfig
 from recurrax.models.backbone import Backbone, BackboneConfig, block_name
 from recurrax.types import ArrayLike, State
@@ -30,10 +31,10 @@ def select_rows(state: State, indices: Int[ArrayLike, " N"]) -> State:
       ValueError: outside of a trace, a row is not in the state.
     """
     indices = jnp.asarray(indices)
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    if leaves and not isinstance(indices, jax.core.Tracer) and indices.size:
-        axis = batch_axis(_name(leaves[0][0]))
-        rows = leaves[0][1].shape[axis]
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    if paths and checks.is_known(indices) and indices.size:
+        path, leaf = paths[0]
+        rows = leaf.shape[batch_axis(_name(path))]
         if int(indices.min()) < 0 or int(indices.max()) >= rows:
             raise ValueError(f"indices must be in [0, {rows}), got {indices.tolist()}")
     return _map(lambda path, leaf: jnp.take(leaf, indices, axis=batch_axis(path)), state)
@@ -66,33 +67,18 @@ def first(config: BackboneConfig) -> State:
 
 
 def leaves(config: BackboneConfig, state: State) -> Iterator[tuple[str, LayerConfig, Array]]:
-    """Yield path, layer and leaf of every number of a state; paths name blocks as the parameters do."""
-    for part, blocks in _parts(config).items():
+    """Yield path, layer and leaf of a state, in the order of `jax.tree.leaves`; paths name blocks as parameters do."""
+    for part, blocks in sorted(_parts(config).items()):
         for i, block in enumerate(blocks):
-            for name, layer in block.layers.items():
+            for name, layer in sorted(block.layers.items()):
                 for path, leaf in jax.tree_util.tree_leaves_with_path(state[part][i][name]):
                     yield "/".join((part, block_name(i, block), name, _name(path) or "state")), layer, leaf
 
 
 def map_with_path(function: Callable[[str, Array], Array], config: BackboneConfig, state: State) -> State:
     """Return the state with each leaf replaced by function(path, leaf), with the paths of `leaves`."""
-    named = {
-        (part, i, name): "/".join((part, block_name(i, block), name))
-        for part, blocks in _parts(config).items()
-        for i, block in enumerate(blocks)
-        for name in block.layers
-    }
-
-    def changed(part, i, name, layer_state):
-        prefix = named[part, i, name]
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: function(f"{prefix}/{_name(path) or 'state'}", leaf), layer_state
-        )
-
-    return {
-        part: tuple({name: changed(part, i, name, each[name]) for name in each} for i, each in enumerate(blocks))
-        for part, blocks in state.items()
-    }
+    replaced = [function(path, leaf) for path, _, leaf in leaves(config, state)]
+    return jax.tree.unflatten(jax.tree.structure(state), replaced)
 
 
 def _parts(config: BackboneConfig):
