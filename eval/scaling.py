@@ -12,8 +12,9 @@ from matplotlib.ticker import FuncFormatter
 from eval.bench.report import header, machine
 from train import plan, presets
 from train.paths import local_path
-from train.plan import CHIPS, Plan, times
+from train.plan import Plan
 from train.plan.page import bytes_text, fits, seconds_text
+from train.programs.chips import CHIPS, times
 from train.sharding import MeshConfig
 
 DEVICES = 256
@@ -140,7 +141,7 @@ settings and mesh, in seconds, on a laptop:
 
 The training step is compiled ahead of time for virtual CPU devices from abstract arrays: no parameter exists. XLA's
 partitioner makes the same program for one device as it does for GPUs and TPUs; the plan takes the program there,
-before the CPU's own passes, and counts in it (`train/plan/`).
+before the CPU's own passes, and counts in it (`train/programs/`).
 
 - **Simulated by the compiler, exact**: shapes, splits and dtypes; FLOPs of matrix products, recomputation included,
   loops by their trip counts; collectives by kind, mesh axes, number and bytes.
@@ -150,8 +151,8 @@ before the CPU's own passes, and counts in it (`train/plan/`).
   which holds bfloat16 as float32 for a while. *may fit* stands for chips between the two.
 - **Estimated**: memory traffic, as if everything elementwise between two products were one kernel. XLA fuses less and
   moves more; a kernel written by hand for a recurrence keeps whole chunks on the chip and moves less.
-- **Assumed**: peak rates of the data sheets, in `train/plan/chips.py`. A ring within eight GPUs has NVLink, a longer
-  one a 400 Gb/s card per GPU; a TPU's ring has one axis of its torus. Products of float32 are computed at full
+- **Assumed**: peak rates of the data sheets, in `train/programs/chips.py`. A ring within eight GPUs has NVLink, a
+  longer one a 400 Gb/s card per GPU; a TPU's ring has one axis of its torus. Products of float32 are computed at full
   precision. An all-reduce of which each device uses a part is a reduce-scatter, as XLA makes it on GPU and TPU.
 - **Step time**: from all three parts overlapped, which no program beats, to one after the other.
 

@@ -175,7 +175,7 @@ def test_sequential_form_needs_no_temporary_array():
     ("change", "message"),
     [
         ({"implementation": "chunk"}, "did you mean 'chunked'"),
-        ({"implementation": "pallas"}, "'sequential', 'chunked', 'associative', 'reference'"),
+        ({"implementation": "pallas"}, "'sequential', 'associative', 'chunked', 'reference'"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         (
             {"x": np.zeros((2, 0, 3), np.float32), "a": np.zeros(3, np.float32)},

@@ -15,11 +15,12 @@ from runs import command
 from train.config import TrainConfig
 from train.data import VOCAB_SIZE, DataConfig
 from train.optimizers import AdamW
-from train.plan import CHIPS, Cost, Plan, make_plan, report, times
-from train.plan.collectives import Collective, group
-from train.plan.cost import program_cost
+from train.plan import Plan, make_plan, report
 from train.plan.page import bytes_text, fits
 from train.plan.program import abstract_batch, compiled
+from train.programs.chips import CHIPS, times
+from train.programs.collectives import Collective, group
+from train.programs.cost import Cost, program_cost
 from train.sharding import MeshConfig, make_mesh
 
 RING = jax.make_mesh((8,), ("ring",), axis_types=(AxisType.Auto,))

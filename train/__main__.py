@@ -35,6 +35,9 @@ class Command:
     With --workdir, groups also have the norm of the newest checkpoint."""
     plan: bool = False
     """Compile the step for as many virtual devices as the mesh has, print memory, work and communication, and exit."""
+    chip: str | None = None
+    """With --plan: compile for this chip or slice by its own compiler (extra aot), and print its memory, collectives
+    and estimated time. v5e, v5p, v6e, h100, h200; slices are written like v5e:4x4, v5p:4x4x4, h100:1x1x8."""
     profile: str | None = None
     """Steps FIRST:LAST to trace into DIR/profile; None: no trace."""
     distributed: bool = False
@@ -90,9 +93,18 @@ def main(arguments: list[str]) -> int:
             config=(tyro.conf.AvoidSubcommands,),
             registry=SETTINGS,
         )
+        if command.chip is not None and not command.plan:
+            raise ValueError("--chip is for plans; add --plan")
         if command.plan:
             from train import plan
+            from train.programs.targets import target
 
+            if command.chip is not None:
+                chip = target(command.chip)
+                chip.check_installed()
+                plan.use_virtual_devices(1)
+                print(plan.chip_report(plan.plan_on_chip(command.config, chip), arguments[0]))
+                return 0
             plan.use_virtual_devices(plan.devices_of(command.config.mesh))
             print(plan.report(plan.make_plan(command.config), arguments[0]))
             return 0

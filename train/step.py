@@ -17,6 +17,7 @@ from recurrax.models import build
 from recurrax.parameters import Parameter
 from recurrax.types import Params
 from train import precision, sharding, spikes
+from train.compiler import OPTIONS
 from train.config import TrainConfig
 from train.objectives import Objective
 from train.optimizers import Optimizer
@@ -156,6 +157,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh, froze
         in_shardings=(state_shardings, sharding.batch_sharding(mesh), *more),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
+        compiler_options=OPTIONS.get(mesh.devices.flat[0].platform),
     )
 
 
@@ -186,4 +188,9 @@ def make_evaluation_step(objective: Objective, model: nn.Module, mesh: Mesh, sta
             found = objective.loss(model, params, batch, state, key=jax.random.fold_in(jax.random.key(0), number))
         return {"loss": found.total, **found.metrics}, found.weight, found.state
 
-    return jax.jit(step, donate_argnums=1, out_shardings=(None, None, state_shardings))
+    return jax.jit(
+        step,
+        donate_argnums=1,
+        out_shardings=(None, None, state_shardings),
+        compiler_options=OPTIONS.get(mesh.devices.flat[0].platform),
+    )

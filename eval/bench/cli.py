@@ -8,10 +8,13 @@ from collections.abc import Iterable, Sequence
 import tyro
 from rich.console import Console
 
-from eval.bench import measure, programs, report
+from eval.bench import measure, on_chip, programs, report
 from eval.bench.contestants import BENCHMARKS, Benchmark, Contestant
+from eval.page import write_page
 from recurrax import checks
 from train.paths import local_path
+from train.plan import use_virtual_devices
+from train.programs.targets import target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Bench:
 
     op: str = "diagonal_scan"
     """Name of the op, with its decay where there is a choice: linear_attention, linear_attention/scalar or
-    linear_attention/channel; delta_rule likewise; delta_product/scalar; dplr_rule/channel."""
+    linear_attention/channel; delta_rule likewise; delta_product/scalar; dplr_rule/channel. With --chip also "all"."""
     shape: str = "all"
     """Sizes such as 8,2048,512, the name of a shape, or "all": each of the op's named shapes."""
     direction: str = "both"
@@ -37,11 +40,19 @@ class Bench:
     """Timed calls of each contestant; after ten seconds in total, a contestant is called no more once it has three."""
     workdir: str | None = None
     """Directory in which rows are appended to bench.jsonl and a PNG is drawn; None: nothing is written."""
+    chip: str | None = None
+    """Names of chips, such as v5e or v5e,v6e,h100: nothing is run; our implementations are compiled for each of them
+    (extra aot), and what the compilers say is written to WORKDIR/bench.md. Needs --workdir, where each compilation is
+    kept; --repeats and --direction have no meaning."""
+    output: str | None = None
+    """With --chip: the Markdown file to write instead of WORKDIR/bench.md."""
 
 
 def main(args: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> int:
     """Run `bench` with these arguments and return the exit code."""
     config = tyro.cli(Bench, args=list(args), prog="python -m eval bench")
+    if config.chip is not None:
+        return compile_on_chips(config, list(args), benchmarks)
     try:
         benchmark, contestants, sizes, directions = resolve(config, benchmarks)
         folder = _folder(config.workdir)
@@ -66,6 +77,37 @@ def main(args: Sequence[str], benchmarks: Sequence[Benchmark] = BENCHMARKS) -> i
         if folder is not None:
             console.print(f"wrote {report.plot(tables, where, folder)}", highlight=False)
     return 1 if wrong else 0
+
+
+def compile_on_chips(config: Bench, arguments: list[str], benchmarks: Sequence[Benchmark]) -> int:
+    """Compile for each chip, write the page, and return the exit code.
+
+    Raises:
+      ValueError: an unknown name, malformed sizes, no workdir, or a compiler that is not installed.
+    """
+    targets = [target(name) for name in config.chip.split(",")]
+    for each in targets:
+        each.check_installed()
+    if config.workdir is None:
+        raise ValueError("--workdir DIR is missing: where compilations are kept")
+    by_op = {benchmark.op: benchmark for benchmark in benchmarks}
+    chosen = list(benchmarks) if config.op == "all" else [by_op[_choose("op", config.op, (*by_op, "all"))]]
+    sizes = None if config.shape == "all" else _sizes(config.shape, chosen[0])[0]
+    dtypes = config.dtype.split(",")
+    use_virtual_devices(1)
+
+    def make(root):
+        parts = []
+        for each in targets:
+            found = []
+            for dtype in dtypes:
+                for row in on_chip.rows(chosen, each, dtype, config.implementation, sizes, root):
+                    print(each.chip.name, row, flush=True)
+                    found.append(row)
+            parts.append(f"## {each.chip.name}\n\n{on_chip.table(found)}")
+        return "# Ops, compiled for accelerators", "\n\n".join(parts)
+
+    return write_page("bench", arguments, config, make)
 
 
 def resolve(

@@ -32,3 +32,12 @@ STATE_SPACE = (Shape("batch", (4, 2048, 64, 32, 1)), Shape("long", (1, 16_384, 6
 # (B, T, D, W): the short convolution of most blocks, and filters as long as the sequence.
 CAUSAL_CONV1D = (Shape("batch", (8, 2048, 512, 4)), Shape("long", (1, 16_384, 512, 4)))
 LONG_CONVOLUTION = (Shape("batch", (4, 2048, 64, 2048)), Shape("long", (1, 16_384, 64, 16_384)))
+
+ON_CHIP = {
+    ("B", "T", "D"): (1, 4096, 1024),
+    ("B", "T", "H", "K", "V"): (1, 4096, 8, 128, 128),
+    ("B", "T", "E", "N"): (1, 4096, 1024, 16),
+    ("B", "T", "D", "N", "M"): (1, 4096, 256, 32, 1),
+    ("B", "T", "D", "W"): (1, 4096, 1024, 4),
+}
+"""The sizes at which ops are compiled for accelerators, by their letters."""

@@ -1,27 +1,21 @@
 """Predicts what a training step will hold, compute and send on each device: `python -m train PRESET --plan`.
 
-program      compiles the step for virtual devices, from abstract arrays
-hlo          parses the text of the compiled program
-cost         counts the matrix products, memory traffic and collectives of one device in it
-collectives  reads the kind, group and size of each collective
-chips        lists peak rates of named accelerators
-page         prints the figures as a page of text
+program    compiles the step for virtual devices, from abstract arrays
+page       prints the figures as a page of text
+on_chip    compiles the step for a named chip or slice by its own compiler, and prints what that says: --chip v5e:4x4
 """
 
-from train.plan.chips import CHIPS, Chip, Times, times
-from train.plan.cost import Cost
+from train.plan.on_chip import ChipPlan, chip_report, plan_on_chip
 from train.plan.page import report
 from train.plan.program import Plan, devices_of, make_plan, use_virtual_devices
 
 __all__ = [
-    "CHIPS",
-    "Chip",
-    "Cost",
+    "ChipPlan",
     "Plan",
-    "Times",
+    "chip_report",
     "devices_of",
     "make_plan",
+    "plan_on_chip",
     "report",
-    "times",
     "use_virtual_devices",
 ]

@@ -2,12 +2,11 @@
 
 import collections
 import math
+from collections.abc import Iterable, Iterator
 
-from train.plan.chips import CHIPS, Chip, times
 from train.plan.program import Plan
-
-# The fraction of a chip's memory that a program may use: the runtime, its buffers and fragmentation take the rest.
-USABLE = 0.92
+from train.programs.chips import CHIPS, Chip, times
+from train.programs.compiled import USABLE
 
 
 def report(plan: Plan, name: str) -> str:
@@ -19,7 +18,7 @@ def report(plan: Plan, name: str) -> str:
         f"Compiled for {plan.devices} virtual device{'s' * (plan.devices > 1)} in {plan.seconds:.0f} s; all figures "
         "are of one device and one step",
         "",
-        *_table(
+        *table(
             [
                 ("parameters", bytes_text(plan.parameters), ""),
                 ("gradients", bytes_text(plan.gradients), ""),
@@ -34,7 +33,7 @@ def report(plan: Plan, name: str) -> str:
             ]
         ),
         "",
-        *_table(
+        *table(
             [
                 *((f"matmuls in {dtype}", f"{flops:.3g} FLOPs", "") for dtype, flops in cost.product_flops),
                 ("other arithmetic", f"{cost.other_flops:.3g} FLOPs", ""),
@@ -45,10 +44,10 @@ def report(plan: Plan, name: str) -> str:
     ]
     lines += [f"counted as one iteration: the loop {loop}" for loop in cost.uncounted_loops]
     if cost.collectives:
-        lines += ["", *_table([("collective", "over", "count", "dtype", "bytes sent"), *_collectives(plan)])]
+        lines += ["", *table([("collective", "over", "count", "dtype", "bytes sent"), *_collectives(plan)])]
     rows = [("chip", "memory", "compute", "traffic", "network", "step time", "tokens/s")]
     rows += [_on(plan, chip) for chip in CHIPS]
-    lines += ["", *_table(rows)]
+    lines += ["", *table(rows)]
     lines.append(
         "Step times at peak rates: all overlapped, and one after the other. Nothing here was measured on a chip."
     )
@@ -96,7 +95,9 @@ def _on(plan, chip):
     )
 
 
-def _table(rows):
+def table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the rows as lines with aligned columns."""
+    rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

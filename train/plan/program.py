@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh
 from recurrax import patterns
 from train import sharding
 from train.config import TrainConfig
-from train.plan.cost import Cost, program_cost
+from train.programs.cost import Cost, program_cost
 from train.sharding import MeshConfig
 from train.state import TrainState, abstract_frozen, abstract_state, trained_declarations
 from train.step import loss_sums, make_train_step
@@ -86,17 +86,12 @@ def make_plan(config: TrainConfig) -> Plan:
     mesh = sharding.make_mesh(config.mesh)
     sizes, alone = dict(mesh.shape), mesh.size == 1
     mesh = _with_a_copy(mesh) if alone else mesh
-    rows, length = config.data.batch_size, config.data.sequence_length
-    sharding.check_batch("data.batch_size / optimizer.accumulate", rows // config.optimizer.accumulate, length, mesh)
-    abstract = abstract_state(config, mesh)
-    frozen = abstract_frozen(config, mesh)
-    step = make_train_step(config, abstract, mesh, frozen)
-    batch = abstract_batch(config.data, mesh, rows)
-    text, memory = compiled(step.lower(abstract, batch, *([frozen] if frozen else [])))
+    lowered, abstract = lowered_step(config, mesh)
+    text, memory = compiled(lowered)
     cost = program_cost(text)
     return Plan(
         mesh=sizes,
-        tokens=rows * length,
+        tokens=config.data.batch_size * config.data.sequence_length,
         parameter_count=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
         parameters=_bytes(abstract.params),
         gradients=_bytes(patterns.split(abstract.params, trained_declarations(config))[0]),
@@ -106,6 +101,19 @@ def make_plan(config: TrainConfig) -> Plan:
         cost=dataclasses.replace(cost, collectives=()) if alone else cost,
         seconds=time.monotonic() - start,
     )
+
+
+def lowered_step(config: TrainConfig, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]:
+    """Return the training step of this run, lowered for the devices of a mesh, and its abstract state.
+
+    Raises:
+      ValueError: the config does not fit the mesh.
+    """
+    rows, length = config.data.batch_size, config.data.sequence_length
+    sharding.check_batch("data.batch_size / optimizer.accumulate", rows // config.optimizer.accumulate, length, mesh)
+    abstract, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
+    step = make_train_step(config, abstract, mesh, frozen)
+    return step.lower(abstract, abstract_batch(config.data, mesh, rows), *([frozen] if frozen else [])), abstract
 
 
 def compiled(lowered: jax.stages.Lowered):

@@ -76,9 +76,16 @@ class Benchmark:
 
     def inputs(self, sizes: tuple[int, ...], dtype: str) -> tuple[jax.Array, ...]:
         """Return random inputs, the same for every contestant and every call."""
+        return tuple(jnp.asarray(v, kind) for v, kind in self._drawn(sizes, dtype))
+
+    def draw_shapes(self, sizes: tuple[int, ...], dtype: str) -> list[tuple[tuple[int, ...], Any]]:
+        """Return the shapes and dtypes of the inputs."""
+        return [(v.shape, kind) for v, kind in self._drawn(sizes, dtype)]
+
+    def _drawn(self, sizes, dtype):
         is_complex = jnp.issubdtype(jnp.dtype(dtype), jnp.complexfloating)
         drawn = self.draw(np.random.default_rng(0), sizes, is_complex)
-        return tuple(jnp.asarray(v, jnp.complex64 if np.iscomplexobj(v) else dtype) for v in drawn)
+        return [(v, jnp.complex64 if np.iscomplexobj(v) else jnp.dtype(dtype)) for v in drawn]
 
 
 def our_contestant(op: Callable[..., tuple[jax.Array, Any]], implementation: str | None) -> Contestant:

@@ -215,6 +215,12 @@ class Op:
             others = [repr(name) for name, each in self.implementations.items() if each.supports(arguments) is None]
             raise ValueError(f"implementation {forced!r} of {self.name} {reason}; use {' or '.join(others)}")
         runs_on = PLATFORMS if chosen.interpret else chosen.platforms
+        if not set(runs_on) & set(here := platforms.candidates()):
+            others = [name for name, each in self.implementations.items() if set(here) & set(each.platforms)]
+            raise ValueError(
+                f"implementation {forced!r} of {self.name} does not run on {' or '.join(here)}; "
+                f"use {' or '.join(map(repr, others))}"
+            )
         return Choice(self, tuple((platform, forced) for platform in runs_on))
 
     def run(self, choice: Choice, arguments: Arguments) -> tuple[PyTree, PyTree]:

@@ -87,13 +87,19 @@ def _draw(rng, sizes, variant, samplers_):
     }
 
 
-def _on_cpu(arguments, platform):
-    """Prefer one memory-bound loop on a CPU: it is faster than every form that passes over the data more than once.
+def _on(preferring):
+    """Return `preferred` of an implementation that is the fastest on one platform.
 
-    On a GPU or TPU each step costs a launch or a pipeline drain, so few steps on many chunks are faster.
+    On a CPU that is one memory-bound loop: every other form passes over the data more than once. On a GPU or TPU each
+    step costs a launch or a pipeline drain, so few steps on many chunks are faster; on a TPU doubling is the fastest,
+    by its compiler's estimate (docs/accelerators.md).
     """
-    del arguments
-    return platform == "cpu"
+
+    def preferred(arguments, platform):
+        del arguments
+        return platform == preferring
+
+    return preferred
 
 
 def _expanded(scan):
@@ -120,9 +126,10 @@ DIAGONAL_SCAN = Op(
     state="h0",
     heads="D",
     implementations={
-        "sequential": Implementation(sequential.scan, preferred=_on_cpu),
+        # A TPU has no float64: its compiler makes slow pairs of float32 of it, and ends the process at complex128.
+        "sequential": Implementation(sequential.scan, platforms=("cpu", "cuda", "rocm"), preferred=_on("cpu")),
+        "associative": Implementation(_expanded(parallel.associative), preferred=_on("tpu")),
         "chunked": Implementation(_expanded(parallel.chunked)),
-        "associative": Implementation(_expanded(parallel.associative)),
         "reference": Implementation(_expanded(reference.scan)),
     },
     draw=_draw,

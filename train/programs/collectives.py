@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.plan.hlo import Computation, Instruction
+from train.programs.hlo import Computation, Instruction
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 

@@ -5,7 +5,7 @@ its inputs once and writes each of its results once. A compiler fuses less; a ke
 chunk of a recurrence on the chip may fuse more.
 """
 
-from train.plan.hlo import Computation
+from train.programs.hlo import Computation
 
 # fmt: off
 ARITHMETIC = frozenset({

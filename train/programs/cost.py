@@ -8,9 +8,9 @@ import dataclasses
 import math
 import re
 
-from train.plan.collectives import KINDS, Collective, collective, merged
-from train.plan.hlo import Computation, Instruction, parse
-from train.plan.traffic import ARITHMETIC, traffic
+from train.programs.collectives import KINDS, Collective, collective, merged
+from train.programs.hlo import Computation, Instruction, parse
+from train.programs.traffic import ARITHMETIC, traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +76,11 @@ def program_cost(text: str) -> Cost:
         opcode = instruction.opcode
         if opcode == "while":
             (body,), (condition,) = instruction.computations("body"), instruction.computations("condition")
-            trip_count = _trip_count(computations[condition])
+            count = trip_count(computations[condition])
             one = cost(body)
-            if trip_count is None:
+            if count is None:
                 return dataclasses.replace(one, uncounted_loops=(*one.uncounted_loops, instruction.op_name))
-            return one.times(trip_count)
+            return one.times(count)
         if opcode == "conditional":
             names = instruction.computations("branch_computations") or (
                 *instruction.computations("true_computation"),
@@ -122,7 +122,7 @@ def _product(instruction, computation) -> tuple[str, float]:
     return left.dtype, 2.0 * instruction.size * terms
 
 
-def _trip_count(condition: Computation) -> int | None:
+def trip_count(condition: Computation) -> int | None:
     """Return the trip count of a loop whose condition is `i < constant`, from 0 on as JAX writes it; else None."""
     root = condition.instructions[condition.root]
     operands = _operands(root, condition)

@@ -7,8 +7,8 @@ shapes run at 40 to 80 % of the peak.
 
 import dataclasses
 
-from train.plan.collectives import Collective
-from train.plan.cost import Cost
+from train.programs.collectives import Collective
+from train.programs.cost import Cost
 
 GB = 1e9
 
@@ -32,23 +32,30 @@ class Chip:
     """Bytes that a device sends where the ring leaves the node: a 400 Gb/s card per GPU. A TPU pod has no nodes."""
     node: int | None
     """Devices of a node; None: all devices of a ring are near."""
+    clock: float | None
+    """Cycles per second of a TPU: its peak rate over the FLOPs that its matrix units do in a cycle. None: no TPU."""
+
+    @property
+    def key(self) -> str:
+        """The name on the command line, such as v5e or h100."""
+        return self.name.removeprefix("TPU ").lower()
 
     def network_seconds(self, collective: Collective) -> float:
         nodes = {device // self.node for device in collective.devices} if self.node else {0}
         return collective.sent / (self.near if len(nodes) == 1 else self.far)
 
 
-def _tpu(name, bfloat16, memory, bandwidth, axis):
-    return Chip(name, bfloat16, bfloat16 / 6, memory, bandwidth, axis, axis, None)
+def _tpu(name, bfloat16, memory, bandwidth, axis, clock):
+    return Chip(name, bfloat16, bfloat16 / 6, memory, bandwidth, axis, axis, None, clock)
 
 
 CHIPS = (
-    Chip("H100", 989e12, 67e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8),
-    Chip("H200", 989e12, 67e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 8),
+    Chip("H100", 989e12, 67e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8, None),
+    Chip("H200", 989e12, 67e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 8, None),
     # An axis of the torus has two ports of 50 GB/s each way on v5e, of 100 GB/s on v5p and v6e.
-    _tpu("TPU v5e", 197e12, 16 * GB, 819 * GB, 100 * GB),
-    _tpu("TPU v5p", 459e12, 95 * GB, 2765 * GB, 200 * GB),
-    _tpu("TPU v6e", 918e12, 32 * GB, 1638 * GB, 200 * GB),
+    _tpu("TPU v5e", 197e12, 16 * GB, 819 * GB, 100 * GB, 1.5e9),
+    _tpu("TPU v5p", 459e12, 95 * GB, 2765 * GB, 200 * GB, 1.75e9),
+    _tpu("TPU v6e", 918e12, 32 * GB, 1638 * GB, 200 * GB, 1.75e9),
 )
 
 

@@ -1,0 +1,124 @@
+"""Compiles every implementation of an op for named chips, on a machine that has none: `bench --chip v5e,h100`.
+
+A TPU's compiler estimates the cycles of its schedule; the floor is the time in which the memory carries each input and
+output once. Each compilation is kept in the working directory, so the same command goes on where it was stopped.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from eval.bench import shapes
+from eval.bench.contestants import Benchmark, Contestant
+from eval.bench.programs import DIRECTIONS, task
+from recurrax import ops
+from recurrax.ops import platforms
+from train.programs.compiled import compile_for
+from train.programs.targets import Target
+from train.workdir import read_json, write_json_atomically
+
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the compiler of a chip says of one implementation in both directions; None where it says nothing."""
+
+    op: str
+    sizes: tuple[int, ...]
+    dtype: str
+    contestant: str
+    floor_ms: dict[str, float]
+    """The time of the least traffic at the peak rate of the memory, by direction."""
+    estimated_ms: dict[str, float | None]
+    code_mib: float
+    """Of the program with the backward pass."""
+    temp_mib: float
+    compile_s: float
+    refused: str | None = None
+    """Why there is no program."""
+
+
+def rows(
+    benchmarks: Sequence[Benchmark],
+    target: Target,
+    dtype: str,
+    implementation: str,
+    sizes: tuple[int, ...] | None,
+    root: pathlib.Path,
+) -> Iterator[Row]:
+    """Yield the row of each of our implementations of these ops that runs on the chip, compiled once."""
+    for benchmark in benchmarks:
+        if dtype not in benchmark.dtypes:
+            continue
+        shape = shapes.ON_CHIP[benchmark.dims] if sizes is None else sizes
+        runs_here = {
+            name
+            for name, each in ops.OPS[benchmark.op.partition("/")[0]].implementations.items()
+            if target.platform in each.platforms and implementation in ("all", name)
+        }
+        for contestant in benchmark.contestants:
+            if contestant.name not in runs_here:
+                continue
+            name = "-".join((benchmark.op.replace("/", "-"), "x".join(map(str, shape)), dtype, contestant.name))
+            file = root / target.chip.key / f"{name}.json"
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json_atomically(file, dataclasses.asdict(_row(benchmark, contestant, target, dtype, shape)))
+            yield Row(**read_json(file))
+
+
+def _row(benchmark: Benchmark, contestant: Contestant, target: Target, dtype: str, sizes: tuple[int, ...]) -> Row:
+    sharding = SingleDeviceSharding(target.devices()[0])
+    drawn = benchmark.draw_shapes(sizes, dtype)
+    inputs = [jax.ShapeDtypeStruct(shape, kind, sharding=sharding) for shape, kind in drawn]
+    floor = {
+        each: 1e3 * benchmark.numbers_moved(sizes, each) * jnp.dtype(dtype).itemsize / target.chip.bandwidth
+        for each in DIRECTIONS
+    }
+    blank = Row(benchmark.op, sizes, dtype, contestant.name, floor, dict.fromkeys(DIRECTIONS), 0.0, 0.0, 0.0)
+    found = {}
+    for direction in DIRECTIONS:
+        try:
+            with platforms.on(target.platform):
+                lowered = jax.jit(task(contestant.run, direction)).lower(*inputs)
+            found[direction] = compile_for(target, lowered)
+        except (ValueError, jax.errors.JaxRuntimeError) as error:
+            return dataclasses.replace(blank, refused=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+    last = found[DIRECTIONS[-1]]
+    return dataclasses.replace(
+        blank,
+        estimated_ms={
+            name: None if each.estimated_seconds is None else 1e3 * each.estimated_seconds
+            for name, each in found.items()
+        },
+        code_mib=last.code / MIB,
+        temp_mib=last.temporaries / MIB,
+        compile_s=last.seconds,
+    )
+
+
+def table(found: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| op | dtype | implementation | forward, ms | over the floor | with backward, ms | over the floor | code, MiB "
+        "| temporaries, MiB | compile, s |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in found:
+        head = f"| {row.op} | {row.dtype} | {row.contestant} |"
+        if row.refused is not None:
+            lines.append(f"{head} {row.refused} |" + " |" * 6)
+            continue
+        cells = []
+        for direction in DIRECTIONS:
+            estimated = row.estimated_ms[direction]
+            known = estimated is not None
+            cells += [f"{estimated:.2f}", f"{estimated / row.floor_ms[direction]:.1f}"] if known else ["", ""]
+        cells += [f"{row.code_mib:.1f}", f"{row.temp_mib:.0f}", f"{row.compile_s:.0f}"]
+        lines.append(f"{head} {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""Programs for chips that are not here: targets are checked, and the TPU compiler's estimates are added up rightly."""
+
+import importlib.util
+import re
+
+import jax
+import pytest
+
+from eval.bench import on_chip
+from recurrax.ops import diagonal_scan, platforms
+from runs import command
+from train import plan
+from train.__main__ import main
+from train.programs import targets
+from train.programs.chips import CHIPS
+from train.programs.compiled import Compiled, collectives
+from train.programs.estimate import estimate, executed, place
+from train.programs.targets import target
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%fused (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %y = f32[8,128]{1,0:T(8,128)} add(%x, %x)
+}
+
+%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %p = (s32[]{:T(128)}, /*index=1*/f32[8,128]{1,0:T(8,128)S(1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %v = f32[8,128]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %w = f32[8,128]{1,0:T(8,128)} fusion(%v), calls=%fused, IN(jit(f)/jvp(M)/groups/0_gla/mixer/mul) CYCLES(100)
+  %g = (f32[8,128]{1,0}, f32[16,128]{1,0}) all-gather-start(%w), replica_groups={{0,1}}, dimensions={0}, IN(a)
+  %h = f32[16,128]{1,0} all-gather-done(%g)
+  %u = f32[8,128]{1,0} custom-call(%h), custom_call_target="tpu_custom_call", IN(jit(f)/scan_kernel)
+  %one = s32[] constant(1)
+  %j = s32[] add(%i, %one)
+  ROOT %t = (s32[], f32[8,128]) tuple(%j, %u)
+}
+
+%condition (q: (s32[], f32[8,128])) -> pred[] {
+  %q = (s32[], f32[8,128]) parameter(0)
+  %k = s32[] get-tuple-element(%q), index=0
+  %five = s32[] constant(5)
+  ROOT %less = pred[] compare(%k, %five), direction=LT
+}
+
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[8,128]) tuple(%zero, %a)
+  %loop = (s32[], f32[8,128]) while(%start), condition=%condition, body=%body, IN(jit(f)/jvp(M)/backbone/while)
+  %r = f32[8,128]{1,0} get-tuple-element(%loop), index=1
+  ROOT %c = f32[8,128]{0,1} copy(%r), IN(jit(f)/mul) CYCLES(7)
+}
+"""
+PROGRAM = re.sub(r"IN\((.*?)\)( |$)", r'metadata={op_name="\1"}\2', PROGRAM, flags=re.MULTILINE)
+PROGRAM = re.sub(r" CYCLES\((.*)\)", r', backend_config={"estimated_cycles":"\1"}', PROGRAM)
+
+
+def test_estimates_count_loops_and_say_where():
+    """Cycles in a loop count once per turn, and belong to the layer and pass that the operation's name tells."""
+    found = estimate(PROGRAM)
+    assert found.cycles == {("gla mixer", "forward"): 500, ("optimizer", "update"): 7}
+    assert found.total == 507
+    assert found.kernels == {"jit(f)/scan_kernel": 5}
+    assert not found.uncounted_loops
+    unknown = estimate(PROGRAM.replace("direction=LT", "direction=NE"))
+    assert unknown.total == 107
+    assert unknown.uncounted_loops == ("jit(f)/jvp(M)/backbone/while",)
+
+
+def test_collectives_of_a_compiled_program_are_counted():
+    """An asynchronous collective counts once per turn, with the bytes of its result."""
+    (found,) = collectives(PROGRAM)
+    assert (found.kind, found.devices, found.count, found.payload) == ("all-gather", (0, 1), 5, 5 * 16 * 128 * 4)
+    assert sum(times for one, times, _ in executed(PROGRAM) if one.opcode == "custom-call") == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("jit(f)/transpose(jvp(M))/backbone/while/groups/1_rglru/mixer/mixer.run/mul", ("rglru mixer", "backward")),
+        ("jit(f)/jvp(M)/checkpoint/rematted_computation/groups/0_gla/mlp_norm/mul", ("gla norms", "recomputed")),
+        ("jit(f)/jvp(M)/backbone/norm/mul", ("backbone", "forward")),
+        ("jit(f)/transpose(jvp())/sub", ("embedding, head and loss", "backward")),
+        ("jit(f)/mul", ("optimizer", "update")),
+    ],
+)
+def test_operations_are_placed_by_layer_and_pass(name, where):
+    """The name of an operation tells its layer and its pass."""
+    assert place(name) == where
+
+
+def test_targets_are_chips_and_slices():
+    """A chip alone is one device, a slice has the axes of its torus."""
+    assert {target(chip.key).chip for chip in CHIPS} == set(CHIPS)
+    assert target("v5e").shape == (1, 1)
+    assert target("v5p:4x4x4").shape == (4, 4, 4)
+    assert [target(name).name for name in ("v5e:4x4", "h100", "h100:1x1x8")] == ["v5e:4x4", "h100", "h100:1x1x8"]
+    assert (target("v6e").platform, target("h200").platform) == ("tpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("v5x", r"unknown chip 'v5x' \(did you mean 'v5[ep]'\?\); choose one of"),
+        ("v5e:2x2x2", "a slice of v5e has 2 axes, such as v5e:2x2"),
+        ("h100:0x1x8", "a slice of h100 has 3 axes"),
+        ("v5p:", "a slice of v5p has 3 axes"),
+    ],
+)
+def test_impossible_targets_are_refused(written, message):
+    """An unknown chip is refused with the known ones, a shape with the axes that the chip has."""
+    with pytest.raises(ValueError, match=message):
+        target(written)
+
+
+def test_missing_compiler_names_the_extra(monkeypatch, capsys):
+    """Without the compiler's package the error says how to install it, before anything is traced."""
+    monkeypatch.setattr(targets, "COMPILERS", {"tpu": "no_such_package", "cuda": "no_such_package"})
+    with pytest.raises(SystemExit):
+        main(["tiny", "--plan", "--chip", "v5e"])
+    with pytest.raises(SystemExit):
+        main(["tiny", "--chip", "v5e", "--workdir", "unused"])
+    errors = capsys.readouterr().err
+    assert "TPU v5e is not installed (package no_such_package): pip install 'recurrax[aot]'" in errors
+    assert "--chip is for plans; add --plan" in errors
+
+
+def test_plan_of_a_chip_shows_what_its_compiler_says():
+    """The page has memory, collectives, the estimate by layer, and the share of the peak rate."""
+    compiled = Compiled(
+        target("v5e:2x2"), 10**9, 2 * 10**9, 10**6, 3 * 10**9, tuple(collectives(PROGRAM)), estimate(PROGRAM), 5.0
+    )
+    found = plan.ChipPlan(compiled, {"data": 1, "fsdp": 2}, 1024, 100)
+    assert compiled.fits
+    assert compiled.estimated_seconds == 507 / 1.5e9
+    assert found.peak_share == pytest.approx(6 * 100 * 512 / (507 / 1.5e9) / 197e12)
+    page = plan.chip_report(found, "mine")
+    for part in ("v5e:2x2 (TPU v5e)", "3 GB", "fits TPU v5e", "all-gather  fsdp  5", "gla mixer", "99%", "scan_kernel"):
+        assert part in page
+    assert "estimated" not in plan.chip_report(plan.ChipPlan(of_gpu(), {"data": 1}, 1, 1), "mine")
+
+
+def of_gpu():
+    return Compiled(target("h100"), 1, 1, 1, 1, (), None, 1.0)
+
+
+def test_benchmark_of_a_chip_shows_floors_and_refusals():
+    """A row has the estimate over the floor, and a program that the compiler refuses has its reason."""
+    row = on_chip.Row("scan", (1, 2), "float32", "chunked", {"forward": 0.5, "backward": 1.0},
+                      {"forward": 1.0, "backward": 3.0}, 1.0, 2.0, 3.0)  # fmt: skip
+    refused = on_chip.Row("scan", (1, 2), "float32", "kernel", {}, {}, 0.0, 0.0, 0.0, "ValueError: too large")
+    lines = on_chip.table([row, refused]).splitlines()
+    assert lines[2] == "| scan | float32 | chunked | 1.00 | 2.0 | 3.00 | 3.0 | 1.0 | 2 | 3 |"
+    assert "| scan | float32 | kernel | ValueError: too large |" in lines[3]
+
+
+def test_float64_loop_is_refused_on_a_tpu():
+    """Where the platform is known, an implementation that does not run there is refused with those that do."""
+    x = jax.ShapeDtypeStruct((1, 8, 4), "float32")
+    with platforms.on("tpu"), pytest.raises(ValueError, match="'sequential' of diagonal_scan does not run on tpu; use"):
+        jax.eval_shape(lambda x: diagonal_scan(x, x, implementation="sequential"), x)
+
+
+if importlib.util.find_spec("libtpu"):  # the extra `aot`, which `make test` does not install
+
+    def test_tiny_step_compiles_for_a_tpu():
+        """The step of the smallest preset compiles for a slice of four chips, with an estimate for every layer."""
+        page = command("-m", "train", "tiny", "--plan", "--chip", "v5e:2x2", "--mesh.fsdp", 2, "--mesh.data", 2).stdout
+        for part in ("rglru mixer", "attention projection", "optimizer", "fits TPU v5e", "Estimated step time"):
+            assert part in page
+
+
+if importlib.util.find_spec("jax_cuda13_plugin"):
+
+    def test_tiny_step_compiles_for_a_gpu():
+        """The step of the smallest preset compiles for an H100."""
+        assert "fits H100" in command("-m", "train", "tiny", "--plan", "--chip", "h100").stdout

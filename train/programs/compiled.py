@@ -1,0 +1,76 @@
+"""Compiles a lowered program for its devices, and reads memory, code size, collectives and estimate."""
+
+import dataclasses
+import time
+
+import jax
+
+from train.programs.collectives import KINDS, Collective, collective, merged
+from train.programs.estimate import Estimate, estimate, executed
+from train.programs.hlo import Computation
+from train.programs.targets import Target
+
+USABLE = 0.92
+"""The fraction of a chip's memory that a program may use: the runtime and its buffers take the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler of a chip says of a program on one device; sizes are in bytes."""
+
+    target: Target
+    arguments: int
+    temporaries: int
+    code: int
+    peak: int
+    """The most memory at any moment, with arguments and results."""
+    collectives: tuple[Collective, ...]
+    estimate: Estimate | None
+    """Estimated cycles; None for a GPU, whose compiler makes none."""
+    seconds: float
+    """Seconds that the compilation took."""
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        return None if self.estimate is None else self.estimate.total / self.target.chip.clock
+
+    @property
+    def fits(self) -> bool:
+        return self.peak + self.code <= USABLE * self.target.chip.memory
+
+
+def compile_for(target: Target, lowered: jax.stages.Lowered) -> Compiled:
+    """Compile a program that was lowered for the devices of this target.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the compiler refuses the program, for example because its arrays exceed the memory.
+    """
+    start = time.monotonic()
+    program = lowered.compile()
+    seconds = time.monotonic() - start
+    memory, text = program.memory_analysis(), program.as_text()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Compiled(
+        target=target,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        peak=memory.peak_memory_in_bytes or held + memory.temp_size_in_bytes,
+        collectives=tuple(merged(list(collectives(text)))),
+        estimate=estimate(text) if target.platform == "tpu" else None,
+        seconds=seconds,
+    )
+
+
+def collectives(text):
+    """Yield the collectives of an optimized program, as often as they run."""
+    for instruction, times, _ in executed(text):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        # An asynchronous one returns its operands beside its results.
+        largest = max(instruction.result, key=lambda array: array.nbytes)
+        alone = dataclasses.replace(instruction, opcode=kind, result=(largest,), operands=(instruction.name,))
+        found = collective(alone, Computation("", {instruction.name: alone}, instruction.name))
+        if found is not None:
+            yield dataclasses.replace(found, payload=times * found.payload, count=times)
