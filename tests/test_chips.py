@@ -15,6 +15,7 @@ from train.programs import targets
 from train.programs.chips import CHIPS
 from train.programs.compiled import Compiled, collectives
 from train.programs.estimate import estimate, executed, place
+from train.programs.schedules import cycles
 from train.programs.targets import target
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -31,7 +32,7 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %w = f32[8,128]{1,0:T(8,128)} fusion(%v), calls=%fused, IN(jit(f)/jvp(M)/groups/0_gla/mixer/mul) CYCLES(100)
   %g = (f32[8,128]{1,0}, f32[16,128]{1,0}) all-gather-start(%w), replica_groups={{0,1}}, dimensions={0}, IN(a)
   %h = f32[16,128]{1,0} all-gather-done(%g)
-  %u = f32[8,128]{1,0} custom-call(%h), custom_call_target="tpu_custom_call", IN(jit(f)/scan_kernel)
+  %u = f32[8,128]{1,0} custom-call(%h), custom_call_target="tpu_custom_call", IN(KERNEL)
   %one = s32[] constant(1)
   %j = s32[] add(%i, %one)
   ROOT %t = (s32[], f32[8,128]) tuple(%j, %u)
@@ -53,27 +54,60 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   ROOT %c = f32[8,128]{0,1} copy(%r), IN(jit(f)/mul) CYCLES(7)
 }
 """
+PROGRAM = PROGRAM.replace("KERNEL", "jit(f)/transpose(jvp(M))/groups/0_gla/mixer/scan_kernel/pallas_call")
 PROGRAM = re.sub(r"IN\((.*?)\)( |$)", r'metadata={op_name="\1"}\2', PROGRAM, flags=re.MULTILINE)
 PROGRAM = re.sub(r" CYCLES\((.*)\)", r', backend_config={"estimated_cycles":"\1"}', PROGRAM)
 
 
+def estimated(program, schedules):
+    return estimate(program, target("v5e").chip, schedules)
+
+
 def test_estimates_count_loops_and_say_where():
     """Cycles in a loop count once per turn, and belong to the layer and pass that the operation's name tells."""
-    found = estimate(PROGRAM)
-    assert found.cycles == {("gla mixer", "forward"): 500, ("optimizer", "update"): 7}
-    assert found.total == 507
-    assert found.kernels == {"jit(f)/scan_kernel": 5}
+    found = estimated(PROGRAM, {"u": 3000})
+    assert found.cycles == {("gla mixer", "forward"): 500, ("optimizer", "update"): 7, ("gla mixer", "backward"): 15000}
+    assert found.total == 15507
+    assert found.kernels == {"scan_kernel": 15000}
     assert not found.uncounted_loops
-    unknown = estimate(PROGRAM.replace("direction=LT", "direction=NE"))
-    assert unknown.total == 107
+    unknown = estimated(PROGRAM.replace("direction=LT", "direction=NE"), {"u": 3000})
+    assert unknown.total == 3107
     assert unknown.uncounted_loops == ("jit(f)/jvp(M)/backbone/while",)
+
+
+def test_kernels_take_as_long_as_the_memory_at_least():
+    """A kernel with a short schedule, or none, takes the time of its arguments and results."""
+    moved = 5 * (16 * 128 * 4 + 8 * 128 * 4) / 819e9 * 1.5e9
+    for schedules in ({}, {"u": 1.0}):
+        assert estimated(PROGRAM, schedules).kernels == {"scan_kernel": pytest.approx(moved)}
+
+
+SCHEDULE = """
+= control target key start
+LB: loop body
+= control target key end
+     0x0   :  { %1 = start }
+     0x1 LB: > { %2 = copies }
+     0x2 LB: >> { %3 = step }
+     0x3   : >> { %4 = scmp.ge.s32.totalorder %s3, 64 /* loop exit test */ }
+     0x4   : > { %5 = between }
+     0x5 LB: >> { %6 = scmp.ge.s32.totalorder %s5, 10 /* loop exit test */ ;; %7 = step }
+     0x6   : > { %8 = scmp.ge.s32.totalorder %s8, 18 /* loop exit test */ }
+     0x7   :  { %9 = end }
+"""
+
+
+def test_schedules_count_loops_of_bundles():
+    """A bundle in a loop counts once per turn; two turns of the loop over blocks only copy."""
+    assert cycles(SCHEDULE) == 2 + (18 - 2) * (3 + 2 * 64 + 1 * 10)
+    assert cycles(SCHEDULE.replace("64 /* loop exit test */", "%s9")) == 2 + (18 - 2) * (3 + 2 + 10)
 
 
 def test_collectives_of_a_compiled_program_are_counted():
     """An asynchronous collective counts once per turn, with the bytes of its result."""
     (found,) = collectives(PROGRAM)
     assert (found.kind, found.devices, found.count, found.payload) == ("all-gather", (0, 1), 5, 5 * 16 * 128 * 4)
-    assert sum(times for one, times, _ in executed(PROGRAM) if one.opcode == "custom-call") == 5
+    assert sum(times for one, _, times, _ in executed(PROGRAM) if one.opcode == "custom-call") == 5
 
 
 @pytest.mark.parametrize(
@@ -130,14 +164,22 @@ def test_missing_compiler_names_the_extra(monkeypatch, capsys):
 def test_plan_of_a_chip_shows_what_its_compiler_says():
     """The page has memory, collectives, the estimate by layer, and the share of the peak rate."""
     compiled = Compiled(
-        target("v5e:2x2"), 10**9, 2 * 10**9, 10**6, 3 * 10**9, tuple(collectives(PROGRAM)), estimate(PROGRAM), 5.0
+        target("v5e:2x2"), 10**9, 2 * 10**9, 10**6, 3 * 10**9, tuple(collectives(PROGRAM)), estimated(PROGRAM, {}), 5.0
     )
     found = plan.ChipPlan(compiled, {"data": 1, "fsdp": 2}, 1024, 100)
     assert compiled.fits
-    assert compiled.estimated_seconds == 507 / 1.5e9
-    assert found.peak_share == pytest.approx(6 * 100 * 512 / (507 / 1.5e9) / 197e12)
+    assert compiled.estimated_seconds == pytest.approx(619.5 / 1.5e9, rel=1e-3)
+    assert found.peak_share == pytest.approx(6 * 100 * 512 / (619.5 / 1.5e9) / 197e12, rel=1e-3)
     page = plan.chip_report(found, "mine")
-    for part in ("v5e:2x2 (TPU v5e)", "3 GB", "fits TPU v5e", "all-gather  fsdp  5", "gla mixer", "99%", "scan_kernel"):
+    for part in (
+        "v5e:2x2 (TPU v5e)",
+        "3 GB",
+        "fits TPU v5e",
+        "all-gather  fsdp  5",
+        "gla mixer",
+        "99%",
+        "in kernels, by the length of their schedules: scan_kernel",
+    ):
         assert part in page
     assert "estimated" not in plan.chip_report(plan.ChipPlan(of_gpu(), {"data": 1}, 1, 1), "mine")
 

@@ -52,15 +52,17 @@ def test_kernel_is_one_more_implementation():
     """A kernel for one platform is chosen there alone; by name it runs interpreted elsewhere."""
 
     def kernel(*, interpret=False, **arrays):
-        h, last = SCAN.implementations["sequential"].run(**arrays)
-        return (-h if interpret else 2 * h), last
+        *copies, last = SCAN.implementations["sequential"].run(**arrays)
+        return *((-h if interpret else 2 * h) for h in copies), last
 
     op = changed(implementations={"mine": Implementation(kernel, ("tpu",), interpret=True), **SCAN.implementations})()
     arrays = {"h0": None, "reset": None, "reverse": False, "chunk_size": None, **SCAN.inputs(B=1, T=3)}
     want, _ = SCAN(None, **arrays)
     np.testing.assert_array_equal(op(None, **arrays)[0], want)
     np.testing.assert_array_equal(op("mine", **arrays)[0], -want)
-    with pytest.raises(ValueError, match="unknown implementation 'main' .*choose one of 'mine', 'sequential'"):
+    with pytest.raises(
+        ValueError, match="unknown implementation 'main' .*choose one of 'mine', 'pallas_tpu', 'sequential'"
+    ):
         op("main", **arrays)
 
 

@@ -34,11 +34,11 @@ CASES = {
         (shaped(1, T, 8), shaped(8, 4)),
         {"<1x16x8x4x": CPU, "<1x128x8x4x": OTHERS},
     ),
-    # A step at a time, 64 chunks of 64, and 256 chunks of 16.
+    # A step at a time, 64 chunks of 64, and a kernel.
     "diagonal_scan": (
         lambda a, x: ops.diagonal_scan(jnp.tanh(a), x)[0].sum(),
         (shaped(1, T, 8), shaped(1, T, 8)),
-        {"<1x64x64x8x": ("cuda",), "<1x256x16x8x": ("tpu",)},
+        {"<1x64x64x8x": ("cuda",), "tpu_custom_call": ("tpu",)},
     ),
     # Sums of 128 tokens as products with ones, and one sum.
     "scale": (lambda x, vector: scale(x, vector).sum(), (shaped(1, T, 8), shaped(8)), {"<32x128x8x": CPU}),

@@ -122,7 +122,7 @@ def resolve(
     benchmark = by_op[_choose("op", config.op, by_op)]
     _choose("dtype", config.dtype, benchmark.dtypes)
     direction = _choose("direction", config.direction, (*programs.DIRECTIONS, "both"))
-    ours = [contestant.name for contestant in benchmark.contestants if contestant.ours]
+    ours = [contestant.name for contestant in benchmark.contestants if contestant.ours and contestant.is_here()]
     implementation = _choose("implementation", config.implementation, ("all", *ours))
     if config.repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {config.repeats}")

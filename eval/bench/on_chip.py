@@ -1,7 +1,8 @@
 """Compiles every implementation of an op for named chips, on a machine that has none: `bench --chip v5e,h100`.
 
-A TPU's compiler estimates the cycles of its schedule; the floor is the time in which the memory carries each input and
-output once. Each compilation is kept in the working directory, so the same command goes on where it was stopped.
+A TPU's compiler estimates the cycles of its schedule. The floor is the time in which the memory carries each input and
+output once, with the backward pass also the cotangents of the outputs, which are inputs here. Each compilation is kept
+in the working directory, so the same command goes on where it was stopped.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 
 from eval.bench import shapes
 from eval.bench.contestants import Benchmark, Contestant
-from eval.bench.programs import DIRECTIONS, task
+from eval.bench.programs import DIRECTIONS
 from recurrax import ops
 from recurrax.ops import platforms
 from train.programs.compiled import compile_for
@@ -76,18 +77,25 @@ def _row(benchmark: Benchmark, contestant: Contestant, target: Target, dtype: st
     sharding = SingleDeviceSharding(target.devices()[0])
     drawn = benchmark.draw_shapes(sizes, dtype)
     inputs = [jax.ShapeDtypeStruct(shape, kind, sharding=sharding) for shape, kind in drawn]
-    floor = {
-        each: 1e3 * benchmark.numbers_moved(sizes, each) * jnp.dtype(dtype).itemsize / target.chip.bandwidth
-        for each in DIRECTIONS
-    }
+    output = jax.eval_shape(contestant.run, *inputs)
+    cotangent = jax.ShapeDtypeStruct(output.shape, output.dtype, sharding=sharding)
+
+    def backward(inputs, cotangent):
+        output, pullback = jax.vjp(contestant.run, *inputs)
+        return output, pullback(cotangent)
+
+    programs = {"forward": (contestant.run, inputs), "backward": (backward, (inputs, cotangent))}
+    moved = {each: benchmark.numbers_moved(sizes, each) for each in programs}
+    moved["backward"] += output.size
+    floor = {name: 1e3 * each * jnp.dtype(dtype).itemsize / target.chip.bandwidth for name, each in moved.items()}
     blank = Row(benchmark.op, sizes, dtype, contestant.name, floor, dict.fromkeys(DIRECTIONS), 0.0, 0.0, 0.0)
     found = {}
-    for direction in DIRECTIONS:
+    for direction, (function, arguments) in programs.items():
         try:
             with platforms.on(target.platform):
-                lowered = jax.jit(task(contestant.run, direction)).lower(*inputs)
+                lowered = jax.jit(function).lower(*arguments)
             found[direction] = compile_for(target, lowered)
-        except (ValueError, jax.errors.JaxRuntimeError) as error:
+        except jax.errors.JaxRuntimeError as error:
             return dataclasses.replace(blank, refused=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
     last = found[DIRECTIONS[-1]]
     return dataclasses.replace(

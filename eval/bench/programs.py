@@ -33,26 +33,23 @@ class Program(NamedTuple):
     to_numpy: Callable[[Any], np.ndarray] = np.asarray
 
 
-def task(run: Callable[..., jax.Array], direction: str) -> Callable[..., Any]:
-    """Return the function that is compiled: `run`, or with "backward" its outputs and gradients.
+def compile_jax(run: Callable[..., jax.Array], direction: str, inputs: tuple[jax.Array, ...]) -> Program:
+    """Return the program of a function of JAX arrays, differentiated by JAX.
 
-    The gradients are those of sum |output|^2 with respect to all inputs. The sum itself is not computed: in float32 its
-    error depends on how XLA fuses it, and would count as the contestant's.
+    "backward" computes the outputs and the gradients of sum |output|^2 with respect to all inputs. The sum itself is
+    not computed: in float32 its error depends on how XLA fuses it, and would count as the contestant's.
     """
 
-    def both(*inputs):
+    def task(*inputs):
+        if direction == "forward":
+            return run(*inputs)
         outputs, pullback = jax.vjp(run, *inputs)
         return outputs, pullback(2 * outputs.conj())
 
-    return run if direction == "forward" else both
-
-
-def compile_jax(run: Callable[..., jax.Array], direction: str, inputs: tuple[jax.Array, ...]) -> Program:
-    """Return the program of a function of JAX arrays, differentiated by JAX."""
     # A scan that was traced before, by another contestant or in the other direction, would compile faster.
     jax.clear_caches()
     start = time.perf_counter()
-    program = jax.jit(task(run, direction)).lower(*inputs).compile()
+    program = jax.jit(task).lower(*inputs).compile()
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     temp_mib = None if memory is None else memory.temp_size_in_bytes / 2**20

@@ -84,16 +84,20 @@ def chip_report(plan: ChipPlan, name: str) -> str:
         network = sum(map(chip.network_seconds, compiled.collectives))
         lines.append(f"{seconds_text(network)} at the peak rate of the network, if nothing else ran meanwhile")
     if compiled.estimate is None:
-        return "\n".join((*lines, "", f"The compiler of {chip.name} estimates no times. Nothing here was measured."))
+        return "\n".join((*lines, "", f"The compiler of {chip.name} estimates no times; nothing was measured."))
     lines += ["", *table(_by_layer(compiled)), ""]
     lines += [f"counted as one iteration: the loop {loop}" for loop in compiled.estimate.uncounted_loops]
-    lines += [f"without an estimate: {count:g} calls of {name}" for name, count in compiled.estimate.kernels.items()]
+    kernels = sum(compiled.estimate.kernels.values())
+    if kernels:
+        names = ", ".join(sorted(compiled.estimate.kernels))
+        lines.append(
+            f"{seconds_text(kernels / chip.clock)} of it in kernels, by the length of their schedules: {names}"
+        )
     seconds = compiled.estimated_seconds
     lines += [
         f"Estimated step time: {seconds_text(seconds)}, {plan.tokens / seconds:,.0f} tokens/s; 6 FLOPs per parameter "
         f"and token are {plan.peak_share:.0%} of the peak rate.",
-        "This is the compiler's own estimate of its schedule, without collectives, waiting and kernels. Nothing here "
-        "was measured.",
+        "This is the compiler's own estimate of its schedule, without collectives and waiting; nothing was measured.",
     ]
     return "\n".join(lines)
 

@@ -6,8 +6,9 @@ import time
 import jax
 
 from train.programs.collectives import KINDS, Collective, collective, merged
-from train.programs.estimate import Estimate, estimate, executed
+from train.programs.estimate import Estimate, estimate, executed, is_kernel
 from train.programs.hlo import Computation
+from train.programs.schedules import cycles_of_kernels
 from train.programs.targets import Target
 
 USABLE = 0.92
@@ -45,6 +46,9 @@ def compile_for(target: Target, lowered: jax.stages.Lowered) -> Compiled:
     Raises:
       jax.errors.JaxRuntimeError: the compiler refuses the program, for example because its arrays exceed the memory.
     """
+    schedules = target.schedules()
+    for old in schedules.iterdir() if schedules is not None else ():
+        old.unlink()
     start = time.monotonic()
     program = lowered.compile()
     seconds = time.monotonic() - start
@@ -57,14 +61,21 @@ def compile_for(target: Target, lowered: jax.stages.Lowered) -> Compiled:
         code=memory.generated_code_size_in_bytes,
         peak=memory.peak_memory_in_bytes or held + memory.temp_size_in_bytes,
         collectives=tuple(merged(list(collectives(text)))),
-        estimate=estimate(text) if target.platform == "tpu" else None,
+        estimate=_estimate(target, text, schedules),
         seconds=seconds,
     )
 
 
+def _estimate(target, text, schedules):
+    if target.platform != "tpu":
+        return None
+    names = {instruction.name for instruction, *_ in executed(text) if is_kernel(instruction)}
+    return estimate(text, target.chip, cycles_of_kernels(schedules, names))
+
+
 def collectives(text):
     """Yield the collectives of an optimized program, as often as they run."""
-    for instruction, times, _ in executed(text):
+    for instruction, _, times, _ in executed(text):
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue

@@ -1,13 +1,16 @@
 """Adds up the cycles that the TPU compiler estimates for its own schedule of each operation of a program.
 
-It writes an estimate beside every fusion, copy and product of the optimized program. Collectives, waiting and kernels
-written in Pallas have none, and nothing here was measured.
+It writes an estimate beside every fusion, copy and product of the optimized program. A kernel written in Pallas has
+none: it counts with the bundles of its schedule (`train.programs.schedules`), or with the time in which the memory
+carries its arguments and results if that is longer. Collectives and waiting are not counted, and nothing was measured.
 """
 
 import collections
 import dataclasses
 import re
+from collections.abc import Iterator, Mapping
 
+from train.programs.chips import Chip
 from train.programs.cost import trip_count
 from train.programs.hlo import Computation, Instruction, parse
 
@@ -25,7 +28,7 @@ class Estimate:
     cycles: dict[tuple[str, str], float]
     """Cycles by layer and pass."""
     kernels: dict[str, float]
-    """Calls of kernels, which have no estimate, by name."""
+    """Cycles of kernels written in Pallas, a part of `cycles`, by name."""
     uncounted_loops: tuple[str, ...]
     """Loops whose trip count is unknown; their bodies count once."""
 
@@ -34,21 +37,30 @@ class Estimate:
         return sum(self.cycles.values())
 
 
-def estimate(text: str) -> Estimate:
-    """Return the estimate of a TPU program from the text of its optimized form."""
+def estimate(text: str, chip: Chip, schedules: Mapping[str, float]) -> Estimate:
+    """Return the estimate of a TPU program from the text of its optimized form and the schedules of its kernels."""
     cycles, kernels, unknown = collections.Counter(), collections.Counter(), set()
-    for instruction, times, known in executed(text):
+    for instruction, computation, times, known in executed(text):
         if found := CYCLES.search(instruction.attributes):
             cycles[place(instruction.op_name)] += times * int(found[1])
-        elif instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
-            kernels[instruction.op_name] += times
+        elif is_kernel(instruction):
+            read = {name: computation.instructions[name].nbytes for name in instruction.operands}  # each once
+            moved = sum(read.values()) + instruction.nbytes
+            longest = times * max(schedules.get(instruction.name, 0.0), moved / chip.bandwidth * chip.clock)
+            cycles[place(instruction.op_name)] += longest
+            kernels[instruction.op_name.split("/")[-2]] += longest
         if not known:
             unknown.add(instruction.op_name)
     return Estimate(dict(cycles), dict(kernels), tuple(sorted(unknown)))
 
 
-def executed(text: str):
-    """Yield (instruction, how often it runs, whether its loop's trip count is known) for each of a program's run."""
+def is_kernel(instruction: Instruction) -> bool:
+    """Return whether the instruction calls a kernel written in Pallas."""
+    return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
+
+
+def executed(text: str) -> Iterator[tuple[Instruction, Computation, float, bool]]:
+    """Yield (instruction, computation, how often it runs, whether its loop's trip count is known)."""
     computations, entry = parse(text)
 
     def visit(computation: Computation, times: float):
@@ -58,7 +70,7 @@ def executed(text: str):
                 (condition,) = instruction.computations("condition")
                 count = trip_count(computations[condition])
                 known, inner = count is not None, [(name, count or 1) for name in instruction.computations("body")]
-            yield instruction, times, known
+            yield instruction, computation, times, known
             for name, count in inner:
                 yield from visit(computations[name], times * count)
 

@@ -11,11 +11,13 @@ import functools
 import importlib.util
 import math
 import os
+import pathlib
 
 import jax
 from jax.experimental import topologies
 
 from recurrax import checks
+from train.programs import schedules
 from train.programs.chips import CHIPS, Chip
 
 BY_KEY = {chip.key: chip for chip in CHIPS}
@@ -74,8 +76,13 @@ class Target:
           ValueError: the compiler is not installed, or the chip has no slice of this shape.
         """
         self.check_installed()
+        self.schedules()
         os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
         return list(_topology(self).devices)
+
+    def schedules(self) -> pathlib.Path | None:
+        """Return the folder to which the compiler writes schedules; None: it writes none."""
+        return _schedules() if self.platform == "tpu" else None
 
 
 def target(written: str) -> Target:
@@ -94,6 +101,9 @@ def target(written: str) -> Target:
     if len(sizes) != axes or not all(size.isdecimal() and int(size) for size in sizes):
         raise ValueError(f"{written!r}: a slice of {key} has {axes} axes, such as {key}:{_text((2,) * axes)}")
     return Target(chip, tuple(map(int, sizes)))
+
+
+_schedules = functools.cache(schedules.written)
 
 
 @functools.cache

@@ -89,9 +89,17 @@ class Benchmark:
 
 
 def our_contestant(op: Callable[..., tuple[jax.Array, Any]], implementation: str | None) -> Contestant:
-    """Return an op of the library as a contestant, without its last state."""
+    """Return an op of the library as a contestant, without its last state, where it need not be interpreted."""
+
+    def is_here():
+        platform = {"gpu": "cuda"}.get(backend := jax.default_backend(), backend)
+        return implementation is None or platform in ops.OPS[op.__name__].implementations[implementation].platforms
+
     return Contestant(
-        implementation or "default", lambda *inputs: op(*inputs, implementation=implementation)[0], ours=True
+        implementation or "default",
+        lambda *inputs: op(*inputs, implementation=implementation)[0],
+        ours=True,
+        is_here=is_here,
     )
 
 

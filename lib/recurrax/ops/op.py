@@ -83,16 +83,17 @@ class Choice:
 
     def __call__(self, arrays: dict[str, PyTree], **options: Any) -> PyTree:
         """Return run(**arrays, **options) of the implementation for the platform that runs the program."""
-        return platforms.per_platform(functools.partial(self._run, options), dict(map(self._form, self.names)), arrays)
+        return platforms.per_platform(functools.partial(self._run, options), self.forms(), arrays)
 
     def includes(self, name: str) -> bool:
         """Return whether the implementation of this name is chosen on any platform."""
         return any(name == chosen for _, chosen in self.names)
 
-    def _form(self, pair):
-        """Return the platform, and the name with whether the kernel is interpreted there."""
-        platform, name = pair
-        return platform, (name, platform not in self.op.implementations[name].platforms)
+    def forms(self) -> dict[str, tuple[str, bool]]:
+        """Return for each platform the name, and whether the kernel is interpreted there."""
+        return {
+            platform: (name, platform not in self.op.implementations[name].platforms) for platform, name in self.names
+        }
 
     def _run(self, options, form, arrays):
         name, interpreted = form

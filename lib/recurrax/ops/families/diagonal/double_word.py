@@ -17,11 +17,18 @@ import jax.numpy as jnp
 from jax import lax
 
 
+class Complex(NamedTuple):
+    """A complex number of two arrays, where complex arrays do not exist: in a kernel."""
+
+    real: jax.Array
+    imag: jax.Array
+
+
 class DoubleWord(NamedTuple):
     """The number high + low, |low| <= ulp(high) / 2. low is None if it is zero or, for float64, not stored."""
 
-    high: jax.Array
-    low: jax.Array | None = None
+    high: jax.Array | Complex
+    low: jax.Array | Complex | None = None
 
 
 def two_sum(a, b):
@@ -56,12 +63,12 @@ def multiply_add(a: DoubleWord, h: DoubleWord, x: DoubleWord | None = None) -> D
     if _is_double(a.high):
         product = a.high * h.high
         return DoubleWord(product if x is None else product + x.high)
-    small = a.high * h.low
+    small = times(a.high, h.low)
     if a.low is not None:
-        small = small + a.low * h.high
+        small = _plus(small, times(a.low, h.high))
     if x is not None and x.low is not None:
-        small = small + x.low
-    if a.high.dtype == jnp.float32:
+        small = _plus(small, x.low)
+    if not _is_complex(a.high):
         (a1, a2), (h1, h2) = split(a.high), split(h.high)
         terms = [a1 * h1] + ([] if x is None else [x.high])
         return _sum(terms, (a1 * h2 + a2 * h.high) + small)
@@ -73,12 +80,26 @@ def multiply_add(a: DoubleWord, h: DoubleWord, x: DoubleWord | None = None) -> D
         real_terms, imag_terms = [*real_terms, x.high.real], [*imag_terms, x.high.imag]
     real = _sum(real_terms, ((a1 * h2 + a2 * re) - (b1 * k2 + b2 * im)) + small.real)
     imag = _sum(imag_terms, ((a1 * k2 + a2 * im) + (b1 * h2 + b2 * re)) + small.imag)
-    return DoubleWord(lax.complex(real.high, imag.high), lax.complex(real.low, imag.low))
+    return _joined(real, imag, h)
 
 
-def from_array(h: jax.Array) -> DoubleWord:
+def add(h: DoubleWord, x: jax.Array | Complex) -> DoubleWord:
+    """Return h + x for h with both words, in float32 or complex64."""
+    if not _is_complex(x):
+        return _sum([h.high, x], h.low)
+    return _joined(_sum([h.high.real, x.real], h.low.real), _sum([h.high.imag, x.imag], h.low.imag), h)
+
+
+def times(a: jax.Array | Complex, b: jax.Array | Complex) -> jax.Array | Complex:
+    """Return a * b, rounded."""
+    if not isinstance(a, Complex):
+        return a * b
+    return Complex(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
+
+
+def from_array(h: jax.Array | Complex) -> DoubleWord:
     """Return h as a double word with the structure that `multiply_add` returns, so that it can start a loop."""
-    return DoubleWord(h, None if _is_double(h) else jnp.zeros_like(h))
+    return DoubleWord(h, None if _is_double(h) else jax.tree.map(jnp.zeros_like, h))
 
 
 def forgotten(h: DoubleWord, reset: jax.Array | None) -> DoubleWord:
@@ -89,4 +110,18 @@ def forgotten(h: DoubleWord, reset: jax.Array | None) -> DoubleWord:
 
 
 def _is_double(h):
-    return h.dtype in (jnp.float64, jnp.complex128)
+    return not isinstance(h, Complex) and h.dtype in (jnp.float64, jnp.complex128)
+
+
+def _is_complex(h):
+    return isinstance(h, Complex) or jnp.iscomplexobj(h)
+
+
+def _plus(a, b):
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _joined(real, imag, like):
+    """Return the complex number of two double words, in the form of another one."""
+    join = Complex if isinstance(like.high, Complex) else lax.complex
+    return DoubleWord(join(real.high, imag.high), join(real.low, imag.low))
