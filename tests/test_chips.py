@@ -32,7 +32,9 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %w = f32[8,128]{1,0:T(8,128)} fusion(%v), calls=%fused, IN(jit(f)/jvp(M)/groups/0_gla/mixer/mul) CYCLES(100)
   %g = (f32[8,128]{1,0}, f32[16,128]{1,0}) all-gather-start(%w), replica_groups={{0,1}}, dimensions={0}, IN(a)
   %h = f32[16,128]{1,0} all-gather-done(%g)
-  %u = f32[8,128]{1,0} custom-call(%h), custom_call_target="tpu_custom_call", IN(KERNEL)
+  %u = f32[8,128]{1,0} custom-call(%h), custom_call_target="tpu_custom_call", frontend_attributes={metadata={
+"block": 512
+}}, IN(KERNEL)
   %one = s32[] constant(1)
   %j = s32[] add(%i, %one)
   ROOT %t = (s32[], f32[8,128]) tuple(%j, %u)

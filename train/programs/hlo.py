@@ -95,8 +95,10 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
             if header := HEADER.match(line):
                 name, lines = header[2], []
                 entry = name if header[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":
             computations[name], name = _computation(name, lines, computations), None
+        elif line[:1] not in (" ", ""):
+            lines[-1] += line  # an attribute with line breaks in it
         elif " = " in line:
             lines.append(line)
     if entry is None:

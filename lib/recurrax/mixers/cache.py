@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from recurrax.layers import LayerConfig
+from recurrax.mixers.softmax import Seen
 from recurrax.ops import time_sharding
 from recurrax.ops.summaries import LastTokens
 from recurrax.types import Dtype, Reset, State
@@ -48,11 +49,8 @@ def empty(batch_size: int, size: int, dtype: Dtype, **shapes: tuple[int, ...]) -
 
 def extended(
     new: dict[str, Array], state: State | None, size: int, *, reset: Reset | None
-) -> tuple[dict[str, Array], int, Bool[Array, "B 1 T S"] | None, State]:
-    """Return the cached entries followed by the new ones, the number of cached ones, the mask, and the next cache.
-
-    The mask says which entries each query sees. It is None if causality is enough: no cache and no document starts.
-    """
+) -> tuple[dict[str, Array], Seen, State]:
+    """Return the cached entries followed by the new ones, which of them each query sees, and the next cache."""
     first = next(iter(new.values()))
     (batch, length), past = first.shape[:2], 0
     seen = jnp.ones((batch, length), bool)
@@ -70,7 +68,7 @@ def extended(
             ahead = jnp.arange(past + length)[None] - (past + jnp.arange(length))[:, None]
             mask = mask & ((ahead <= 0) & (ahead > -size))[None, None]
     after = {**new, "seen": seen & (key_document == document[:, -1:])}
-    return new, past, mask, {name: _last(array, size) for name, array in after.items()}
+    return new, Seen(past, mask, document), {name: _last(array, size) for name, array in after.items()}
 
 
 class LastEntries(LastTokens):

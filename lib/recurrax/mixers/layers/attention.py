@@ -142,12 +142,12 @@ def _results(given):
 @sharded(_split, results=_results, summary=cache.LastEntries())
 def _attend(q, new, state, reset, config):
     """Return the attention outputs (B, T, H, K) and the next cache."""
-    cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)
+    cached, seen, after = cache.extended(new, state, config.cache_size, reset=reset)
     keys, turned = cached["k"], config.turned(q.shape[-1])
     if turned:
         frequency = rotary.frequencies(turned // 2, config.rotary_base)
-        q, keys = rotary.turn(q, frequency, past), rotary.turn(keys, frequency)
-    return softmax.attend(q, keys, cached["v"], mask, past, config.window), after
+        q, keys = rotary.turn(q, frequency, seen.past), rotary.turn(keys, frequency)
+    return softmax.attend(q, keys, cached["v"], seen, config.window), after
 
 
 class AttentionLayer(Mixer):

@@ -107,11 +107,11 @@ def latent_attention(
 def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
     """Return the attention outputs (B, T, H, V) and the next cache."""
     length, k, r = q.shape[1], q.shape[-1], q_shared.shape[-1]
-    cached, past, mask, after = cache.extended(new, state, config.cache_size, reset=reset)
+    cached, seen, after = cache.extended(new, state, config.cache_size, reset=reset)
     latent, shared = cached["latent"][:, :, None], cached["shared"][:, :, None]
     if config.rotary_base is not None:
         frequency = rotary.frequencies(r // 2, config.rotary_base)
-        q_shared, shared = rotary.turn(q_shared, frequency, past), rotary.turn(shared, frequency)
+        q_shared, shared = rotary.turn(q_shared, frequency, seen.past), rotary.turn(shared, frequency)
     if length == 1:
         q, keys, values = contract("bthk,chk->bthc", q, to_keys), latent, latent
     else:
@@ -119,7 +119,7 @@ def _read(q, q_shared, new, to_keys, to_values, state, reset, config):
         values = mark("values", contract("bsc,chv->bshv", latent[:, :, 0], to_values))
         shared = jnp.broadcast_to(shared, (*keys.shape[:-1], r))
     q, keys = jnp.concatenate([q, q_shared], axis=-1), jnp.concatenate([keys, shared], axis=-1)
-    o = softmax.attend(q, keys, values, mask, past, config.window, scale=(k + r) ** -0.5)
+    o = softmax.attend(q, keys, values, seen, config.window, scale=(k + r) ** -0.5)
     if length == 1:
         o = contract("bthc,chv->bthv", o, to_values)
     return o, after
