@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from recurrax.mixers import GLA, Attention
+from recurrax.mixers import LRU, Attention
 from recurrax.models import LanguageModelConfig
 from recurrax.projections import GLU
 from runs import command
@@ -177,7 +177,7 @@ def config(mesh=MESH, **options):
             dim=64,
             num_layers=4,
             projection=GLU(expansion=2.0),
-            **{"dtype": "bfloat16", "pattern": (GLA(num_heads=2), Attention(num_heads=2, window=64)), **options},
+            **{"dtype": "bfloat16", "pattern": (LRU(state_dim=64), Attention(num_heads=2, window=64)), **options},
         ),
         data=DataConfig(sequence_length=64, batch_size=8),
         mesh=mesh,
@@ -212,7 +212,7 @@ def test_plan_matches_the_sharding_rules(plan):
 
 def test_remat_trades_activations_for_products():
     """A policy that keeps less has fewer activations and more products."""
-    alone = config(MeshConfig(data=1), pattern=(GLA(num_heads=2),))
+    alone = config(MeshConfig(data=1), pattern=(LRU(state_dim=64),))
     found = [
         make_plan(dataclasses.replace(alone, model=dataclasses.replace(alone.model, remat=remat)))
         for remat in (None, "dots_saveable", "nothing_saveable")
