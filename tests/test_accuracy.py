@@ -15,6 +15,7 @@ from eval.accuracy.cases import CASES, SIZES
 from eval.accuracy.cli import Accuracy, main, resolve
 from eval.accuracy.measure import NOTHING, Row, error
 from eval.accuracy.regimes import EQUAL_KEYS, LONG, MIXTURE, ONE, REGIMES, SAME_KEY, ZERO_KEYS
+from recurrax.ops import OPS
 
 B, T, H, K, V = 2, 5, 2, 3, 2
 MATRIX_OPS = ("linear_attention", "delta_rule", "delta_product", "dplr_rule")
@@ -184,7 +185,7 @@ def test_all_is_measured_by_default():
     for op in MATRIX_OPS:
         its = [group for group in todo if group.case.op == op]
         assert len(its) == 3 * 2 * 2  # decays, dtypes, lengths
-        assert all(set(group.implementations) == {"reference", "xla"} for group in its)
+        assert all(set(group.implementations) == set(OPS[op].implementations) for group in its)
     assert {g.variant for g in todo if g.case.op == "diagonal_scan" and g.dtype == "bfloat16"} == {"real", "constant"}
     for group in todo:
         names = {regime.name for regime in group.regimes}
@@ -219,13 +220,15 @@ def test_the_page_holds_every_cell(tmp_path):
     assert re.search(r"jax \S+, jaxlib \S+, (no )?commit", text)
     assert f"K = {SIZES['K']}" in text
     table = cells(text, "`linear_attention`, float32")
-    assert set(table) == {(i, d, "mild") for i in ("xla", "reference") for d in ("none", "scalar")}
+    assert set(table) == {(i, d, "mild") for i in case.implementations for d in ("none", "scalar")}
     for (_, decay, _), row in table.items():
         assert list(row) == ["outputs", "last state", "dq", "dk", "dv", "dlog_decay", "dstate"]
         assert (row.pop("dlog_decay") == "") == (decay == "none")
         assert all(1e-9 < float(number) < 2e-6 for number in row.values())
     summary = text.split("## The worst")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `linear_attention` \| float32 \| (\w+)", summary, re.MULTILINE) == ["xla", "reference"]
+    assert re.findall(r"^\| `linear_attention` \| float32 \| (\w+)", summary, re.MULTILINE) == list(
+        case.implementations
+    )
 
 
 def test_the_command_measures_half_precision_at_the_longer_length(tmp_path):
@@ -310,7 +313,7 @@ def test_bars_are_those_of_the_dtype_and_regime():
         ("--op", "delta_rul", "unknown op 'delta_rul' (did you mean 'delta_rule'?); choose one of 'all', 'diagonal_"),
         ("--dtype", "float16", "choose one of 'all', 'float32', 'bfloat16'"),
         ("--regime", "beta-3", "choose one of 'all', 'mild', 'strong'"),
-        ("--implementation", "pallas", "choose one of 'all', 'sequential', 'chunked', 'associative'"),
+        ("--implementation", "pallas", "(did you mean 'pallas_tpu'?); choose one of 'all', 'pallas_tpu', 'sequential'"),
         ("--length", "0", "length must be at least 1, got 0"),
         ("--long", "-1", "long must be at least 1, got -1"),
     ],
@@ -324,7 +327,7 @@ def test_what_is_unknown_is_refused_with_the_choices(tmp_path, capsys, flag, val
 
 def test_what_cannot_be_measured_or_written_is_refused(tmp_path, capsys):
     assert main(["--op", "diagonal_scan", "--implementation", "xla"]) == 2
-    assert "choose one of 'all', 'sequential'" in capsys.readouterr().err
+    assert "choose one of 'all', 'pallas_tpu', 'sequential'" in capsys.readouterr().err
     assert main(["--regime", "beta-2", "--implementation", "chunked"]) == 2
     assert "nothing has both regime 'beta-2' and implementation 'chunked'" in capsys.readouterr().err
     assert main(["--output", str(tmp_path)]) == 2

@@ -12,8 +12,10 @@ from jax.experimental.pallas import tpu as pltpu
 from eval import oracles
 from oracles.common import wide
 from recurrax.mixers import Attention, flash, softmax
-from recurrax.ops import OPS, diagonal_scan, forward_mode, platforms
+from recurrax.ops import OPS, diagonal_scan, forward_mode, linear_attention, platforms
 from recurrax.ops.families.diagonal import pallas_tpu, pallas_tpu_kernels
+from recurrax.ops.families.linear_attention import pallas_tpu as linear_kernels
+from recurrax.ops.families.linear_attention import pallas_tpu_decays as decays
 from support.numerics import draw, relative_error
 
 STEPS = 2
@@ -53,11 +55,44 @@ def errors(arrays, reset, cotangents, reverse=False):
     return [relative_error(got, truth) for got, truth in pairs]
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
-@pytest.mark.parametrize("dtype", CLOSE)
-def test_kernel_is_the_definition_at_borders_of_blocks(length, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "length"),
+    [*(("float32", length) for length in (1, 63, 64, 65, 200)), ("bfloat16", 65), ("complex64", 64), ("complex64", 65)],
+)
+def test_kernel_is_the_definition_at_borders_of_blocks(dtype, length):
     """Values and every gradient are those of the oracle, for whole and incomplete blocks, forwards and backwards."""
     assert max(errors(*inputs(length, dtype), reverse=length % 2 == 0)) <= CLOSE[dtype]
+
+
+def attention_errors(length, decay, dtype):
+    """Return the errors of linear attention's outputs, last state and gradients, with resets around chunks of 16."""
+    drawn = OPS["linear_attention"].inputs(length, decay, B=2, T=length, H=2, Hq=4, K=5, V=7)
+    arrays = {name: jnp.asarray(x) if name == "state" else jnp.asarray(x).astype(dtype) for name, x in drawn.items()}
+    reset = np.zeros((2, length), bool)
+    reset[0, [t for t in (0, 16, 31, length - 1) if t < length]] = True
+
+    def run(arrays):
+        return linear_attention(**arrays, reset=reset, chunk_size=16, implementation="pallas_tpu")
+
+    @jax.jit
+    def evaluated(arrays, cotangents):
+        results, pullback = jax.vjp(run, arrays)
+        return results, pullback(cotangents)[0]
+
+    like = jax.eval_shape(run, arrays)
+    cotangents = tuple(jnp.asarray(draw(*each.shape, seed=i), each.dtype) for i, each in enumerate(like))
+    results, gradients = evaluated(arrays, cotangents)
+    given = {**jax.tree.map(wide, arrays), "reset": reset}
+    *want, want_gradients = oracles.linear_attention(given, cotangents=jax.tree.map(wide, cotangents))
+    pairs = [*zip(results, want, strict=True), *((gradients[name], want_gradients[name]) for name in arrays)]
+    return [relative_error(got, truth) for got, truth in pairs]
+
+
+@pytest.mark.parametrize(("length", "dtype"), [(1, "float32"), (63, "bfloat16"), (64, "float32"), (200, "float32")])
+@pytest.mark.parametrize("decay", OPS["linear_attention"].variants)
+def test_attention_kernel_is_the_definition_at_borders_of_chunks(length, decay, dtype):
+    """Values and every gradient are those of the oracle, for grouped heads and sizes that fill no register."""
+    assert max(attention_errors(length, decay, dtype)) <= {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
 
 
 def test_kernel_keeps_dtypes_of_inputs():
@@ -101,6 +136,29 @@ def test_planted_errors_of_blocks_are_seen(monkeypatch, module, name, planted):
         worst = np.inf
     jax.clear_caches()
     assert worst > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "planted"),
+    [
+        (decays, "_middles", lambda sums, half: jnp.zeros_like(sums)),
+        (decays.ChannelDecay, "seen", lambda self, readers, _: setattr(self, "read", jnp.zeros_like(readers))),
+        (decays.HeadDecay, "carried", lambda *arguments: None),
+        (linear_kernels._Grid, "_number", lambda self, n: jnp.maximum(n - 1, 0)),
+    ],
+)
+def test_planted_errors_of_chunks_are_seen(monkeypatch, module, name, planted):
+    """The comparison with the oracle sees wrong middles, parts missing in gradients, and a chunk too early."""
+    monkeypatch.setattr(module, name, planted)
+    jax.clear_caches()
+    worst = []
+    for decay in ("scalar", "channel"):
+        try:
+            worst.append(max(attention_errors(40, decay, "float32")))
+        except AssertionError:  # not finite
+            worst.append(np.inf)
+    jax.clear_caches()
+    assert max(worst) > 1e-3
 
 
 @pytest.mark.parametrize("raced", [False, True])

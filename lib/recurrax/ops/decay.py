@@ -90,20 +90,29 @@ class ScalarDecay(NamedTuple):
 
 @custom_vjp
 def scalar_factors(gates):
-    """Return e^{G_i - G_j} (zero above the diagonal), e^{G_i}, e^{G_C - G_j} and e^{G_C} for gates (..., C).
-
-    Differences of one rounded cumulative sum lose precision to the largest gate: after a gate of -300 every small one
-    is off by 3e-5. So each gate is split into a multiple of a power of two, of which C add up exactly, and a remainder.
-    """
-    size = gates.shape[-1]
-    spacing = FLOOR * size / -(2.0 ** (jnp.finfo(gates.dtype).nmant + 1))
-    coarse = jnp.round(gates / spacing) * spacing
-    sums = [_running_sum(part) for part in (coarse, gates - coarse)]
+    """Return e^{G_i - G_j} (zero above the diagonal), e^{G_i}, e^{G_C - G_j} and e^{G_C} for gates (..., C)."""
+    size, sums = gates.shape[-1], split_sums(gates)
     apart = sum(s[..., :, None] - s[..., None, :] for s in sums)
     between = jnp.exp(jnp.where(jnp.tri(size, dtype=bool), apart, -jnp.inf))
     start = jnp.exp(sum(sums))
     end = between[..., -1, :]
     return between, start, end, start[..., -1]
+
+
+def split_sums(gates):
+    """Return two arrays (..., C) that add up to G_i = g_1 + ... + g_i, with exact differences G_i - G_j.
+
+    Differences of one rounded cumulative sum lose precision to the largest gate: after a gate of -300 every small one
+    is off by 3e-5. So each gate is split into a multiple of a power of two, of which C add up exactly, and a remainder.
+    """
+    step = spacing(gates.shape[-1], gates.dtype)
+    coarse = jnp.round(gates / step) * step
+    return [_running_sum(part) for part in (coarse, gates - coarse)]
+
+
+def spacing(size, dtype):
+    """Return the power of two of which `size` multiples, each at least FLOOR, add up exactly."""
+    return FLOOR * size / -(2.0 ** (jnp.finfo(dtype).nmant + 1))
 
 
 def _running_sum(x):

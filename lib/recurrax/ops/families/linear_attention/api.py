@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from recurrax.ops import matrix_state
-from recurrax.ops.families.linear_attention import reference, xla
+from recurrax.ops.families.linear_attention import pallas_tpu, reference, xla
 from recurrax.ops.families.linear_attention.factors import factors
 from recurrax.ops.op import Implementation, Op
 from recurrax.ops.summaries import EntryWise
@@ -35,14 +35,14 @@ def linear_attention(
       state: S before the first step; None is zero.
       scale: factor of the outputs; None is K ** -0.5.
       reset: True where a document starts; the state before that step, including `state`, is dropped.
-      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is a tuned default.
-      implementation: "reference", "xla", or None for the fastest where the program runs.
+      chunk_size: tokens per chunk, rounded up to a power of two; None is a tuned default.
+      implementation: "reference", "xla", "pallas_tpu", or None for the fastest where the program runs.
 
     Returns:
       o in q's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
 
     The gradient recomputes intermediates: it stores the inputs and one state per block, of 256 tokens on a CPU and
-    2,048 elsewhere.
+    2,048 elsewhere; of 128 tokens in the kernel.
 
     Raises:
       ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
@@ -63,7 +63,13 @@ LINEAR_ATTENTION = Op(
     },
     results=matrix_state.RESULTS,
     summary=EntryWise(factors),
-    implementations={"xla": Implementation(xla.attend), "reference": Implementation(reference.attend)},
+    implementations={
+        "pallas_tpu": Implementation(
+            pallas_tpu.attend, ("tpu",), pallas_tpu.supports, pallas_tpu.on_a_known_tpu, interpret=True
+        ),
+        "xla": Implementation(xla.attend),
+        "reference": Implementation(reference.attend),
+    },
     draw=matrix_state.draw,
     sizes=matrix_state.SIZES,
     variants=matrix_state.VARIANTS,
