@@ -88,9 +88,18 @@ def attention_errors(length, decay, dtype):
     return [relative_error(got, truth) for got, truth in pairs]
 
 
-@pytest.mark.parametrize(("length", "dtype"), [(1, "float32"), (63, "bfloat16"), (64, "float32"), (200, "float32")])
-@pytest.mark.parametrize("decay", OPS["linear_attention"].variants)
-def test_attention_kernel_is_the_definition_at_borders_of_chunks(length, decay, dtype):
+@pytest.mark.parametrize(
+    ("decay", "length", "dtype"),
+    [
+        ("none", 64, "float32"),
+        ("scalar", 1, "float32"),
+        ("scalar", 63, "bfloat16"),
+        ("scalar", 65, "float32"),
+        ("channel", 63, "bfloat16"),
+        ("channel", 200, "float32"),
+    ],
+)
+def test_attention_kernel_is_the_definition_at_borders_of_chunks(decay, length, dtype):
     """Values and every gradient are those of the oracle, for grouped heads and sizes that fill no register."""
     assert max(attention_errors(length, decay, dtype)) <= {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
 
