@@ -81,7 +81,7 @@ def evaluate(case, inputs, cotangents, reset=None, **options):
 
 
 def random_cotangents(inputs, seed=1):
-    """Of the outputs and of the last state."""
+    """Return cotangents of the outputs and of the last state."""
     rng = np.random.default_rng(seed)
     q, v = inputs["q"], inputs["v"]
     d_o = jnp.asarray(rng.standard_normal((*q.shape[:3], v.shape[-1])), q.dtype)

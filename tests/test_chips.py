@@ -7,10 +7,13 @@ import jax
 import pytest
 
 from eval.bench import on_chip
+from eval.bench.cli import main as bench
+from eval.bench.contestants import DIAGONAL_SCAN
 from recurrax.ops import diagonal_scan, platforms
 from runs import command
-from train import plan
+from train import compiler, plan, presets, sharding
 from train.__main__ import main
+from train.plan.program import lowered_step
 from train.programs import targets
 from train.programs.chips import CHIPS
 from train.programs.compiled import Compiled, collectives
@@ -62,7 +65,7 @@ PROGRAM = re.sub(r" CYCLES\((.*)\)", r', backend_config={"estimated_cycles":"\1"
 
 
 def estimated(program, schedules):
-    return estimate(program, target("v5e").chip, schedules)
+    return estimate(executed(program), target("v5e").chip, schedules)
 
 
 def test_estimates_count_loops_and_say_where():
@@ -107,7 +110,7 @@ def test_schedules_count_loops_of_bundles():
 
 def test_collectives_of_a_compiled_program_are_counted():
     """An asynchronous collective counts once per turn, with the bytes of its result."""
-    (found,) = collectives(PROGRAM)
+    (found,) = collectives(executed(PROGRAM))
     assert (found.kind, found.devices, found.count, found.payload) == ("all-gather", (0, 1), 5, 5 * 16 * 128 * 4)
     assert sum(times for one, _, times, _ in executed(PROGRAM) if one.opcode == "custom-call") == 5
 
@@ -133,7 +136,7 @@ def test_targets_are_chips_and_slices():
     assert target("v5e").shape == (1, 1)
     assert target("v5p:4x4x4").shape == (4, 4, 4)
     assert [target(name).name for name in ("v5e:4x4", "h100", "h100:1x1x8")] == ["v5e:4x4", "h100", "h100:1x1x8"]
-    assert (target("v6e").platform, target("h200").platform) == ("tpu", "cuda")
+    assert (target("v6e").chip.platform, target("h200").chip.platform) == ("tpu", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,14 @@ def test_missing_compiler_names_the_extra(monkeypatch, capsys):
 def test_plan_of_a_chip_shows_what_its_compiler_says():
     """The page has memory, collectives, the estimate by layer, and the share of the peak rate."""
     compiled = Compiled(
-        target("v5e:2x2"), 10**9, 2 * 10**9, 10**6, 3 * 10**9, tuple(collectives(PROGRAM)), estimated(PROGRAM, {}), 5.0
+        target("v5e:2x2"),
+        10**9,
+        2 * 10**9,
+        10**6,
+        3 * 10**9,
+        tuple(collectives(executed(PROGRAM))),
+        estimated(PROGRAM, {}),
+        5.0,
     )
     found = plan.ChipPlan(compiled, {"data": 1, "fsdp": 2}, 1024, 100)
     assert compiled.fits
@@ -198,6 +208,53 @@ def test_benchmark_of_a_chip_shows_floors_and_refusals():
     lines = on_chip.table([row, refused]).splitlines()
     assert lines[2] == "| scan | float32 | chunked | 1.00 | 2.0 | 3.00 | 3.0 | 1.0 | 2 | 3 |"
     assert "| scan | float32 | kernel | ValueError: too large |" in lines[3]
+
+
+def test_benchmark_of_a_chip_keeps_its_compilations(monkeypatch, tmp_path):
+    """The same command compiles nothing twice; implementations that do not run on the chip have no row."""
+    compiled = []
+
+    def compiled_row(benchmark, contestant, target, dtype, sizes):
+        compiled.append(contestant.name)
+        floor = {"forward": 1.0, "backward": 1.0}
+        return on_chip.Row(
+            benchmark.op, sizes, dtype, contestant.name, floor, {"forward": 2.0, "backward": 3.0}, 1, 2, 3
+        )
+
+    monkeypatch.setattr(on_chip, "_row", compiled_row)
+    for _ in range(2):
+        rows = list(on_chip.rows([DIAGONAL_SCAN], target("v5e"), "float32", "all", None, tmp_path))
+    assert compiled == [row.contestant for row in rows] == ["pallas_tpu", "associative", "chunked", "reference"]
+    assert "sequential" in [
+        row.contestant for row in on_chip.rows([DIAGONAL_SCAN], target("h100"), "float32", "all", None, tmp_path)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--chip", "v5x"], "unknown chip 'v5x'"),
+        (["--chip", "v5e"], "--workdir DIR is missing"),
+        (["--chip", "v5e", "--workdir", "w", "--op", "scan"], "unknown op 'scan'"),
+        (["--chip", "v5e", "--workdir", "w", "--dtype", "float32,int8"], "unknown dtype 'int8'"),
+        (["--chip", "v5e", "--workdir", "w", "--implementation", "pallas"], "did you mean 'pallas_tpu'"),
+        (["--chip", "v5e", "--workdir", "w", "--op", "all", "--shape", "1,2,3"], "--op all has --shape all"),
+    ],
+)
+def test_impossible_benchmarks_of_chips_are_refused(monkeypatch, flags, message):
+    """What is unknown or missing is refused before anything is compiled or written."""
+    monkeypatch.setattr(targets.Target, "check_installed", lambda self: None)
+    with pytest.raises(ValueError, match=message):
+        bench(flags)
+
+
+def test_training_passes_options_to_the_compiler(monkeypatch):
+    """The step is compiled with the options of its platform; the compiler refuses one that it does not know."""
+    monkeypatch.setitem(compiler.OPTIONS, "cpu", {"no_such_option": True})
+    config = presets.tiny()
+    lowered, _ = lowered_step(config, sharding.make_mesh(config.mesh))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        lowered.compile()
 
 
 def test_float64_loop_is_refused_on_a_tpu():

@@ -203,6 +203,19 @@ def test_kernel_refuses_what_it_cannot_do():
             assert ("pallas_call" in str(jax.make_jaxpr(diagonal_scan)(x, x))) == kernel
 
 
+def test_attention_kernel_is_the_default_on_a_known_tpu():
+    """Linear attention runs in its kernel where the program is known to be for a TPU, not where it may be."""
+
+    def program(length):
+        q = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.bfloat16)
+        return str(jax.make_jaxpr(linear_attention)(q, q, q))
+
+    assert "pallas_call" not in program(64)
+    with platforms.on("tpu"):
+        assert "pallas_call" in program(64)
+        assert "pallas_call" not in program(3)
+
+
 @pytest.mark.parametrize(("window", "queries"), [(None, 2), (100, 4)])
 def test_flash_attention_is_attention_with_scores(window, queries):
     """Values and gradients of the kernel are those of the masked product, in documents that start anywhere."""

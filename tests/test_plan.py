@@ -29,7 +29,7 @@ F32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=EVERYW
 
 
 def cost(function, *arguments, **options):
-    """Of a function of abstract arguments, which each of eight devices has whole if nothing else is said."""
+    """Return the cost of a function of abstract arguments, which each of eight devices has whole by default."""
     return program_cost(compiled(jax.jit(function, **options).lower(*arguments))[0])
 
 
@@ -117,7 +117,7 @@ def around(function):
 
 
 def test_plan_counts_a_sliced_sum_as_reduce_scatter():
-    """Of a sum that is sliced, each device receives its part, as on an accelerator."""
+    """Each device receives its part of a sum that is sliced, as on an accelerator."""
 
     def sliced(x):
         return jax.lax.dynamic_slice_in_dim(jax.lax.psum(x, "ring"), 2 * jax.lax.axis_index("ring"), 2)

@@ -124,10 +124,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "time"))
 
 
+def kind(mesh: Mesh) -> str:
+    """Return the kind of the mesh's devices, such as "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
 @contextlib.contextmanager
 def on(mesh: Mesh) -> Iterator[None]:
     """Return a context for tracing, in which ops are sharded over this mesh and chosen for its kind of device."""
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), platforms.on(mesh.devices.flat[0].platform):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), platforms.on(kind(mesh)):
         yield
 
 

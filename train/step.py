@@ -157,7 +157,7 @@ def make_train_step(config: TrainConfig, abstract: TrainState, mesh: Mesh, froze
         in_shardings=(state_shardings, sharding.batch_sharding(mesh), *more),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
-        compiler_options=OPTIONS.get(mesh.devices.flat[0].platform),
+        compiler_options=OPTIONS.get(sharding.kind(mesh)),
     )
 
 
@@ -192,5 +192,5 @@ def make_evaluation_step(objective: Objective, model: nn.Module, mesh: Mesh, sta
         step,
         donate_argnums=1,
         out_shardings=(None, None, state_shardings),
-        compiler_options=OPTIONS.get(mesh.devices.flat[0].platform),
+        compiler_options=OPTIONS.get(sharding.kind(mesh)),
     )

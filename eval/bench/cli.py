@@ -91,9 +91,14 @@ def compile_on_chips(config: Bench, arguments: list[str], benchmarks: Sequence[B
     if config.workdir is None:
         raise ValueError("--workdir DIR is missing: where compilations are kept")
     by_op = {benchmark.op: benchmark for benchmark in benchmarks}
-    chosen = list(benchmarks) if config.op == "all" else [by_op[_choose("op", config.op, (*by_op, "all"))]]
+    chosen = list(benchmarks) if _choose("op", config.op, (*by_op, "all")) == "all" else [by_op[config.op]]
+    if config.op == "all" and config.shape != "all":
+        raise ValueError(f"--op all has --shape all, the sizes of each op, got {config.shape!r}")
     sizes = None if config.shape == "all" else _sizes(config.shape, chosen[0])[0]
-    dtypes = config.dtype.split(",")
+    kinds = {dtype for benchmark in chosen for dtype in benchmark.dtypes}
+    dtypes = [_choose("dtype", dtype, sorted(kinds)) for dtype in config.dtype.split(",")]
+    ours = [each.name for benchmark in chosen for each in benchmark.contestants if each.ours]
+    _choose("implementation", config.implementation, ("all", *dict.fromkeys(ours)))
     use_virtual_devices(1)
 
     def make(root):
@@ -122,14 +127,14 @@ def resolve(
     benchmark = by_op[_choose("op", config.op, by_op)]
     _choose("dtype", config.dtype, benchmark.dtypes)
     direction = _choose("direction", config.direction, (*programs.DIRECTIONS, "both"))
-    ours = [contestant.name for contestant in benchmark.contestants if contestant.ours and contestant.is_here()]
+    ours = [contestant.name for contestant in benchmark.contestants if contestant.ours and contestant.can_run()]
     implementation = _choose("implementation", config.implementation, ("all", *ours))
     if config.repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {config.repeats}")
     contestants = [
         contestant
         for contestant in benchmark.contestants
-        if contestant.is_here() and (not contestant.ours or implementation in ("all", contestant.name))
+        if contestant.can_run() and (not contestant.ours or implementation in ("all", contestant.name))
     ]
     directions = list(programs.DIRECTIONS) if direction == "both" else [direction]
     return benchmark, contestants, _sizes(config.shape, benchmark), directions

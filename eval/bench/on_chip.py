@@ -16,7 +16,6 @@ from jax.sharding import SingleDeviceSharding
 from eval.bench import shapes
 from eval.bench.contestants import Benchmark, Contestant
 from eval.bench.programs import DIRECTIONS
-from recurrax import ops
 from recurrax.ops import platforms
 from train.programs.compiled import compile_for
 from train.programs.targets import Target
@@ -37,7 +36,7 @@ class Row:
     """The time of the least traffic at the peak rate of the memory, by direction."""
     estimated_ms: dict[str, float | None]
     code_mib: float
-    """Of the program with the backward pass."""
+    """Size of the program with the backward pass, to which the two fields below belong too."""
     temp_mib: float
     compile_s: float
     refused: str | None = None
@@ -57,13 +56,11 @@ def rows(
         if dtype not in benchmark.dtypes:
             continue
         shape = shapes.ON_CHIP[benchmark.dims] if sizes is None else sizes
-        runs_here = {
-            name
-            for name, each in ops.OPS[benchmark.op.partition("/")[0]].implementations.items()
-            if target.platform in each.platforms and implementation in ("all", name)
-        }
         for contestant in benchmark.contestants:
-            if contestant.name not in runs_here:
+            is_ours = contestant.ours and contestant.name != "default"  # which is one of the others
+            if not is_ours or target.chip.platform not in contestant.platforms:
+                continue
+            if implementation not in ("all", contestant.name):
                 continue
             name = "-".join((benchmark.op.replace("/", "-"), "x".join(map(str, shape)), dtype, contestant.name))
             file = root / target.chip.key / f"{name}.json"
@@ -96,7 +93,7 @@ def _row(benchmark: Benchmark, contestant: Contestant, target: Target, dtype: st
     found = {}
     for direction, (function, arguments) in programs.items():
         try:
-            with platforms.on(target.platform):
+            with platforms.on(target.chip.platform):
                 lowered = jax.jit(function).lower(*arguments)
             found[direction] = compile_for(target, lowered)
         except jax.errors.JaxRuntimeError as error:

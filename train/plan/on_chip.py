@@ -7,7 +7,7 @@ import jax
 
 from train import sharding
 from train.config import TrainConfig
-from train.plan.page import bytes_text, seconds_text, table
+from train.plan.page import bytes_text, collectives_table, heading, seconds_text, table
 from train.plan.program import lowered_step
 from train.programs.compiled import Compiled, compile_for
 from train.programs.estimate import PASSES
@@ -59,13 +59,9 @@ def plan_on_chip(config: TrainConfig, target: Target) -> ChipPlan:
 
 def chip_report(plan: ChipPlan, name: str) -> str:
     """Return the plan as a page of text, per device and step."""
-    axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     compiled, chip = plan.compiled, plan.compiled.target.chip
     lines = [
-        f"{name}: {plan.parameter_count:,} parameters, {plan.tokens:,} tokens a step, {axes}",
-        f"Compiled for {compiled.target.name} ({chip.name}) in {compiled.seconds:.0f} s by its own compiler; all "
-        "figures are of one device and one step",
-        "",
+        *heading(name, plan, f"{compiled.target.name} ({chip.name}) by its own compiler", compiled.seconds),
         *table(
             [
                 ("arguments", bytes_text(compiled.arguments), "parameters, optimizer and batch"),
@@ -76,11 +72,7 @@ def chip_report(plan: ChipPlan, name: str) -> str:
         ),
     ]
     if compiled.collectives:
-        rows = [
-            (one.kind, " ".join(one.axes(plan.mesh)), f"{one.count:g}", one.dtype, bytes_text(one.sent))
-            for one in compiled.collectives
-        ]
-        lines += ["", *table([("collective", "over", "count", "dtype", "bytes sent"), *rows])]
+        lines += ["", *collectives_table(compiled.collectives, plan.mesh)]
         network = sum(map(chip.network_seconds, compiled.collectives))
         lines.append(f"{seconds_text(network)} at the peak rate of the network, if nothing else ran meanwhile")
     if compiled.estimate is None:

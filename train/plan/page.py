@@ -3,21 +3,19 @@
 import collections
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from train.plan.program import Plan
 from train.programs.chips import CHIPS, Chip, times
+from train.programs.collectives import Collective
 from train.programs.compiled import USABLE
 
 
 def report(plan: Plan, name: str) -> str:
     """Return the whole plan as text, per device and step."""
-    axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
-    cost, lines = plan.cost, []
-    lines += [
-        f"{name}: {plan.parameter_count:,} parameters, {plan.tokens:,} tokens a step, {axes}",
-        f"Compiled for {plan.devices} virtual device{'s' * (plan.devices > 1)} in {plan.seconds:.0f} s; all figures "
-        "are of one device and one step",
-        "",
+    cost = plan.cost
+    lines = [
+        *heading(name, plan, f"{plan.devices} virtual device{'s' * (plan.devices > 1)}", plan.seconds),
         *table(
             [
                 ("parameters", bytes_text(plan.parameters), ""),
@@ -44,7 +42,7 @@ def report(plan: Plan, name: str) -> str:
     ]
     lines += [f"counted as one iteration: the loop {loop}" for loop in cost.uncounted_loops]
     if cost.collectives:
-        lines += ["", *table([("collective", "over", "count", "dtype", "bytes sent"), *_collectives(plan)])]
+        lines += ["", *collectives_table(cost.collectives, plan.mesh)]
     rows = [("chip", "memory", "compute", "traffic", "network", "step time", "tokens/s")]
     rows += [_on(plan, chip) for chip in CHIPS]
     lines += ["", *table(rows)]
@@ -52,6 +50,16 @@ def report(plan: Plan, name: str) -> str:
         "Step times at peak rates: all overlapped, and one after the other. Nothing here was measured on a chip."
     )
     return "\n".join(lines)
+
+
+def heading(name: str, plan: Any, where: str, seconds: float) -> list[str]:
+    """Return the first lines of a page about a `Plan` or a `ChipPlan`."""
+    axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
+    return [
+        f"{name}: {plan.parameter_count:,} parameters, {plan.tokens:,} tokens a step, {axes}",
+        f"Compiled for {where} in {seconds:.0f} s; all figures are of one device and one step",
+        "",
+    ]
 
 
 def fits(plan: Plan, chip: Chip) -> str:
@@ -71,15 +79,17 @@ def seconds_text(number: float) -> str:
     return f"{number:.3g} s" if number >= 1 else f"{1e3 * number:.3g} ms"
 
 
-def _collectives(plan):
-    """Yield one row for each kind of collective over the same axes, the largest first."""
+def collectives_table(collectives: Iterable[Collective], mesh: dict[str, int]) -> Iterator[str]:
+    """Yield lines with one row for each kind of collective over the same axes, the largest first."""
     found = collections.defaultdict(lambda: [0.0, 0.0])
-    for one in plan.cost.collectives:
-        row = found[one.kind, " ".join(one.axes(plan.mesh)), one.dtype]
+    for one in collectives:
+        row = found[one.kind, " ".join(one.axes(mesh)), one.dtype]
         row[0] += one.count
         row[1] += one.sent
+    rows = [("collective", "over", "count", "dtype", "bytes sent")]
     for (kind, axes, dtype), (count, sent) in sorted(found.items(), key=lambda item: -item[1][1]):
-        yield kind, axes, f"{count:g}", dtype, bytes_text(sent)
+        rows.append((kind, axes, f"{count:g}", dtype, bytes_text(sent)))
+    yield from table(rows)
 
 
 def _on(plan, chip):

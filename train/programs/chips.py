@@ -32,7 +32,11 @@ class Chip:
     """Bytes that a device sends where the ring leaves the node: a 400 Gb/s card per GPU. A TPU pod has no nodes."""
     node: int | None
     """Devices of a node; None: all devices of a ring are near."""
-    clock: float | None
+    platform: str
+    """The platform of its programs, a name of `recurrax.ops.platforms`."""
+    axes: int
+    """Number of axes of a slice of several chips."""
+    clock: float | None = None
     """Cycles per second of a TPU: its peak rate over the FLOPs that its matrix units do in a cycle. None: no TPU."""
 
     @property
@@ -45,17 +49,17 @@ class Chip:
         return collective.sent / (self.near if len(nodes) == 1 else self.far)
 
 
-def _tpu(name, bfloat16, memory, bandwidth, axis, clock):
-    return Chip(name, bfloat16, bfloat16 / 6, memory, bandwidth, axis, axis, None, clock)
+def _tpu(name, bfloat16, memory, bandwidth, axis, axes, clock):
+    return Chip(name, bfloat16, bfloat16 / 6, memory, bandwidth, axis, axis, None, "tpu", axes, clock)
 
 
 CHIPS = (
-    Chip("H100", 989e12, 67e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8, None),
-    Chip("H200", 989e12, 67e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 8, None),
+    Chip("H100", 989e12, 67e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 8, "cuda", 3),
+    Chip("H200", 989e12, 67e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 8, "cuda", 3),
     # An axis of the torus has two ports of 50 GB/s each way on v5e, of 100 GB/s on v5p and v6e.
-    _tpu("TPU v5e", 197e12, 16 * GB, 819 * GB, 100 * GB, 1.5e9),
-    _tpu("TPU v5p", 459e12, 95 * GB, 2765 * GB, 200 * GB, 1.75e9),
-    _tpu("TPU v6e", 918e12, 32 * GB, 1638 * GB, 200 * GB, 1.75e9),
+    _tpu("TPU v5e", 197e12, 16 * GB, 819 * GB, 100 * GB, 2, 1.5e9),
+    _tpu("TPU v5p", 459e12, 95 * GB, 2765 * GB, 200 * GB, 3, 1.75e9),
+    _tpu("TPU v6e", 918e12, 32 * GB, 1638 * GB, 200 * GB, 2, 1.75e9),
 )
 
 

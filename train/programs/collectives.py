@@ -46,9 +46,11 @@ def collective(instruction: Instruction, computation: Computation) -> Collective
     devices = group(instruction.attributes)
     if len(devices) < 2:
         return None
-    kind = instruction.opcode
+    kind = instruction.opcode.removesuffix("-start")
     given = sum(computation.instructions[name].nbytes for name in instruction.operands)
-    payload = instruction.nbytes if kind == "all-gather" else given
+    # An asynchronous one returns its operands beside its results.
+    made = instruction.nbytes - (given if kind != instruction.opcode else 0)
+    payload = made if kind == "all-gather" else given
     if kind == "all-reduce" and _only_a_part_is_used(instruction, computation, len(devices)):
         kind = "reduce-scatter"
     return Collective(kind, devices, instruction.result[0].dtype, payload)

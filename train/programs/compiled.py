@@ -2,12 +2,12 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable, Iterator
 
 import jax
 
 from train.programs.collectives import KINDS, Collective, collective, merged
-from train.programs.estimate import Estimate, estimate, executed, is_kernel
-from train.programs.hlo import Computation
+from train.programs.estimate import Estimate, Executed, estimate, executed, is_kernel
 from train.programs.schedules import cycles_of_kernels
 from train.programs.targets import Target
 
@@ -52,7 +52,7 @@ def compile_for(target: Target, lowered: jax.stages.Lowered) -> Compiled:
     start = time.monotonic()
     program = lowered.compile()
     seconds = time.monotonic() - start
-    memory, text = program.memory_analysis(), program.as_text()
+    memory, run = program.memory_analysis(), list(executed(program.as_text()))
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
         target=target,
@@ -60,28 +60,23 @@ def compile_for(target: Target, lowered: jax.stages.Lowered) -> Compiled:
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         peak=memory.peak_memory_in_bytes or held + memory.temp_size_in_bytes,
-        collectives=tuple(merged(list(collectives(text)))),
-        estimate=_estimate(target, text, schedules),
+        collectives=tuple(merged(list(collectives(run)))),
+        estimate=_estimate(target, run, schedules),
         seconds=seconds,
     )
 
 
-def _estimate(target, text, schedules):
-    if target.platform != "tpu":
+def _estimate(target, run, schedules):
+    if target.chip.platform != "tpu":
         return None
-    names = {instruction.name for instruction, *_ in executed(text) if is_kernel(instruction)}
-    return estimate(text, target.chip, cycles_of_kernels(schedules, names))
+    names = {each.instruction.name for each in run if is_kernel(each.instruction)}
+    return estimate(run, target.chip, cycles_of_kernels(schedules, names))
 
 
-def collectives(text):
-    """Yield the collectives of an optimized program, as often as they run."""
-    for instruction, _, times, _ in executed(text):
-        kind = instruction.opcode.removesuffix("-start")
-        if kind not in KINDS:
-            continue
-        # An asynchronous one returns its operands beside its results.
-        largest = max(instruction.result, key=lambda array: array.nbytes)
-        alone = dataclasses.replace(instruction, opcode=kind, result=(largest,), operands=(instruction.name,))
-        found = collective(alone, Computation("", {instruction.name: alone}, instruction.name))
-        if found is not None:
-            yield dataclasses.replace(found, payload=times * found.payload, count=times)
+def collectives(run: Iterable[Executed]) -> Iterator[Collective]:
+    """Yield the collectives of a run of an optimized program, as often as they run."""
+    for instruction, computation, times, _ in run:
+        if instruction.opcode.removesuffix("-start") in KINDS:
+            found = collective(instruction, computation)
+            if found is not None:
+                yield dataclasses.replace(found, payload=times * found.payload, count=times)

@@ -8,7 +8,8 @@ carries its arguments and results if that is longer. Collectives and waiting are
 import collections
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from train.programs.chips import Chip
 from train.programs.cost import trip_count
@@ -37,10 +38,21 @@ class Estimate:
         return sum(self.cycles.values())
 
 
-def estimate(text: str, chip: Chip, schedules: Mapping[str, float]) -> Estimate:
-    """Return the estimate of a TPU program from the text of its optimized form and the schedules of its kernels."""
+class Executed(NamedTuple):
+    """One instruction of an optimized program, and how it runs."""
+
+    instruction: Instruction
+    computation: Computation
+    times: float
+    """How often it runs."""
+    known: bool
+    """Whether the trip count of the loop that it is, if it is one, is known."""
+
+
+def estimate(run: Iterable[Executed], chip: Chip, schedules: Mapping[str, float]) -> Estimate:
+    """Return the estimate of a run of a TPU program from `executed` and the cycles of its kernels by name."""
     cycles, kernels, unknown = collections.Counter(), collections.Counter(), set()
-    for instruction, computation, times, known in executed(text):
+    for instruction, computation, times, known in run:
         if found := CYCLES.search(instruction.attributes):
             cycles[place(instruction.op_name)] += times * int(found[1])
         elif is_kernel(instruction):
@@ -59,8 +71,8 @@ def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
 
 
-def executed(text: str) -> Iterator[tuple[Instruction, Computation, float, bool]]:
-    """Yield (instruction, computation, how often it runs, whether its loop's trip count is known)."""
+def executed(text: str) -> Iterator[Executed]:
+    """Yield the instructions that a run of a program executes, from the text of its optimized form."""
     computations, entry = parse(text)
 
     def visit(computation: Computation, times: float):
@@ -70,7 +82,7 @@ def executed(text: str) -> Iterator[tuple[Instruction, Computation, float, bool]
                 (condition,) = instruction.computations("condition")
                 count = trip_count(computations[condition])
                 known, inner = count is not None, [(name, count or 1) for name in instruction.computations("body")]
-            yield instruction, computation, times, known
+            yield Executed(instruction, computation, times, known)
             for name, count in inner:
                 yield from visit(computations[name], times * count)
 
@@ -78,10 +90,11 @@ def executed(text: str) -> Iterator[tuple[Instruction, Computation, float, bool]
 
 
 def _called(instruction: Instruction, computations) -> list[tuple[str, int]]:
-    """Return the computations that run where this instruction stands; a fusion's own operations are its estimate's."""
-    if (
-        instruction.opcode == "conditional"
-    ):  # the longest branch would need all estimates first; the last is the default
+    """Return the computations that run where this instruction stands, but of a fusion, whose estimate is its own.
+
+    Of a conditional it is the last branch, the default: which one is the longest is known after all are estimated.
+    """
+    if instruction.opcode == "conditional":
         return [(name, 1) for name in instruction.computations("branch_computations")[-1:]]
     if instruction.opcode.endswith("-start") and (names := instruction.computations("calls")):
         return [(name, 1) for name in names if name in computations]

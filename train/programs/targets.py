@@ -53,17 +53,13 @@ class Target:
     """Chips along each axis of the slice."""
 
     @property
-    def platform(self) -> str:
-        return "cuda" if self.chip.clock is None else "tpu"
-
-    @property
     def name(self) -> str:
         """The target as the command line names it."""
         return self.chip.key + (f":{_text(self.shape)}" if math.prod(self.shape) > 1 else "")
 
     def check_installed(self) -> None:
         """Raise ValueError if the compiler is not installed."""
-        package = COMPILERS[self.platform]
+        package = COMPILERS[self.chip.platform]
         if importlib.util.find_spec(package) is None:
             raise ValueError(
                 f"the compiler for {self.chip.name} is not installed (package {package}): pip install 'recurrax[aot]'"
@@ -77,12 +73,13 @@ class Target:
         """
         self.check_installed()
         self.schedules()
-        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         return list(_topology(self).devices)
 
     def schedules(self) -> pathlib.Path | None:
         """Return the folder to which the compiler writes schedules; None: it writes none."""
-        return _schedules() if self.platform == "tpu" else None
+        return _schedules() if self.chip.platform == "tpu" else None
 
 
 def target(written: str) -> Target:
@@ -94,12 +91,12 @@ def target(written: str) -> Target:
     key, colon, shape = written.partition(":")
     checks.choice("chip", key, BY_KEY)
     chip = BY_KEY[key]
-    axes = 2 if key in ("v5e", "v6e") else 3
     if not colon:
-        return Target(chip, (1,) * axes)
+        return Target(chip, (1,) * chip.axes)
     sizes = shape.split("x")
-    if len(sizes) != axes or not all(size.isdecimal() and int(size) for size in sizes):
-        raise ValueError(f"{written!r}: a slice of {key} has {axes} axes, such as {key}:{_text((2,) * axes)}")
+    if len(sizes) != chip.axes or not all(size.isdecimal() and int(size) for size in sizes):
+        example = f"{key}:{_text((2,) * chip.axes)}"
+        raise ValueError(f"{written!r}: a slice of {key} has {chip.axes} axes, such as {example}")
     return Target(chip, tuple(map(int, sizes)))
 
 
@@ -108,14 +105,14 @@ _schedules = functools.cache(schedules.written)
 
 @functools.cache
 def _topology(target):
-    if target.platform == "cuda":
-        chip = target.chip
+    chip = target.chip
+    if chip.platform == "cuda":
         config = GPU.format(bandwidth=chip.bandwidth, memory=chip.memory, name=chip.name)
         return topologies.get_topology_desc(
             platform="cuda", topology_name=chip.key, topology=_text(target.shape), target_config=config
         )
     alone = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(target.shape) == 1 else {}
-    name = f"{target.chip.key}:{_text(target.shape)}"
+    name = f"{chip.key}:{_text(target.shape)}"
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **alone)
     except jax.errors.JaxRuntimeError as error:

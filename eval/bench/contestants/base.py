@@ -15,6 +15,7 @@ from eval import oracles
 from eval.bench.programs import Program, compile_jax
 from eval.bench.shapes import Shape
 from recurrax import ops
+from recurrax.ops import platforms
 from recurrax.ops.samplers import Samplers
 
 
@@ -29,7 +30,8 @@ class Contestant(NamedTuple):
       refuses: (sizes) -> why it is not to be run at them, or None.
       start: (run, direction, inputs) -> the program that is timed. Those that are not JAX's may raise where they cannot
         do a size or a dtype: then they are skipped.
-      is_here: whether it can run at all on this machine; if not, it is in no table.
+      platforms: those on which it runs, names of `recurrax.ops.platforms`; on others it is in no table.
+      is_here: whether what it needs besides is on this machine; if not, it is in no table.
       tolerance: what its error may be, if more than what is asked of the others.
     """
 
@@ -39,8 +41,14 @@ class Contestant(NamedTuple):
     other: bool = False
     refuses: Callable[[tuple[int, ...]], str | None] = lambda sizes: None
     start: Callable[..., Program] = compile_jax
+    platforms: tuple[str, ...] = platforms.PLATFORMS
     is_here: Callable[[], bool] = lambda: True
     tolerance: float = 0.0
+
+    def can_run(self) -> bool:
+        """Return whether it runs on this machine's devices."""
+        here = platforms.of(jax.devices()[0].platform)
+        return any(platform in self.platforms for platform in here) and self.is_here()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +98,12 @@ class Benchmark:
 
 def our_contestant(op: Callable[..., tuple[jax.Array, Any]], implementation: str | None) -> Contestant:
     """Return an op of the library as a contestant, without its last state, where it need not be interpreted."""
-
-    def is_here():
-        platform = {"gpu": "cuda"}.get(backend := jax.default_backend(), backend)
-        return implementation is None or platform in ops.OPS[op.__name__].implementations[implementation].platforms
-
+    declared = ops.OPS[op.__name__].implementations
     return Contestant(
         implementation or "default",
         lambda *inputs: op(*inputs, implementation=implementation)[0],
         ours=True,
-        is_here=is_here,
+        platforms=platforms.PLATFORMS if implementation is None else declared[implementation].platforms,
     )
 
 

@@ -47,7 +47,7 @@ def attend(
     k, bad_keys = containment.admit(k, 3)
     v, bad_values = containment.admit(v, 3)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if seen.past == 0 and platforms.candidates() == ("tpu",) and flash.takes(q, k):
+    if seen.past == 0 and platforms.known("tpu") and flash.takes(q, k):
         o = flash.attend(q, k, v, seen.document, window, scale)
     else:
         o = _with_scores(q, k, v, seen, window, scale)

@@ -64,6 +64,8 @@ class Implementation:
     """Return None for arguments that it supports, or the reason why it does not."""
     preferred: Callable[[Arguments, str], bool] = everywhere
     """Whether it is chosen for these arguments on this platform, if it supports them and no one before it is chosen."""
+    backward: Callable[..., PyTree] | None = None
+    """A kernel for the gradients, for an op whose `compute` has a backward pass of its own and asks for it."""
     interpret: bool = False
     """Whether `run` takes interpret=True and then runs on every platform, slowly: an interpreted kernel."""
 
@@ -84,6 +86,10 @@ class Choice:
     def __call__(self, arrays: dict[str, PyTree], **options: Any) -> PyTree:
         """Return run(**arrays, **options) of the implementation for the platform that runs the program."""
         return platforms.per_platform(functools.partial(self._run, options), self.forms(), arrays)
+
+    def backward(self, name: str) -> Callable[..., PyTree] | None:
+        """Return the kernel for the gradients of the implementation of this name, if it has one."""
+        return self.op.implementations[name].backward
 
     def includes(self, name: str) -> bool:
         """Return whether the implementation of this name is chosen on any platform."""
@@ -217,7 +223,11 @@ class Op:
             raise ValueError(f"implementation {forced!r} of {self.name} {reason}; use {' or '.join(others)}")
         runs_on = PLATFORMS if chosen.interpret else chosen.platforms
         if not set(runs_on) & set(here := platforms.candidates()):
-            others = [name for name, each in self.implementations.items() if set(here) & set(each.platforms)]
+            others = [
+                name
+                for name, each in self.implementations.items()
+                if set(here) & set(each.platforms) and each.supports(arguments) is None
+            ]
             raise ValueError(
                 f"implementation {forced!r} of {self.name} does not run on {' or '.join(here)}; "
                 f"use {' or '.join(map(repr, others))}"

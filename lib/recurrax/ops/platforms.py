@@ -26,16 +26,30 @@ def candidates() -> tuple[str, ...]:
     return _CANDIDATES.value
 
 
-def on(platform: str):
+def known(platform: str) -> bool:
+    """Return whether the code being traced runs on this platform and on no other."""
+    return candidates() == (platform,)
+
+
+def of(device: str) -> tuple[str, ...]:
+    """Return the platforms that a kind of device may be, such as `jax.Device.platform`: a "gpu" is one of two.
+
+    Raises:
+      ValueError: an unknown kind.
+    """
+    checks.choice("platform", device, (*PLATFORMS, "gpu"))
+    return ("cuda", "rocm") if device == "gpu" else (device,)
+
+
+def on(device: str):
     """Return a context for tracing a program that runs on this kind of device alone, such as `jax.Device.platform`.
 
     Nothing has a branch in it, and what a backward pass stores has the shapes of this platform.
 
     Raises:
-      ValueError: an unknown platform.
+      ValueError: an unknown kind.
     """
-    checks.choice("platform", platform, (*PLATFORMS, "gpu"))
-    return _CANDIDATES(("cuda", "rocm") if platform == "gpu" else (platform,))
+    return _CANDIDATES(of(device))
 
 
 def table(function: Callable[[str], T]) -> dict[str, T]:

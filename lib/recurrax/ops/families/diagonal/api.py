@@ -94,8 +94,8 @@ def _on(preferring):
     """Return `preferred` of an implementation that is the fastest on one platform.
 
     On a CPU that is one memory-bound loop: every other form passes over the data more than once. On a GPU or TPU each
-    step costs a launch or a pipeline drain, so few steps on many chunks are faster; on a TPU doubling is the fastest,
-    by its compiler's estimate (docs/accelerators.md).
+    step costs a launch or a pipeline drain, so few steps on many chunks are faster; on a TPU doubling is the fastest of
+    these forms, by its compiler's estimate (docs/accelerators.md).
     """
 
     def preferred(arguments, platform):
@@ -168,10 +168,15 @@ DIAGONAL_SCAN = Op(
     state="h0",
     heads="D",
     implementations={
-        # A TPU has no float64: its compiler makes slow pairs of float32 of it, and ends the process at complex128.
         "pallas_tpu": Implementation(
-            _kernel, platforms=("tpu",), supports=_in_a_kernel, preferred=_in_long_sequences, interpret=True
+            _kernel,
+            platforms=("tpu",),
+            supports=_in_a_kernel,
+            preferred=_in_long_sequences,
+            backward=pallas_tpu.gradients,
+            interpret=True,
         ),
+        # A TPU has no float64: its compiler makes slow pairs of float32 of it, and ends the process at complex128.
         "sequential": Implementation(
             _widened(sequential.scan), platforms=("cpu", "cuda", "rocm"), preferred=_on("cpu")
         ),
@@ -228,7 +233,7 @@ def _scan_forward(form, a, x, h0, reset):
 
 
 def _scan_backward(form, residuals, cotangents):
-    gradients = _in_one_pass if form.choice.includes("pallas_tpu") else _gradients
+    gradients = _in_one_pass if any(form.choice.backward(name) for _, name in form.choice.names) else _gradients
     return *gradients(form, *residuals, *cotangents), None
 
 
@@ -254,13 +259,14 @@ def _gradients(form, a, h, h0, reset, g, g_last):
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _in_one_pass(form, a, h, h0, reset, g, g_last):
-    """Return `_gradients`, where the kernel runs by its backward kernel."""
+    """Return `_gradients`, by its own kernel where the implementation has one."""
 
     def run(option, a, h, *arrays):
         name, interpreted = option
-        if name != "pallas_tpu":
+        backward = form.choice.backward(name)
+        if backward is None:
             return _gradients(form, a, h, *arrays)
-        da, dx, dh0 = pallas_tpu.gradients(
+        da, dx, dh0 = backward(
             *(_at_all_times(a, h), h, *arrays),
             reverse=form.reverse,
             chunk_size=form.chunk_size,

@@ -42,7 +42,7 @@ def on_a_known_tpu(arguments, platform):
 
     A program for several platforms would store what the backward passes of all of them need.
     """
-    return platforms.candidates() == (platform,) and arguments.sizes["T"] >= 64
+    return platforms.known(platform) and arguments.sizes["T"] >= 64
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size", "interpret"))

@@ -27,7 +27,13 @@ def product(a, b, axes, precision):
     return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
+def column(row):
+    """Return a row (1, C) as a column (C, 1)."""
+    return jnp.broadcast_to(row, (row.shape[1], row.shape[1])).T[:, :1]
+
+
 def rows_and_columns(size):
+    """Return the numbers of the rows and of the columns of a square."""
     return tuple(lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
 
 
@@ -178,7 +184,7 @@ class ChannelDecay:
         return sources * self.end
 
     def over_chunk(self, state):
-        return state * _column(self.start[self.size - 1 :], state.shape)
+        return state * column(self.start[self.size - 1 :])
 
     def seen(self, readers, d_readers):
         self.read += readers * d_readers
@@ -229,9 +235,3 @@ def _is_right(row, level):
 def _across(rows, columns, level):
     """Return whether the reader is in the right half and the source in the left half of one block."""
     return (rows >> (level + 1) == columns >> (level + 1)) & _is_right(rows, level) & ~_is_right(columns, level)
-
-
-def _column(row, shape):
-    """Return a row (1, K) as a factor for the rows of (K, V)."""
-    square = jnp.broadcast_to(row, (row.shape[1], row.shape[1])).T
-    return square[:, :1] if shape[1] > row.shape[1] else square[:, : shape[1]]

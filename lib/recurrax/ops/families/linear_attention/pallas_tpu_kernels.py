@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from recurrax.ops.decay import spacing
-from recurrax.ops.families.linear_attention.pallas_tpu_decays import ChannelDecay, HeadDecay, NoDecay, product
+from recurrax.ops.families.linear_attention.pallas_tpu_decays import ChannelDecay, HeadDecay, NoDecay, column, product
 
 NONE, HEAD, CHANNEL = "none", "head", "channel"
 """Kinds of decay."""
@@ -66,8 +66,7 @@ def forward(*refs, chunk, keeps):
             queries = _head(q, n, chunk.key) * chunk.scale
             inside = product(decay.scores(queries, keys), values, (1, 0), chunk.precision)
             before_it = product(decay.since_start(queries), before, (1, 0), chunk.precision)
-            is_hidden = jnp.broadcast_to(hidden[n], (chunk.size, chunk.size)).T[:, :1] > 0
-            o[:, _lanes(n, chunk.value)] = jnp.where(is_hidden, jnp.nan, inside + before_it).astype(o.dtype)
+            o[:, _lanes(n, chunk.value)] = jnp.where(column(hidden[n]) > 0, jnp.nan, inside + before_it).astype(o.dtype)
         state[h] = decay.over_chunk(before) + product(decay.until_end(keys), values, (0, 0), chunk.precision)
     last[...] = state[...]
 
@@ -117,7 +116,7 @@ def _decay(gates, h, chunk):
     if chunk.decay == HEAD:
         return HeadDecay([gates[0][h, i : i + 1, :] for i in range(2)], chunk.precision)
     log_decay = gates[0][:, _lanes(h, chunk.key)].astype(jnp.float32)
-    reset = jnp.broadcast_to(gates[1][...], (chunk.size, chunk.size)).T[:, :1] > 0 if chunk.resets else None
+    reset = column(gates[1][...]) > 0 if chunk.resets else None
     return ChannelDecay(log_decay, reset, spacing(chunk.size, jnp.float32), chunk.precision)
 
 
