@@ -11,11 +11,11 @@ from jax.experimental.pallas import tpu as pltpu
 
 from eval import oracles
 from oracles.common import wide
+from recurrax import ops
 from recurrax.mixers import Attention, flash, softmax
 from recurrax.ops import OPS, diagonal_scan, forward_mode, linear_attention, platforms
 from recurrax.ops.families.diagonal import pallas_tpu, pallas_tpu_kernels
-from recurrax.ops.families.linear_attention import pallas_tpu as linear_kernels
-from recurrax.ops.families.linear_attention import pallas_tpu_decays as decays
+from recurrax.ops.pallas_tpu import decays, grid, inverse
 from support.numerics import draw, relative_error
 
 STEPS = 2
@@ -64,15 +64,15 @@ def test_kernel_is_the_definition_at_borders_of_blocks(dtype, length):
     assert max(errors(*inputs(length, dtype), reverse=length % 2 == 0)) <= CLOSE[dtype]
 
 
-def attention_errors(length, decay, dtype):
-    """Return the errors of linear attention's outputs, last state and gradients, with resets around chunks of 16."""
-    drawn = OPS["linear_attention"].inputs(length, decay, B=2, T=length, H=2, Hq=4, K=5, V=7)
+def chunk_errors(op, length, decay, dtype):
+    """Return the errors of an op's outputs, last state and gradients, with resets around chunks of 16."""
+    drawn = OPS[op].inputs(length, decay, B=2, T=length, H=2, Hq=4, K=5, V=7)
     arrays = {name: jnp.asarray(x) if name == "state" else jnp.asarray(x).astype(dtype) for name, x in drawn.items()}
     reset = np.zeros((2, length), bool)
     reset[0, [t for t in (0, 16, 31, length - 1) if t < length]] = True
 
     def run(arrays):
-        return linear_attention(**arrays, reset=reset, chunk_size=16, implementation="pallas_tpu")
+        return getattr(ops, op)(**arrays, reset=reset, chunk_size=16, implementation="pallas_tpu")
 
     @jax.jit
     def evaluated(arrays, cotangents):
@@ -83,25 +83,32 @@ def attention_errors(length, decay, dtype):
     cotangents = tuple(jnp.asarray(draw(*each.shape, seed=i), each.dtype) for i, each in enumerate(like))
     results, gradients = evaluated(arrays, cotangents)
     given = {**jax.tree.map(wide, arrays), "reset": reset}
-    *want, want_gradients = oracles.linear_attention(given, cotangents=jax.tree.map(wide, cotangents))
+    *want, want_gradients = getattr(oracles, op)(given, cotangents=jax.tree.map(wide, cotangents))
     pairs = [*zip(results, want, strict=True), *((gradients[name], want_gradients[name]) for name in arrays)]
     return [relative_error(got, truth) for got, truth in pairs]
 
 
 @pytest.mark.parametrize(
-    ("decay", "length", "dtype"),
+    ("op", "decay", "length", "dtype"),
     [
-        ("none", 64, "float32"),
-        ("scalar", 1, "float32"),
-        ("scalar", 63, "bfloat16"),
-        ("scalar", 65, "float32"),
-        ("channel", 63, "bfloat16"),
-        ("channel", 200, "float32"),
+        ("linear_attention", "none", 64, "float32"),
+        ("linear_attention", "scalar", 1, "float32"),
+        ("linear_attention", "scalar", 63, "bfloat16"),
+        ("linear_attention", "scalar", 65, "float32"),
+        ("linear_attention", "channel", 63, "bfloat16"),
+        ("linear_attention", "channel", 200, "float32"),
+        ("delta_rule", "none", 64, "float32"),
+        ("delta_rule", "scalar", 1, "float32"),
+        ("delta_rule", "scalar", 63, "bfloat16"),
+        ("delta_rule", "scalar", 65, "float32"),
+        ("delta_rule", "channel", 63, "bfloat16"),
+        ("delta_rule", "channel", 200, "float32"),
+        ("delta_product", "scalar", 65, "float32"),
     ],
 )
-def test_attention_kernel_is_the_definition_at_borders_of_chunks(decay, length, dtype):
+def test_chunk_kernel_is_the_definition_at_borders_of_chunks(op, decay, length, dtype):
     """Values and every gradient are those of the oracle, for grouped heads and sizes that fill no register."""
-    assert max(attention_errors(length, decay, dtype)) <= {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
+    assert max(chunk_errors(op, length, decay, dtype)) <= {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
 
 
 def test_kernel_keeps_dtypes_of_inputs():
@@ -127,6 +134,11 @@ def test_kernel_has_second_derivatives():
         assert relative_error(got[name], each) <= 1e-5, name
 
 
+def nothing_read(self, readers, gradients):
+    """Planted for the part of a gradient that comes from readers."""
+    self.read = jnp.zeros_like(readers)
+
+
 @pytest.mark.parametrize(
     ("module", "name", "planted"),
     [
@@ -148,26 +160,25 @@ def test_planted_errors_of_blocks_are_seen(monkeypatch, module, name, planted):
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "planted"),
+    ("op", "decay", "module", "name", "planted"),
     [
-        (decays, "_middles", lambda sums, half: jnp.zeros_like(sums)),
-        (decays.ChannelDecay, "seen", lambda self, readers, _: setattr(self, "read", jnp.zeros_like(readers))),
-        (decays.HeadDecay, "carried", lambda *arguments: None),
-        (linear_kernels._Grid, "_number", lambda self, n: jnp.maximum(n - 1, 0)),
+        ("linear_attention", "channel", decays, "_middles", lambda sums, half: jnp.zeros_like(sums)),
+        ("linear_attention", "channel", decays.ChannelDecay, "seen", nothing_read),
+        ("linear_attention", "scalar", decays.HeadDecay, "carried", lambda *arguments: None),
+        ("linear_attention", "scalar", grid.Grid, "_number", lambda self, n: jnp.maximum(n - 1, 0)),
+        ("delta_rule", "scalar", inverse, "_rolled", lambda x, shift: x),
     ],
 )
-def test_planted_errors_of_chunks_are_seen(monkeypatch, module, name, planted):
-    """The comparison with the oracle sees wrong middles, parts missing in gradients, and a chunk too early."""
+def test_planted_errors_of_chunks_are_seen(monkeypatch, op, decay, module, name, planted):
+    """The comparison with the oracle sees wrong middles, parts missing in gradients and sums, and a chunk too early."""
     monkeypatch.setattr(module, name, planted)
     jax.clear_caches()
-    worst = []
-    for decay in ("scalar", "channel"):
-        try:
-            worst.append(max(attention_errors(40, decay, "float32")))
-        except AssertionError:  # not finite
-            worst.append(np.inf)
+    try:
+        worst = max(chunk_errors(op, 40, decay, "float32"))
+    except AssertionError:  # not finite
+        worst = np.inf
     jax.clear_caches()
-    assert max(worst) > 1e-3
+    assert worst > 1e-3
 
 
 @pytest.mark.parametrize("raced", [False, True])

@@ -18,7 +18,6 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -72,45 +71,6 @@ def sweep(
         return Split(blocks, -(-chunks // blocks) * chunk_size)  # the last block has as many chunks as the others
 
     return time_loop(functools.partial(_contained, block, chunk_size), split, (), state, tokens, reset)
-
-
-def whole(
-    kernel: Callable,
-    chunk_size: int,
-    state: Float[Array, "B H K V"],
-    tokens: Tokens,
-    reset: Bool[Array, "B T"] | None,
-) -> tuple[Float[Array, "B T Hq V"], Float[Array, "B H K V"]]:
-    """Run a kernel, which takes the whole sequence at once; return the output and the last state.
-
-    It is called like a block of `sweep`, with one more argument: the flags of `containment.release`, what each output
-    sees and what its query is, (B, T, Hq) each. It gets its inputs as they are, but for decays of heads, reads zeros
-    where they are not finite, and writes NaN where a flag is above 0. The sequence is filled up to whole chunks.
-    """
-    length = tokens.q.shape[1]
-    missing = -length % chunk_size
-
-    def fill(x):
-        return jnp.pad(x, [(0, missing if axis == 1 else 0) for axis in range(x.ndim)])
-
-    if reset is not None:
-        document = jnp.cumsum(reset, axis=1, dtype=jnp.int32)
-        document = jnp.pad(document, ((0, 0), (0, missing)), mode="edge")
-        reset = fill(reset)
-    tokens, chunks = jax.tree.map(fill, tokens), -(-length // chunk_size)
-    (q, _), own = containment.marked(tokens.q)
-    state, start = containment.admit(state, 2)
-    log_decay = tokens.log_decay
-    if log_decay is None or log_decay.shape[3] > 1:
-        (*written, log_decay), seen = containment.marked(*tokens.written, log=log_decay)
-    else:
-        (*written, _), seen = containment.marked(*tokens.written)
-        log_decay, flag = containment.admit(log_decay, 3, log=True)
-        seen = seen + flag
-    seen = containment.since_reset(seen, start, None if reset is None else document, chunks)
-    flags = jnp.repeat(seen, q.shape[2] // seen.shape[2], axis=2), own
-    state, output = kernel(chunks, state, Tokens(q, tuple(written), None, log_decay), reset, flags)
-    return output[:, :length], containment.release(state, seen[:, -1])
 
 
 def _contained(block, chunk_size, shared, state, tokens, reset):

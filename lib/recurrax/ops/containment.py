@@ -15,8 +15,6 @@ through the transpose of the linear function, and `admit` sets the gradients tha
 A flag stands for a token and a head: one bad entry of a key or a value makes all value channels of its head NaN.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
@@ -25,6 +23,8 @@ from recurrax.ops.differentiation import custom_vjp
 
 FLAG = jnp.float32
 """The dtype of flags: linear functions of them are computed and transposed."""
+
+TINY = 2.0**-100
 
 
 def admit(x: Inexact[Array, "..."], lead: int, *, log: bool = False):
@@ -35,61 +35,24 @@ def admit(x: Inexact[Array, "..."], lead: int, *, log: bool = False):
       lead: number of leading axes that have one flag per index; one bad entry along the other axes zeroes all of them.
       log: whether x is a logarithm, for which -inf is a valid value.
     """
-    bad = _is_no_logarithm(x) if log else _is_not_finite(x)
+    bad = ~(x < jnp.inf) if log else ~jnp.isfinite(x)
     bad = bad.any(range(lead, x.ndim)) if x.ndim > lead else bad
     return _admit(x, jax.lax.stop_gradient(bad.astype(FLAG)))
 
 
-def count(where: Callable, x: Inexact[Array, "B T H K"]) -> Float[Array, "B T H"]:
-    """Return for how many numbers of each head `where` is true, by a product: a TPU sums within (B, T, H K) slowly."""
-    return _of_heads(where(x.reshape(*x.shape[:2], -1)).astype(jnp.bfloat16), x.shape)
+def flags(*arrays: Inexact[Array, "B T H _"], log: Inexact[Array, "B T H _"] | None = None) -> Float[Array, "B T H"]:
+    """Return for each token and head in how many arrays a number is not finite; `log` is one more, of logarithms.
 
-
-def _of_heads(flat, shape):
-    return jnp.matmul(flat, _of_head(shape).T, preferred_element_type=FLAG)
-
-
-def _is_not_finite(x):
-    return ~jnp.isfinite(x)
-
-
-def _is_no_logarithm(x):
-    return ~(x < jnp.inf)
-
-
-def _of_head(shape):
-    """Return the matrix (H, H K) of ones where a channel is one of the head."""
-    return jnp.repeat(jnp.eye(shape[2], dtype=jnp.bfloat16), shape[3], axis=1)
-
-
-def marked(*arrays: Inexact[Array, "B T H _"], log: Inexact[Array, "B T H _"] | None = None):
-    """Return arrays as they are and the sum of their flags: for a kernel that reads zeros for what is not finite.
-
-    `log` is one more array, of logarithms. Arrays of one shape are counted together, in one pass over all of them.
+    A product with tiny factors is finite where its inputs are, and a TPU tests few sums faster than all numbers.
     """
-    found = {}
-    for x in (*arrays, *(() if log is None else (log,))):
-        bad = (_is_no_logarithm if x is log else _is_not_finite)(x.reshape(*x.shape[:2], -1)).astype(jnp.bfloat16)
-        found[x.shape] = found.get(x.shape, 0) + bad
-    flags = sum(_of_heads(each, shape) for shape, each in found.items())
-    return _marked((*arrays, log), jax.lax.stop_gradient(flags))
+    arrays = (*arrays, *(() if log is None else (jnp.maximum(log, -1),)))  # -inf is a valid logarithm
+    return sum((~jnp.isfinite(_of_heads(x, TINY))).astype(FLAG) for x in arrays)
 
 
-@custom_vjp
-def _marked(arrays, flags):
-    return arrays, flags
-
-
-def _marked_back(_, cotangents):
-    """Return what `_admit_back` does, spread over the channels of each head by a product."""
-    gradients, reached = cotangents
-
-    def spoilt(dx):
-        spread = jnp.matmul((reached > 0).astype(jnp.bfloat16), _of_head(dx.shape), preferred_element_type=FLAG)
-        flat = dx.reshape(*dx.shape[:2], -1)
-        return (flat + jnp.sqrt(-jax.lax.stop_gradient(spread)).astype(dx.dtype)).reshape(dx.shape)
-
-    return jax.tree.map(spoilt, gradients), jnp.zeros_like(reached)
+def _of_heads(x, factor):
+    """Return sums of factor * x over the channels of each head; a TPU is slow to sum within (B, T, H K)."""
+    of_head = jnp.repeat(jnp.eye(x.shape[2], dtype=jnp.bfloat16), x.shape[3], axis=1)
+    return jnp.matmul(x.reshape(*x.shape[:2], -1), factor * of_head.T, preferred_element_type=FLAG)
 
 
 def returned(dy: Float[Array, "B T H V"], hidden: Float[Array, "B T H"]):
@@ -99,35 +62,40 @@ def returned(dy: Float[Array, "B T H V"], hidden: Float[Array, "B T H"]):
       dy: the cotangent of the outputs.
       hidden: seen + own.
     """
-    bad = count(_is_not_finite, dy) > 0
-    return bad.astype(FLAG), (bad | ((hidden > 0) & (count(lambda x: x != 0, dy) > 0))).astype(FLAG)
+    bad = flags(dy) > 0
+    used = _of_heads((dy != 0).astype(jnp.bfloat16), 1) > 0
+    return bad.astype(FLAG), (bad | ((hidden > 0) & used)).astype(FLAG)
 
 
 @custom_vjp
 def _admit(x, flags):
-    return _cleaned(x, flags > 0), flags
+    return cleaned(x, flags > 0), flags
 
 
 def _admit_back(_, cotangents):
     dx, reached = cotangents
-    return _spoilt(dx, reached > 0), jnp.zeros_like(reached)
+    return spoilt(dx, reached > 0), jnp.zeros_like(reached)
 
 
 _admit.defvjp(lambda x, flags: (_admit(x, flags), None), _admit_back)
-_marked.defvjp(lambda arrays, flags: (_marked(arrays, flags), None), _marked_back)
 
 
-def _cleaned(x, bad):
+def cleaned(x, bad):
     """Return x, and 0 wherever `bad`, which has the first axes of x, is true."""
     return jnp.where(_as_rows(bad, x), jnp.zeros((), x.dtype), x)
 
 
-def _spoilt(x, bad):
+def spoilt(x, bad):
     """Return x, and NaN wherever `bad`, which has the first axes of x, is true.
 
     The NaN is the root of -1. As a constant of the program it would stop every run with `jax_debug_nans`.
     """
-    return x + _as_rows(jnp.sqrt(-jax.lax.stop_gradient(bad.astype(FLAG))), x).astype(x.dtype)
+    return x + _as_rows(spoil(bad), x).astype(x.dtype)
+
+
+def spoil(bad):
+    """Return NaN where `bad` is true and 0 elsewhere, to be added."""
+    return jnp.sqrt(-jax.lax.stop_gradient(bad.astype(FLAG)))
 
 
 def _as_rows(flags, x):
@@ -142,7 +110,7 @@ def release(y: Inexact[Array, "..."], seen: Float[Array, "*lead"], own: Float[Ar
     are NaN and have a cotangent that is not zero: such a loss is NaN, and a gradient has to show it.
     """
     bad = seen > 0 if own is None else seen + own > 0
-    return _spoilt(y, bad)
+    return spoilt(y, bad)
 
 
 def _release(y, seen, own):
@@ -152,7 +120,7 @@ def _release(y, seen, own):
 def _release_back(saved, dy):
     seen, own = saved
     bad = ~jnp.isfinite(dy).all(range(seen.ndim, dy.ndim))
-    clean = _cleaned(dy, bad)
+    clean = cleaned(dy, bad)
     if own is None:
         return clean, bad.astype(FLAG), None
     lost = (seen + own > 0) & (dy != 0).any(range(seen.ndim, dy.ndim))

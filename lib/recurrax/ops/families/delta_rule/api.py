@@ -5,8 +5,9 @@ import dataclasses
 from jaxtyping import Array, Float
 
 from recurrax.ops import matrix_state
-from recurrax.ops.families.delta_rule import reference, xla
+from recurrax.ops.families.delta_rule import pallas_tpu, reference, xla
 from recurrax.ops.op import Implementation, Op
+from recurrax.ops.pallas_tpu import calls
 from recurrax.ops.summaries import Dense
 from recurrax.types import ArrayLike, Reset
 
@@ -39,14 +40,14 @@ def delta_rule(
       state: S before the first step; None is zero.
       scale: factor of the outputs; None is K ** -0.5.
       reset: True where a document starts; the state before that step, including `state`, is dropped.
-      chunk_size: tokens per chunk of the "xla" implementation, rounded up to a power of two; None is a tuned default.
-      implementation: "reference", "xla", or None for the fastest where the program runs.
+      chunk_size: tokens per chunk, rounded up to a power of two; None is a tuned default.
+      implementation: "reference", "xla", "pallas_tpu", or None for the fastest where the program runs.
 
     Returns:
       o in q's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
 
     The gradient recomputes intermediates: it stores the inputs and one state per block, of 256 tokens on a CPU and
-    2,048 elsewhere.
+    2,048 elsewhere. The kernel stores a state and the inverse of a triangular system per chunk of 128.
 
     Raises:
       ValueError: shapes or dtypes do not fit, a known log-decay is above 0, the chunk size is below 1, or the
@@ -100,7 +101,11 @@ DELTA_RULE = Op(
     },
     results=matrix_state.RESULTS,
     summary=Dense(),
-    implementations={"xla": Implementation(xla.delta), "reference": Implementation(reference.delta)},
+    implementations={
+        "pallas_tpu": Implementation(pallas_tpu.delta, ("tpu",), calls.supports, calls.on_a_known_tpu, interpret=True),
+        "xla": Implementation(xla.delta),
+        "reference": Implementation(reference.delta),
+    },
     draw=_draw,
     sizes=matrix_state.SIZES,
     variants=matrix_state.VARIANTS,

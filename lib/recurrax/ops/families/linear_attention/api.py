@@ -6,6 +6,7 @@ from recurrax.ops import matrix_state
 from recurrax.ops.families.linear_attention import pallas_tpu, reference, xla
 from recurrax.ops.families.linear_attention.factors import factors
 from recurrax.ops.op import Implementation, Op
+from recurrax.ops.pallas_tpu import calls
 from recurrax.ops.summaries import EntryWise
 from recurrax.types import ArrayLike, Reset
 
@@ -64,9 +65,7 @@ LINEAR_ATTENTION = Op(
     results=matrix_state.RESULTS,
     summary=EntryWise(factors),
     implementations={
-        "pallas_tpu": Implementation(
-            pallas_tpu.attend, ("tpu",), pallas_tpu.supports, pallas_tpu.on_a_known_tpu, interpret=True
-        ),
+        "pallas_tpu": Implementation(pallas_tpu.attend, ("tpu",), calls.supports, calls.on_a_known_tpu, interpret=True),
         "xla": Implementation(xla.attend),
         "reference": Implementation(reference.attend),
     },

@@ -27,6 +27,23 @@ def product(a, b, axes, precision):
     return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
+def parts(x, precision):
+    """Return x as a sum of parts: itself if products are exact, or the first 8 bits of its fraction and the rest."""
+    if precision == EXACT:
+        return [x]
+    first = lax.bitcast_convert_type(lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFF0000), jnp.float32)
+    return [first, x - first]
+
+
+def product_of_parts(a, b, axes):
+    """Return the product of two sums of parts, without the product of the two rests, with an error of 2^-16."""
+    if len(a) == 1:
+        return product(*a, *b, axes, EXACT)
+    both = product(jnp.concatenate(a, axis=1 - axes[0]), b[0], axes, BFLOAT16)
+    size = both.shape[0] // 2
+    return both[:size] + both[size:] + product(a[0], b[1], axes, BFLOAT16)
+
+
 def column(row):
     """Return a row (1, C) as a column (C, 1)."""
     return jnp.broadcast_to(row, (row.shape[1], row.shape[1])).T[:, :1]
@@ -67,16 +84,13 @@ class NoDecay:
 class HeadDecay:
     """One factor per token: scores are a product times the matrix D_ij = e^{G_i - G_j}."""
 
-    def __init__(self, sums, precision):
-        """Take the two parts of G as rows (1, C)."""
-        size = sums[0].shape[1]
+    def __init__(self, along, own, precision):
+        """Take the two parts of G as rows (1, C) and as columns (C, 1)."""
+        size = along[0].shape[1]
         self.size, self.precision = size, precision
         rows, columns = rows_and_columns(size)
-        along = [jnp.broadcast_to(part, (size, size)) for part in sums]
-        down = [part.T for part in along]
-        apart = (down[0] - along[0]) + (down[1] - along[1])
+        apart = (own[0] - along[0]) + (own[1] - along[1])
         self.between = jnp.exp(jnp.where(columns <= rows, apart, -jnp.inf))
-        own = [part[:, :1] for part in down]
         whole = [part[size - 1 :] for part in own]
         self.start = jnp.exp(own[0] + own[1])
         self.end = jnp.exp((whole[0] - own[0]) + (whole[1] - own[1]))
@@ -233,5 +247,5 @@ def _is_right(row, level):
 
 
 def _across(rows, columns, level):
-    """Return whether the reader is in the right half and the source in the left half of one block."""
+    """Return whether the row is in the right half and the column in the left half of one block of 2^(level + 1)."""
     return (rows >> (level + 1) == columns >> (level + 1)) & _is_right(rows, level) & ~_is_right(columns, level)
