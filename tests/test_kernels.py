@@ -15,6 +15,7 @@ from recurrax import ops
 from recurrax.mixers import Attention, flash, softmax
 from recurrax.ops import OPS, diagonal_scan, forward_mode, linear_attention, platforms
 from recurrax.ops.families.diagonal import pallas_tpu, pallas_tpu_kernels
+from recurrax.ops.families.selective_scan import pallas_tpu_kernels as scan_kernels
 from recurrax.ops.pallas_tpu import decays, grid, inverse
 from support.numerics import draw, relative_error
 
@@ -66,7 +67,8 @@ def test_kernel_is_the_definition_at_borders_of_blocks(dtype, length):
 
 def chunk_errors(op, length, decay, dtype):
     """Return the errors of an op's outputs, last state and gradients, with resets around chunks of 16."""
-    drawn = OPS[op].inputs(length, decay, B=2, T=length, H=2, Hq=4, K=5, V=7)
+    sizes = {"E": 140, "N": 5} if op == "selective_scan" else {"H": 2, "Hq": 4, "K": 5, "V": 7}
+    drawn = OPS[op].inputs(length, decay, B=2, T=length, **sizes)
     arrays = {name: jnp.asarray(x) if name == "state" else jnp.asarray(x).astype(dtype) for name, x in drawn.items()}
     reset = np.zeros((2, length), bool)
     reset[0, [t for t in (0, 16, 31, length - 1) if t < length]] = True
@@ -104,6 +106,9 @@ def chunk_errors(op, length, decay, dtype):
         ("delta_rule", "channel", 63, "bfloat16"),
         ("delta_rule", "channel", 200, "float32"),
         ("delta_product", "scalar", 65, "float32"),
+        ("selective_scan", "", 1, "float32"),
+        ("selective_scan", "", 63, "bfloat16"),
+        ("selective_scan", "", 65, "float32"),
     ],
 )
 def test_chunk_kernel_is_the_definition_at_borders_of_chunks(op, decay, length, dtype):
@@ -167,6 +172,8 @@ def test_planted_errors_of_blocks_are_seen(monkeypatch, module, name, planted):
         ("linear_attention", "scalar", decays.HeadDecay, "carried", lambda *arguments: None),
         ("linear_attention", "scalar", grid.Grid, "_number", lambda self, n: jnp.maximum(n - 1, 0)),
         ("delta_rule", "scalar", inverse, "_rolled", lambda x, shift: x),
+        ("selective_scan", "", scan_kernels._Turn, "forgotten", lambda self, t, x: x),
+        ("selective_scan", "", scan_kernels._SumsOfTokens, "_merged", lambda self, first, second, apart: first),
     ],
 )
 def test_planted_errors_of_chunks_are_seen(monkeypatch, op, decay, module, name, planted):

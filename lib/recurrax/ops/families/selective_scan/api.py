@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from recurrax.ops.dtypes import wide_dtype
-from recurrax.ops.families.selective_scan import chunked, reference
+from recurrax.ops.families.selective_scan import chunked, pallas_tpu, reference
 from recurrax.ops.op import Implementation, Op
 from recurrax.ops.summaries import EntryWise
 from recurrax.types import ArrayLike, Reset
@@ -36,8 +36,8 @@ def selective_scan(
       c: output vectors, which read from the states.
       state: h before the first step; None is zero.
       reset: True where a document starts; the state before that step, including `state`, is dropped.
-      chunk_size: steps per chunk of the "chunked" implementation; None is 16 on a CPU and 128 elsewhere.
-      implementation: "reference", "chunked", or None for the fastest where the program runs.
+      chunk_size: steps per chunk; None is 16 on a CPU and 128 elsewhere.
+      implementation: "reference", "chunked", "pallas_tpu", or None for the fastest where the program runs.
 
     Returns:
       y in x's dtype, and the last state in float32 (float64 for float64 inputs), the dtype in which the op computes.
@@ -53,10 +53,8 @@ def _compute(choice, given):
     arrays = dict(given)
     chunk_size, x, a, state = arrays.pop("chunk_size"), given["x"], given["a"], given["state"]
     dtype = wide_dtype(x, given["dt"], a)
-    wide = {name: arrays[name].astype(dtype) for name in ("x", "dt", "a", "b", "c")}
-    state = jnp.zeros((x.shape[0], *a.shape), dtype) if state is None else state.astype(dtype)
-    y, state = choice({**wide, "state": state, "reset": given["reset"]}, chunk_size=chunk_size)
-    return y.astype(x.dtype), state
+    arrays["state"] = jnp.zeros((x.shape[0], *a.shape), dtype) if state is None else state.astype(dtype)
+    return choice(arrays, chunk_size=chunk_size)
 
 
 def _factors(run, given, state):
@@ -89,7 +87,13 @@ SELECTIVE_SCAN = Op(
     results=("B T E", "B E N"),
     summary=EntryWise(_factors),
     heads="E",
-    implementations={"chunked": Implementation(chunked.scan), "reference": Implementation(reference.scan)},
+    implementations={
+        "pallas_tpu": Implementation(
+            pallas_tpu.scan, ("tpu",), pallas_tpu.supports, pallas_tpu.on_a_known_tpu, interpret=True
+        ),
+        "chunked": Implementation(chunked.scan),
+        "reference": Implementation(reference.scan),
+    },
     draw=_draw,
     sizes={"B": 2, "T": 24, "E": 4, "N": 3},
     compute=_compute,

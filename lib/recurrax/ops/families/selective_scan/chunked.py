@@ -21,13 +21,15 @@ CHUNK = {"cpu": 16, "default": 128}
 @functools.partial(jax.jit, static_argnames="chunk_size")
 def scan(x, dt, a, b, c, state, reset, *, chunk_size=None):
     """Return the same as `reference.scan`."""
-    length = x.shape[1]
+    length, dtype = x.shape[1], x.dtype
+    x, dt, a, b, c = (each.astype(state.dtype) for each in (x, dt, a, b, c))
 
     def split(platform):
         size = min(chunk_size or CHUNK.get(platform, CHUNK["default"]), length)
         return Split(-(-length // size), size)
 
-    return time_loop(_chunk, split, a, state, (x, dt, b, c), reset)
+    y, last = time_loop(_chunk, split, a, state, (x, dt, b, c), reset)
+    return y.astype(dtype), last
 
 
 def _chunk(a, h, inputs, reset):
