@@ -18,6 +18,7 @@ COMMANDS = {
     "widths": ("eval.widths", "the best learning rate of several widths, standard and muP"),
     "recipes": ("eval.recipes", "presets with other optimizers and groups, trained for equal times"),
     "scaling": ("eval.scaling", "plans of the large presets on many devices, and their curves"),
+    "compile": ("eval.compiling", "every mixer and preset through the compilers of named chips"),
     "tasks": ("eval.tasks.cli", "small models on tasks with exact answers"),
     "accuracy": ("eval.accuracy.cli", "digits of the ops beside float64"),
 }

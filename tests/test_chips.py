@@ -6,6 +6,7 @@ import re
 import jax
 import pytest
 
+from eval import compiling
 from eval.bench import on_chip
 from eval.bench.cli import main as bench
 from eval.bench.contestants import DIAGONAL_SCAN
@@ -246,6 +247,49 @@ def test_impossible_benchmarks_of_chips_are_refused(monkeypatch, flags, message)
     monkeypatch.setattr(targets.Target, "check_installed", lambda self: None)
     with pytest.raises(ValueError, match=message):
         bench(flags)
+
+
+def test_models_of_chips_are_compiled_once(monkeypatch, tmp_path):
+    """Mixers have a training and a decoding step, presets a training step; the same command compiles nothing twice."""
+    compiled = []
+
+    def compiled_row(name, program, lower, chip):
+        compiled.append((name, program))
+        estimated = None if chip.chip.platform == "cuda" else 1.5
+        return compiling.Row(name, program, chip.name, estimated, 2.0, 1024.0, 3.0)
+
+    monkeypatch.setattr(compiling, "_row", compiled_row)
+    chips = [target("v5e"), target("h100")]
+    for _ in range(2):
+        rows = list(compiling.rows(["GLA", "gla_1b"], chips, tmp_path))
+    assert compiled == [
+        *(("GLA", program) for _ in chips for program in ("train", "decode")),
+        *2 * [("gla_1b", "train")],
+    ]
+    assert compiling.table(rows).splitlines() == [
+        "| model | v5e: train | v5e: decode | h100: train | h100: decode |",
+        "|---|---|---|---|---|",
+        "| GLA | 1.50 ms, code 2.0 MiB | 1.50 ms, code 2.0 MiB | 1,024 MiB | 1,024 MiB |",
+        "| gla_1b | 1.50 ms, code 2.0 MiB |  | 1,024 MiB |  |",
+    ]
+
+
+def test_presets_are_compiled_for_slices_of_each_chip():
+    """A slice has the asked number of devices, as square as can be; GPUs are nodes of eight."""
+    slices = {chip: compiling.slice_of(target(chip), 16).name for chip in ("v5e", "v5p", "h100")}
+    assert slices == {"v5e": "v5e:4x4", "v5p": "v5p:2x2x4", "h100": "h100:1x2x8"}
+    assert compiling.slice_of(target("v5p"), 64).name == "v5p:4x4x4"
+    assert set(compiling.chosen("presets")) == {"default", "tiny", "digits", *compiling.SLICES}
+    with pytest.raises(ValueError, match="did you mean 'Mamba'"):
+        compiling.chosen("GLA,Mambo")
+
+
+@pytest.mark.parametrize("program", ["trained", "decoded"])
+def test_programs_of_chips_are_lowered_without_them(monkeypatch, program):
+    """The steps that are compiled for chips are lowered here for a device of the host."""
+    monkeypatch.setattr(targets.Target, "devices", lambda self: jax.devices()[:1])
+    lowered = getattr(compiling, program)("LRU", target("v5e"))
+    assert lowered.in_tree.num_leaves > 10
 
 
 def test_training_passes_options_to_the_compiler(monkeypatch):
