@@ -65,16 +65,20 @@ def test_kernel_is_the_definition_at_borders_of_blocks(dtype, length):
     assert max(errors(*inputs(length, dtype), reverse=length % 2 == 0)) <= CLOSE[dtype]
 
 
+SIZES = {"selective_scan": {"E": 140, "N": 5}, "causal_conv1d": {"D": 130, "W": 4}}
+
+
 def chunk_errors(op, length, decay, dtype):
     """Return the errors of an op's outputs, last state and gradients, with resets around chunks of 16."""
-    sizes = {"E": 140, "N": 5} if op == "selective_scan" else {"H": 2, "Hq": 4, "K": 5, "V": 7}
+    sizes = SIZES.get(op, {"H": 2, "Hq": 4, "K": 5, "V": 7})
     drawn = OPS[op].inputs(length, decay, B=2, T=length, **sizes)
     arrays = {name: jnp.asarray(x) if name == "state" else jnp.asarray(x).astype(dtype) for name, x in drawn.items()}
     reset = np.zeros((2, length), bool)
-    reset[0, [t for t in (0, 16, 31, length - 1) if t < length]] = True
+    reset[0, [t for t in (0, 16, 31, 254, length - 1) if t < length]] = True
+    options = {} if op == "causal_conv1d" else {"chunk_size": 16}
 
     def run(arrays):
-        return getattr(ops, op)(**arrays, reset=reset, chunk_size=16, implementation="pallas_tpu")
+        return getattr(ops, op)(**arrays, reset=reset, implementation="pallas_tpu", **options)
 
     @jax.jit
     def evaluated(arrays, cotangents):
@@ -109,6 +113,8 @@ def chunk_errors(op, length, decay, dtype):
         ("selective_scan", "", 1, "float32"),
         ("selective_scan", "", 63, "bfloat16"),
         ("selective_scan", "", 65, "float32"),
+        ("causal_conv1d", "", 2, "float32"),
+        ("causal_conv1d", "", 257, "bfloat16"),
     ],
 )
 def test_chunk_kernel_is_the_definition_at_borders_of_chunks(op, decay, length, dtype):

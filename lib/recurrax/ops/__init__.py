@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from recurrax.ops.differentiation import forward_mode
-from recurrax.ops.families.causal_convolution import CAUSAL_CONV1D, causal_conv1d
+from recurrax.ops.families.causal_convolution.api import CAUSAL_CONV1D, causal_conv1d
 from recurrax.ops.families.delta_rule.api import DELTA_PRODUCT, DELTA_RULE, delta_product, delta_rule
 from recurrax.ops.families.diagonal.api import DIAGONAL_SCAN, diagonal_scan
 from recurrax.ops.families.dplr_rule.api import DPLR_RULE, dplr_rule

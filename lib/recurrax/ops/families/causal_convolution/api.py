@@ -1,13 +1,12 @@
 """Provide the short causal convolution that most published blocks apply before their recurrence."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recurrax.ops.dtypes import wide_dtype
+from recurrax.ops.families.causal_convolution import pallas_tpu, taps
 from recurrax.ops.op import Implementation, Op
 from recurrax.ops.summaries import LastTokens
-from recurrax.ops.tokenwise import scale, shift
 from recurrax.types import ArrayLike, Reset
 
 
@@ -28,8 +27,8 @@ def causal_conv1d(
       bias: added to every output; None is zero.
       state: the last W-1 inputs before x; None is zeros.
       reset: True where a document starts; no filter crosses that border, in the state either.
-      implementation: "taps", one fused multiply-add per tap, "reference", one step after the other, or None for the
-        best on the program's platform.
+      implementation: "taps", one fused multiply-add per tap, "reference", one step after the other, "pallas_tpu", a
+        kernel for TPUs, or None for the best on the program's platform.
 
     Returns:
       y in x's dtype (sums are float32 at least), and the last W-1 inputs of the current document (float32 at least).
@@ -38,50 +37,6 @@ def causal_conv1d(
       ValueError: shapes or dtypes do not fit, an axis is empty, or the implementation is unknown.
     """
     return CAUSAL_CONV1D(implementation, x=x, kernel=kernel, bias=bias, state=state, reset=reset)
-
-
-def taps(x, kernel, bias, state, reset):
-    """Add one shifted copy of the inputs per tap: widths are below 10, where this is faster than a convolution call."""
-    (batch, length, dim), width, dtype = x.shape, kernel.shape[0], state.dtype
-    inputs = jnp.concatenate([state, x.astype(dtype)], axis=1)
-
-    # inside: no document starts in the last `back` steps, so that the tap `back` steps ago is in the same document.
-    inside, borders = None, []
-    if reset is not None:
-        padded_reset = jnp.pad(reset, ((0, 0), (width - 1, 0)))
-        inside = jnp.ones_like(reset)
-
-    y = jnp.zeros((batch, length, dim), dtype)
-    for back in range(width):
-        tap = scale(inputs[:, width - 1 - back : width - 1 - back + length], kernel[width - 1 - back])
-        if inside is not None:
-            if back > 0:
-                inside = inside & ~padded_reset[:, width - back : width - back + length]
-            tap = jnp.where(inside[..., None], tap, 0)
-            borders.append(inside[:, -1])
-        y = y + tap
-    if bias is not None:
-        y = shift(y, bias)
-
-    state = inputs[:, length:]
-    if reset is not None and width > 1:
-        # Row i of the state is the input W-2-i steps before the last one.
-        state = jnp.where(jnp.stack(borders[width - 2 :: -1], axis=1)[..., None], state, 0)
-    return y.astype(x.dtype), state
-
-
-def reference(x, kernel, bias, state, reset):
-    """Keep the window of the last W inputs and sum it with the taps, one step after the other."""
-
-    def step(past, inputs):
-        x, reset = inputs
-        past = past if reset is None else jnp.where(reset[:, None, None], 0, past)
-        window = jnp.concatenate([past, x[:, None]], axis=1)
-        return window[:, 1:], (window * kernel[None]).sum(1) + (0 if bias is None else bias[None])
-
-    inputs = (x.astype(state.dtype).swapaxes(0, 1), None if reset is None else reset.swapaxes(0, 1))
-    state, y = jax.lax.scan(step, state, inputs)
-    return y.swapaxes(0, 1).astype(x.dtype), state
 
 
 def _compute(choice, given):
@@ -114,7 +69,13 @@ CAUSAL_CONV1D = Op(
     results=("B T D", "B W-1 D"),
     summary=LastTokens(_tokens, _empty),
     heads="D",
-    implementations={"taps": Implementation(taps), "reference": Implementation(reference)},
+    implementations={
+        "pallas_tpu": Implementation(
+            pallas_tpu.convolve, ("tpu",), pallas_tpu.supports, pallas_tpu.on_a_known_tpu, interpret=True
+        ),
+        "taps": Implementation(taps.convolve),
+        "reference": Implementation(taps.reference),
+    },
     draw=_draw,
     sizes={"B": 2, "T": 24, "D": 4, "W": 4},
     compute=_compute,
