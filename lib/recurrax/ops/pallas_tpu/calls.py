@@ -14,15 +14,17 @@ import jax.numpy as jnp
 
 from recurrax.ops import blocks, containment, platforms
 from recurrax.ops.decay import FLOOR, split_sums
-from recurrax.ops.differentiation import custom_vjp, is_forward_mode
+from recurrax.ops.differentiation import custom_vjp
 from recurrax.ops.pallas_tpu.chunks import CHANNEL, HEAD, NONE, Chunk, Inputs, Kept, Sums
 from recurrax.ops.pallas_tpu.decays import BFLOAT16, EXACT
 from recurrax.ops.pallas_tpu.grid import Grid
+from recurrax.ops.pallas_tpu.kernels import LANES, filled, refusal
 
 CHUNK_SIZE = 128
+HEADS = 8
+"""The most heads of a block in bfloat16, whose chains of products hide each other's latency; a quarter in float32."""
 STATES = 2**17
 """The most numbers of the states of a block, of which the memory of a core holds several copies."""
-LANES = 128
 MULTIPLE = 64
 """Keys and values are filled up to a multiple of this."""
 
@@ -37,9 +39,6 @@ class Kernels(NamedTuple):
     backward: Callable
     """(chunk, inputs, kept, cotangents of o and the last state, spoil of queries and of keys, gradients of inputs and
     of the first state, cotangent of the state)."""
-    heads: int
-    """The most heads of a block in bfloat16: their chains of products hide each other's latency. A quarter of it in
-    float32."""
     products: tuple[int, int]
     """Number of products of a chunk's matrices, forward and backward."""
     solves: bool
@@ -48,11 +47,7 @@ class Kernels(NamedTuple):
 
 def supports(arguments):
     """Return why kernels do not take these arguments, if they do not."""
-    if is_forward_mode():
-        return "has no forward-mode derivative"
-    if (dtype := arguments["q"].dtype) not in (jnp.float32, jnp.bfloat16):
-        return f"takes float32 and bfloat16, got {dtype}"
-    return None
+    return refusal(arguments, "q")
 
 
 def on_a_known_tpu(arguments, platform):
@@ -68,19 +63,23 @@ def run(kernels, state, tokens, reset, *, scale, chunk_size, interpret):
     (_, length, heads, key), value = tokens.written[0].shape, tokens.written[1].shape[3]
     size = min(1 << (min(chunk_size or CHUNK_SIZE, length) - 1).bit_length(), CHUNK_SIZE)
     size = max(size, 16)  # rows of a tile of bfloat16
-    missing = -length % size
     document = None
     if reset is not None:
-        document = jnp.pad(jnp.cumsum(reset, axis=1, dtype=jnp.int32), ((0, 0), (0, missing)), mode="edge")
-        reset = jnp.pad(reset, ((0, 0), (0, missing)))
-    tokens = jax.tree.map(lambda x: jnp.pad(x, [(0, missing if axis == 1 else 0) for axis in range(x.ndim)]), tokens)
+        document = jnp.pad(jnp.cumsum(reset, axis=1, dtype=jnp.int32), ((0, 0), (0, -length % size)), mode="edge")
+        reset = filled(reset, 1, size)
+    tokens = jax.tree.map(lambda x: filled(x, 1, size), tokens)
     q, (k, v), strength, log_decay = tokens
     decay = _kind(log_decay, reset)
-    q, k, v, state = _filled(q, 3), _filled(k, 3), _filled(v, 3), _filled(_filled(state, 2), 3)
+    q, k, v, state = (
+        filled(q, 3, MULTIPLE),
+        filled(k, 3, MULTIPLE),
+        filled(v, 3, MULTIPLE),
+        filled(filled(state, 2, MULTIPLE), 3, MULTIPLE),
+    )
     exact = q.dtype != jnp.bfloat16
     chunk = Chunk(
         size=size,
-        heads=_heads_of_a_block(heads, k.shape[3], v.shape[3], kernels.heads // (4 if exact else 1)),
+        heads=_heads_of_a_block(heads, k.shape[3], v.shape[3], HEADS // (4 if exact else 1)),
         queries=q.shape[2] // heads,
         key=k.shape[3],
         value=v.shape[3],
@@ -88,7 +87,7 @@ def run(kernels, state, tokens, reset, *, scale, chunk_size, interpret):
         decay=decay,
         precision=EXACT if exact else BFLOAT16,
     )
-    tokens = blocks.Tokens(q, (k, v), strength, _filled(log_decay, 3) if decay == CHANNEL else log_decay)
+    tokens = blocks.Tokens(q, (k, v), strength, filled(log_decay, 3, MULTIPLE) if decay == CHANNEL else log_decay)
     o, last = _run(_Form(kernels, chunk, interpret), tokens, state, reset, document)
     return o[:, :length, :, :value], last[..., :key, :value]
 
@@ -172,7 +171,7 @@ def _run_backward(form, residuals, cotangents):
             grid.spoil(reached),
         ],
         [grid.inputs(shapes), grid.state(jax.ShapeDtypeStruct(g_last.shape, g_last.dtype))],
-        flops=form.kernels.products[1],
+        products=form.kernels.products[1],
         interpret=form.interpret,
     )
 
@@ -217,7 +216,7 @@ def _forward(form, tokens, state, reset, document, *, keeps):
             grid.spoil(hidden),
         ],
         [grid.outputs(o), grid.state(jax.ShapeDtypeStruct(state.shape, state.dtype)), kept],
-        flops=form.kernels.products[0],
+        products=form.kernels.products[0],
         interpret=form.interpret,
     )
     o = o.reshape(*tokens.q.shape[:3], chunk.value)
@@ -248,8 +247,3 @@ def _heads_of_a_block(heads, key, value, most):
     least = LANES // math.gcd(LANES, math.gcd(key, value))
     most = max(min(most, STATES // (key * value)), least)
     return next((n for n in range(most, 0, -1) if heads % n == 0 and n % least == 0), heads)
-
-
-def _filled(x, axis):
-    missing = -x.shape[axis] % MULTIPLE
-    return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x

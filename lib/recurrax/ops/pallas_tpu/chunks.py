@@ -34,7 +34,7 @@ class Sums(NamedTuple):
     rows: Any
     """(B, H, chunks, 2, C)."""
     columns: Any
-    """Of first and second parts, (B, blocks, T, heads) each."""
+    """The columns of first parts and those of second parts, (B, blocks, T, heads) each."""
 
 
 class Kept(NamedTuple):

@@ -10,9 +10,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from recurrax.ops import containment
 from recurrax.ops.pallas_tpu.chunks import CHANNEL, Chunk, Inputs, Kept
-
-MEMORY = 2**25
-"""The most bytes that a block and its intermediate results may take: more than the default on v5e, 16 MiB."""
+from recurrax.ops.pallas_tpu.kernels import call
 
 
 class Grid(NamedTuple):
@@ -25,38 +23,23 @@ class Grid(NamedTuple):
     reverse: bool
     """Whether the kernel goes through the chunks from the last one."""
 
-    def call(self, kernel, name, inputs, outputs, *, flops, interpret):
-        """Return the results of kernel(*references to inputs, *references to outputs, state).
+    def call(self, kernel, name, inputs, outputs, *, products, interpret):
+        """Return the results of kernel(chunk, *references to inputs, *references to outputs, state) by `kernels.call`.
 
-        Args:
-          kernel: a function of references and the chunk.
-          name: of the call in the program.
-          inputs: pairs of arrays and their blocks, both pytrees.
-          outputs: the same with the shapes of results.
-          flops: number of products of a chunk's matrices in the kernel.
-          interpret: whether to run it in an interpreter.
+        `products` is the number of products of a chunk's matrices in the kernel.
         """
-        chunk = self.chunk
-        arrays, shapes = [each for each, _ in inputs], tuple(each for each, _ in outputs)
-        tokens = self.batch * self.length * self.heads
-        return pl.pallas_call(
+        chunk, tokens = self.chunk, self.batch * self.length * self.heads
+        return call(
             functools.partial(kernel, chunk),
-            grid=(self.batch, self.heads // chunk.heads, self.length // chunk.size),
-            in_specs=[spec for _, spec in inputs],
-            out_specs=tuple(spec for _, spec in outputs),
-            out_shape=shapes,
-            scratch_shapes=[pltpu.VMEM((chunk.heads, chunk.key, chunk.value), jnp.float32)],
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=MEMORY
-            ),
-            cost_estimate=pl.CostEstimate(
-                flops=flops * 2 * tokens * chunk.queries * chunk.key * chunk.value,
-                bytes_accessed=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arrays, shapes))),
-                transcendentals=tokens * chunk.size,
-            ),
+            name,
+            (self.batch, self.heads // chunk.heads, self.length // chunk.size),
+            inputs,
+            outputs,
+            [pltpu.VMEM((chunk.heads, chunk.key, chunk.value), jnp.float32)],
+            flops=products * 2 * tokens * chunk.queries * chunk.key * chunk.value,
+            transcendentals=tokens * chunk.size,
             interpret=interpret,
-            name=name,
-        )(*arrays)
+        )
 
     def inputs(self, arrays: Inputs):
         """Return the inputs, or the shapes of their gradients, and their blocks."""

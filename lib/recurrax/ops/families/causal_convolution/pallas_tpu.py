@@ -19,10 +19,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from recurrax.ops import platforms
-from recurrax.ops.differentiation import custom_vjp, is_forward_mode
+from recurrax.ops.differentiation import custom_vjp
 from recurrax.ops.families.causal_convolution.taps import after, ages
+from recurrax.ops.pallas_tpu.kernels import LANES, ROWS, call, filled, refusal
 
-LANES, ROWS = 128, 8
 TOKENS = 256
 """Tokens of a block."""
 GROUPS = 4
@@ -31,13 +31,9 @@ GROUPS = 4
 
 def supports(arguments):
     """Return why the kernel does not take these arguments, if it does not."""
-    if is_forward_mode():
-        return "has no forward-mode derivative"
-    if (dtype := arguments["x"].dtype) not in (jnp.float32, jnp.bfloat16):
-        return f"takes float32 and bfloat16, got {dtype}"
     if (width := arguments.sizes["W"]) > ROWS + 1:
         return f"takes at most {ROWS + 1} taps, got {width}"
-    return None
+    return refusal(arguments, "x")
 
 
 def on_a_known_tpu(arguments, platform):
@@ -48,10 +44,10 @@ def on_a_known_tpu(arguments, platform):
 def convolve(x, kernel, bias, state, reset, *, interpret=False):
     """Return the same as `taps.convolve`."""
     (_, length, channels), last = x.shape, after(x, state, reset)
-    age = None if reset is None else _filled(ages(reset, state.shape[1]), 1, TOKENS)
-    x, state, kernel = (_filled(each, -1, LANES) for each in (x, state, kernel))
-    bias = None if bias is None else _filled(bias, -1, LANES)
-    y = _convolve(interpret, _filled(x, 1, TOKENS), kernel, bias, state, age)
+    age = None if reset is None else filled(ages(reset, state.shape[1]), 1, TOKENS)
+    x, state, kernel = (filled(each, -1, LANES) for each in (x, state, kernel))
+    bias = None if bias is None else filled(bias, -1, LANES)
+    y = _convolve(interpret, filled(x, 1, TOKENS), kernel, bias, state, age)
     return y[:, :length, :channels], last
 
 
@@ -162,26 +158,20 @@ class _Grid(NamedTuple):
         return LANES * next(n for n in range(GROUPS, 0, -1) if groups % n == 0)
 
     def call(self, kernel, taps, inputs, outputs, interpret):
-        arrays, shapes = [each for each, _ in inputs], tuple(jax.tree.map(_shape, each) for each, _ in outputs)
+        """Return the results of kernel(taps, *references) by `kernels.call`."""
         scratch = [pltpu.VMEM((TOKENS + ROWS, self.width), jnp.float32)]
         if self.reverse:
             scratch.append(pltpu.VMEM((TOKENS + ROWS, LANES), jnp.int32))
-        return pl.pallas_call(
+        return call(
             functools.partial(kernel, taps),
-            grid=(self.batch, self.channels // self.width, self.length // TOKENS),
-            in_specs=[spec for _, spec in inputs],
-            out_specs=tuple(spec for _, spec in outputs),
-            out_shape=shapes,
-            scratch_shapes=scratch,
-            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-            cost_estimate=pl.CostEstimate(
-                flops=2 * taps * self.batch * self.length * self.channels * (1 + self.reverse),
-                bytes_accessed=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arrays, shapes))),
-                transcendentals=0,
-            ),
+            f"causal_conv1d{kernel.__name__}",
+            (self.batch, self.channels // self.width, self.length // TOKENS),
+            inputs,
+            outputs,
+            scratch,
+            flops=2 * taps * self.batch * self.length * self.channels * (1 + self.reverse),
             interpret=interpret,
-            name=f"causal_conv1d{kernel.__name__}",
-        )(*arrays)
+        )
 
     def tokens(self, x):
         """Return an array (B, T, D)."""
@@ -211,12 +201,3 @@ class _Grid(NamedTuple):
 
 def _groups(x):
     return [pl.ds(j * LANES, LANES) for j in range(x.shape[1] // LANES)]
-
-
-def _shape(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _filled(x, axis, multiple):
-    missing = -x.shape[axis] % multiple
-    return jnp.pad(x, [(0, missing if i == axis % x.ndim else 0) for i in range(x.ndim)]) if missing else x

@@ -6,7 +6,7 @@ K K^T * D below the diagonal, the rows W that the chunk writes solve a triangula
     E = V - (e^{G_i} K) S        (I + diag(b) L) W = diag(b) E        X = (I + diag(b) L)^-1
     O = (Q K^T * D) W + (e^{G_i} Q) S                 S' = e^{G_C} S + (e^{G_C - G_j} K)^T W
 
-Queries that read W and the state after the chunk differentiate as those of linear attention, with W for V. The gradient
+Queries that read W and the state after the chunk differentiate as in `pallas_tpu.attention`, with W for V. The gradient
 of the system, with P = Q K^T * D and the cotangent dS of the state after the chunk:
 
     dW = P^T dO + (e^{G_C - G_j} K) dS                R = X^T dW              M = R W^T below the diagonal
@@ -21,13 +21,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from recurrax.ops import blocks
-from recurrax.ops.pallas_tpu import calls
+from recurrax.ops.pallas_tpu import attention, calls
 from recurrax.ops.pallas_tpu.chunks import NONE, head, side_by_side, write
 from recurrax.ops.pallas_tpu.decays import product, rows_and_columns
 from recurrax.ops.pallas_tpu.inverse import unit_lower_inverse
+from recurrax.ops.pallas_tpu.kernels import start
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "chunk_size", "interpret"))
@@ -52,12 +52,9 @@ def _at_step(x, steps, step):
     return filled.reshape(x.shape[0], -1, *x.shape[2:])
 
 
-def forward(chunk, inputs, start, spoil, o, last, kept, state):
+def forward(chunk, inputs, first, spoil, o, last, kept, state):
     """Write the outputs, the last state, and the states before chunks and the inverses of their systems."""
-
-    @pl.when(pl.program_id(2) == 0)
-    def _():
-        state[...] = start[...]
+    start(first, state)
 
     def one(h):
         decay, precision = chunk.decay_of(inputs, h), chunk.precision
@@ -71,54 +68,26 @@ def forward(chunk, inputs, start, spoil, o, last, kept, state):
         yield
         written = product(inverse, strength * error, (1, 0), precision)
         yield
-        state[h] = decay.over_chunk(before) + product(decay.until_end(keys), written, (0, 0), precision)
-        for n in chunk.queries_of(h):
-            queries = head(inputs.q, n, chunk.key) * chunk.scale
-            inside = product(decay.scores(queries, keys), written, (1, 0), precision)
-            before_it = product(decay.since_start(queries), before, (1, 0), precision)
-            write(o, n, chunk.value, inside + before_it, spoil)
-            yield
+        state[h] = yield from attention.read(chunk, inputs, h, decay, keys, written, before, o, spoil)
 
     side_by_side(one(h) for h in range(chunk.heads))
     last[...] = state[...]
 
 
-def backward(chunk, inputs, kept, g, g_last, spoil, spoil_keys, gradients, d_start, d_state):
+def backward(chunk, inputs, kept, g, g_last, spoil, spoil_keys, gradients, d_first, d_state):
     """Write the gradients of the inputs and of the first state."""
-
-    @pl.when(pl.program_id(2) == 0)
-    def _():
-        d_state[...] = g_last[...]
+    start(g_last, d_state)
 
     def one(h):
         decay = chunk.decay_of(inputs, h)
         keys, strength = head(inputs.k, h, chunk.key), inputs.strength[:, h : h + 1]
-        before, after, inverse = kept.states[h], d_state[h], kept.inverses[h]
+        before, inverse = kept.states[h], kept.inverses[h]
         error = head(inputs.v, h, chunk.value) - product(decay.since_start(keys), before, (1, 0), chunk.precision)
         yield
         written = product(inverse, strength * error, (1, 0), chunk.precision)
         yield
-
-        # What linear attention does, with the rows written for its values.
-        d_keys = decay.until_end(product(written, after, (1, 1), chunk.precision))
-        d_written = product(decay.until_end(keys), after, (1, 0), chunk.precision)
-        d_before = decay.over_chunk(after)
-        yield
-        if chunk.decay != NONE:
-            decay.kept(keys, d_keys)
-            decay.carried(before, after)
-        for n in chunk.queries_of(h):
-            queries, cotangent = head(inputs.q, n, chunk.key) * chunk.scale, head(g, n, chunk.value)
-            d_scores = product(cotangent, written, (1, 1), chunk.precision)
-            scores, d_queries, more = decay.scores_back(queries, keys, d_scores)
-            of_state = decay.since_start(product(cotangent, before, (1, 1), chunk.precision))
-            if chunk.decay != NONE:
-                decay.seen(queries, of_state)
-            write(gradients.q, n, chunk.key, (d_queries + of_state) * chunk.scale, spoil)
-            d_keys = d_keys + more
-            d_written += product(scores, cotangent, (0, 0), chunk.precision)
-            d_before += product(decay.since_start(queries), cotangent, (0, 0), chunk.precision)
-            yield
+        reading = chunk, inputs, h, decay, keys, written, before, g, d_state[h], gradients, spoil
+        d_keys, d_written, d_before = yield from attention.read_back(*reading)
 
         # The triangular system, whose rows read with their keys.
         solved = product(inverse, d_written, (0, 0), chunk.precision)
@@ -142,7 +111,7 @@ def backward(chunk, inputs, kept, g, g_last, spoil, spoil_keys, gradients, d_sta
         d_state[h] = d_before
 
     side_by_side(one(h) for h in range(chunk.heads))
-    d_start[...] = d_state[...]
+    d_first[...] = d_state[...]
 
 
 def _below(scores):
@@ -151,4 +120,4 @@ def _below(scores):
     return jnp.where(columns < rows, scores, 0.0)
 
 
-KERNELS = calls.Kernels("delta_rule", forward, backward, heads=8, products=(7, 18), solves=True)
+KERNELS = calls.Kernels("delta_rule", forward, backward, products=(7, 18), solves=True)

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from recurrax.ops import platforms, samplers
-from recurrax.ops.differentiation import custom_vjp, is_forward_mode
+from recurrax.ops.differentiation import custom_vjp
 from recurrax.ops.dtypes import common_dtype, wide_dtype
 from recurrax.ops.families.diagonal import pallas_tpu, parallel, reference, sequential
 from recurrax.ops.op import Choice, Implementation, Op
+from recurrax.ops.pallas_tpu.kernels import refusal
 from recurrax.ops.summaries import EntryWise
 from recurrax.types import ArrayLike, Reset
 
@@ -146,12 +147,7 @@ _ADJOINT = _expanded(parallel.associative)
 
 
 def _in_a_kernel(arguments):
-    if is_forward_mode():
-        return "has no forward-mode derivative"
-    for name in ("a", "x"):
-        if arguments[name].dtype not in (jnp.float32, jnp.bfloat16, jnp.complex64):
-            return f"takes float32, bfloat16 and complex64, and {name} is {arguments[name].dtype}"
-    return None
+    return refusal(arguments, "a", "x", dtypes=(jnp.float32, jnp.bfloat16, jnp.complex64))
 
 
 def _in_long_sequences(arguments, platform):

@@ -14,7 +14,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from recurrax.ops.families.diagonal.pallas_tpu_kernels import LANES, ROWS, Tiles, backward, forward
+from recurrax.ops.families.diagonal.pallas_tpu_kernels import Tiles, backward, forward
+from recurrax.ops.pallas_tpu.kernels import LANES, ROWS, call
 
 STEPS = 66
 """The most steps of a chunk, C, unless the caller says otherwise."""
@@ -91,23 +92,18 @@ class _Grid(NamedTuple):
             real = jnp.finfo(dtype).dtype
             shapes += [jax.ShapeDtypeStruct((self.batch, rows, self.padded), real)] * tiles.parts
             specs += [self._of_state() if kind == "state" else self._of_tokens()] * tiles.parts
-        moved = sum(array.size * array.dtype.itemsize for array in (*(array for array, _ in inputs), *shapes))
         # Two tiles more than the tokens: the rows before and after a block.
         rows, words = (pltpu.VMEM((n, LANES), jnp.float32) for n in (tiles.tokens + 2 * ROWS, ROWS))
-        found = pl.pallas_call(
+        found = call(
             kernel,
-            grid=(self.batch, self.padded // tiles.width, tiles.blocks),
-            in_specs=[spec for _, spec in inputs],
-            out_specs=specs,
-            out_shape=shapes,
-            scratch_shapes=[each for each in [rows] * scratch + [words] * 2 for _ in range(tiles.parts * tiles.groups)],
-            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-            cost_estimate=pl.CostEstimate(
-                flops=FLOPS * self.batch * tiles.length * self.padded, bytes_accessed=moved, transcendentals=0
-            ),
+            f"diagonal_scan_{kernel.func.__name__}",
+            (self.batch, self.padded // tiles.width, tiles.blocks),
+            inputs,
+            list(zip(shapes, specs, strict=True)),
+            [each for each in [rows] * scratch + [words] * 2 for _ in range(tiles.parts * tiles.groups)],
+            flops=FLOPS * self.batch * tiles.length * self.padded,
             interpret=interpret,
-            name=f"diagonal_scan_{kernel.func.__name__}",
-        )(*(array for array, _ in inputs))
+        )
         results = []
         for i, (kind, _, _) in enumerate(outputs):
             parts = [part[..., : self.channels] for part in found[i * tiles.parts : (i + 1) * tiles.parts]]

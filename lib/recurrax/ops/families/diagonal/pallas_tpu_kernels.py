@@ -25,9 +25,7 @@ from jax.experimental import pallas as pl
 
 from recurrax.ops.families.diagonal import double_word
 from recurrax.ops.families.diagonal.double_word import Complex, DoubleWord
-
-LANES, ROWS = 128, 8
-"""A vector register of float32: 8 rows of 128 lanes."""
+from recurrax.ops.pallas_tpu.kernels import LANES, ROWS
 
 
 class Tiles(NamedTuple):

@@ -13,16 +13,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from recurrax.ops import platforms
-from recurrax.ops.differentiation import custom_vjp, is_forward_mode
-from recurrax.ops.families.selective_scan.pallas_tpu_kernels import (
-    LANES,
-    ROWS,
-    TURN,
-    Inputs,
-    Tiles,
-    backward,
-    forward,
-)
+from recurrax.ops.differentiation import custom_vjp
+from recurrax.ops.families.selective_scan.pallas_tpu_kernels import TURN, Inputs, Tiles, backward, forward
+from recurrax.ops.pallas_tpu.kernels import LANES, ROWS, call, filled, refusal
 
 TOKENS = 128
 """Tokens of a block."""
@@ -34,12 +27,7 @@ FLOPS = (20, 60)
 
 def supports(arguments):
     """Return why the kernel does not take these arguments, if it does not."""
-    if is_forward_mode():
-        return "has no forward-mode derivative"
-    for name in ("x", "dt"):
-        if (dtype := arguments[name].dtype) not in (jnp.float32, jnp.bfloat16):
-            return f"takes float32 and bfloat16, and {name} is {dtype}"
-    return None
+    return refusal(arguments, "x", "dt")
 
 
 def on_a_known_tpu(arguments, platform):
@@ -52,10 +40,10 @@ def scan(x, dt, a, b, c, state, reset, *, chunk_size=None, interpret=False):
     """Return the same as `reference.scan`."""
     (_, length, channels), number = x.shape, a.shape[1]
     tokens = TOKENS if chunk_size is None else min(-(-chunk_size // TURN) * TURN, TOKENS)
-    x, dt = (_filled(_filled(each, 1, tokens), 2, LANES) for each in (x, dt))
-    b, c = (_filled(_filled(each.astype(jnp.float32), 1, tokens), 2, ROWS) for each in (b, c))
-    a, state = (_filled(_filled(each.astype(jnp.float32), -1, ROWS), -2, LANES) for each in (a, state))
-    reset = None if reset is None else _filled(reset, 1, tokens)
+    x, dt = (filled(filled(each, 1, tokens), 2, LANES) for each in (x, dt))
+    b, c = (filled(filled(each.astype(jnp.float32), 1, tokens), 2, ROWS) for each in (b, c))
+    a, state = (filled(filled(each.astype(jnp.float32), -1, ROWS), -2, LANES) for each in (a, state))
+    reset = None if reset is None else filled(reset, 1, tokens)
     lanes, states = x.shape[2] // LANES, b.shape[2]
     most = max(1, min(GROUPS, GROUPS * 16 // states))
     tiles = Tiles(tokens, next(n for n in range(most, 0, -1) if lanes % n == 0), states)
@@ -107,26 +95,21 @@ class _Grid(NamedTuple):
     """Whether the kernel goes through the blocks from the last one."""
 
     def call(self, form, kernel, inputs, outputs):
+        """Return the results of kernel(tiles, *references) by `kernels.call`."""
         tiles, is_backward = self.tiles, kernel is backward
-        arrays, shapes = [each for each, _ in inputs], tuple(jax.tree.map(_shape, each) for each, _ in outputs)
         entries = [tiles.states] + [(tiles.tokens + 1) * tiles.states] * is_backward
         steps = self.batch * self.length * self.channels * tiles.states
-        return pl.pallas_call(
+        return call(
             functools.partial(kernel, tiles),
-            grid=(self.batch, self.channels // tiles.width, self.length // tiles.tokens),
-            in_specs=[spec for _, spec in inputs],
-            out_specs=tuple(spec for _, spec in outputs),
-            out_shape=shapes,
-            scratch_shapes=[pltpu.VMEM((n, tiles.width), jnp.float32) for n in entries],
-            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-            cost_estimate=pl.CostEstimate(
-                flops=FLOPS[is_backward] * steps,
-                bytes_accessed=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arrays, shapes))),
-                transcendentals=steps * (1 + is_backward),
-            ),
+            f"selective_scan_{kernel.__name__}",
+            (self.batch, self.channels // tiles.width, self.length // tiles.tokens),
+            inputs,
+            outputs,
+            [pltpu.VMEM((n, tiles.width), jnp.float32) for n in entries],
+            flops=FLOPS[is_backward] * steps,
+            transcendentals=steps * (1 + is_backward),
             interpret=form.interpret,
-            name=f"selective_scan_{kernel.__name__}",
-        )(*arrays)
+        )
 
     def inputs(self, x, dt, a, b, c, reset):
         tiles = self.tiles
@@ -170,12 +153,3 @@ class _Grid(NamedTuple):
 
     def _block(self, t):
         return self.length // self.tiles.tokens - 1 - t if self.reverse else t
-
-
-def _shape(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _filled(x, axis, multiple):
-    missing = -x.shape[axis] % multiple
-    return jnp.pad(x, [(0, missing if i == axis % x.ndim else 0) for i in range(x.ndim)]) if missing else x

@@ -19,8 +19,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES, ROWS = 128, 8
-"""A vector register of float32: 8 rows of 128 lanes."""
+from recurrax.ops.pallas_tpu.kernels import LANES, ROWS, start
+
 TURN = 16
 """Tokens of one turn of a loop: the rows of a tile of bfloat16."""
 
@@ -54,9 +54,9 @@ class Inputs(NamedTuple):
     """None, or (B, T, 128): in all lanes 1 where a document starts."""
 
 
-def forward(tiles, inputs, start, y, last, before, state):
+def forward(tiles, inputs, first, y, last, before, state):
     """Write y, the last state, and the state before the block if `before` is a reference."""
-    _start(start, state)
+    start(first, state)
     if before is not None:
         before[...] = state[...]
     groups, rates = range(tiles.groups), _rates(tiles, inputs)
@@ -78,9 +78,9 @@ def forward(tiles, inputs, start, y, last, before, state):
     last[...] = state[...]
 
 
-def backward(tiles, inputs, before, g, g_last, gradients, d_start, d_state, states):
+def backward(tiles, inputs, before, g, g_last, gradients, d_first, d_state, states):
     """Write the gradients of the inputs and of the first state; that of a is the sum over the blocks so far."""
-    _start(g_last, d_state)
+    start(g_last, d_state)
     groups, rates = range(tiles.groups), _rates(tiles, inputs)
     number = tiles.states
 
@@ -137,7 +137,7 @@ def backward(tiles, inputs, before, g, g_last, gradients, d_start, d_state, stat
     for j in groups:
         d_state[:, _lanes(j)] = passed[j]
         gradients.a[:, _lanes(j)] += d_rates[j]
-    d_start[...] = d_state[...]
+    d_first[...] = d_state[...]
 
 
 class _SumsOfTokens:
@@ -166,14 +166,6 @@ class _SumsOfTokens:
     def _merged(self, first, second, apart):
         is_first = lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 0) & apart == 0
         return jnp.where(is_first, first, second) + pltpu.roll(jnp.where(is_first, second, first), apart, 0)
-
-
-def _start(given, state):
-    """Start the state from the given one at the first block of a sequence."""
-
-    @pl.when(pl.program_id(2) == 0)
-    def _():
-        state[...] = given[...]
 
 
 def _rates(tiles, inputs):
