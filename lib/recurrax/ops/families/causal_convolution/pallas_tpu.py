@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from recurrax.ops import platforms
 from recurrax.ops.differentiation import custom_vjp
-from recurrax.ops.families.causal_convolution.taps import after, ages
+from recurrax.ops.families.causal_convolution.taps import after, ages, sums
 from recurrax.ops.pallas_tpu.kernels import LANES, ROWS, call, filled, refusal
 
 TOKENS = 256
@@ -67,24 +67,19 @@ def _convolve_backward(interpret, residuals, dy):
     x, kernel, bias, state, age = residuals
     width, few = kernel.shape[0], state.shape[1]
     grid = _Grid(*x.shape, reverse=True)
-    sums = jax.ShapeDtypeStruct((x.shape[0], width, x.shape[2]), jnp.float32)
+    of_taps = jax.ShapeDtypeStruct((x.shape[0], width, x.shape[2]), jnp.float32)
     inputs = [grid.tokens(x), grid.tokens(dy), grid.ages(age), grid.taps(kernel)]
-    outputs = [grid.tokens(x), grid.before(sums), (None, None) if bias is None else grid.before(sums)]
+    outputs = [grid.tokens(x), grid.before(of_taps), (None, None) if bias is None else grid.before(of_taps)]
     dx, d_kernel, d_bias = grid.call(_backward, width, inputs, outputs, interpret)
 
     def from_state(state, kernel):
         """Return what the tokens before the first one add to the outputs."""
-        rows = jnp.pad(state, ((0, 0), (0, few), (0, 0)))
-        return sum(
-            jnp.where(True if age is None else (age[:, :few] >= i)[..., None], rows[:, few - i : 2 * few - i], 0)
-            * kernel[None, None, width - 1 - i]
-            for i in range(1, width)
-        )
+        inputs = jnp.concatenate([state, jnp.zeros_like(state)], axis=1)
+        return sums(inputs, kernel, None if age is None else age[:, :few])
 
+    d_state, d_first = jnp.zeros_like(state), 0
     if few:
         d_state, d_first = jax.vjp(from_state, state, kernel)[1](dy[:, :few].astype(jnp.float32))
-    else:
-        d_state, d_first = jnp.zeros_like(state), 0
     d_bias = None if bias is None else d_bias.sum(0)[0]
     return dx, d_kernel.sum(0) + d_first, d_bias, d_state, None
 
@@ -102,11 +97,11 @@ def _forward(width, x, age, kernel, bias, before, y, rows):
     size = x.shape[0]
     rows[ROWS:] = x[...].astype(jnp.float32)
     for lanes in _groups(x):
-        sums = 0.0 if bias is None else jnp.broadcast_to(bias[:, lanes], (size, LANES))
+        found = 0.0 if bias is None else jnp.broadcast_to(bias[:, lanes], (size, LANES))
         for i in range(width):
             tap = rows[ROWS - i : ROWS - i + size, lanes] * kernel[width - 1 - i : width - i, lanes]
-            sums += tap if age is None or i == 0 else jnp.where(age[...] >= i, tap, 0.0)
-        y[:, lanes] = sums.astype(y.dtype)
+            found += tap if age is None or i == 0 else jnp.where(age[...] >= i, tap, 0.0)
+        y[:, lanes] = found.astype(y.dtype)
     rows[:ROWS] = rows[size:]
 
 
@@ -127,15 +122,15 @@ def _backward(width, x, dy, age, kernel, dx, d_kernel, d_bias, rows, ages):
     if age is not None:
         ages[:size] = age[...]
     for lanes in _groups(x):
-        read, sums = x[:, lanes].astype(jnp.float32), 0.0
+        read, found = x[:, lanes].astype(jnp.float32), 0.0
         for i in range(width):
             later = rows[i : i + size, lanes]
             if age is not None and i > 0:
                 later = jnp.where(ages[i : i + size] >= i, later, 0.0)
             tap = pl.ds(width - 1 - i, 1), lanes
-            sums += later * kernel[tap]
+            found += later * kernel[tap]
             d_kernel[tap] += jnp.sum(read * later, axis=0, keepdims=True)
-        dx[:, lanes] = sums.astype(dx.dtype)
+        dx[:, lanes] = found.astype(dx.dtype)
         if d_bias is not None:
             d_bias[:1, lanes] += jnp.sum(rows[:size, lanes], axis=0, keepdims=True)
     rows[size:] = rows[:ROWS]

@@ -8,27 +8,21 @@ from recurrax.ops.tokenwise import scale, shift
 
 def convolve(x, kernel, bias, state, reset):
     """Add one shifted copy of the inputs per tap: widths are below 10, where this is faster than a convolution call."""
-    (batch, length, dim), width, dtype = x.shape, kernel.shape[0], state.dtype
-    inputs = jnp.concatenate([state, x.astype(dtype)], axis=1)
+    age = None if reset is None else ages(reset, state.shape[1])
+    y = sums(jnp.concatenate([state, x.astype(state.dtype)], axis=1), kernel, age)
+    y = y if bias is None else shift(y, bias)
+    return y.astype(x.dtype), after(x, state, reset)
 
-    # inside: no document starts in the last `back` steps, so that the tap `back` steps ago is in the same document.
-    inside = None
-    if reset is not None:
-        padded_reset = jnp.pad(reset, ((0, 0), (width - 1, 0)))
-        inside = jnp.ones_like(reset)
 
-    y = jnp.zeros((batch, length, dim), dtype)
+def sums(inputs, kernel, age):
+    """Return the sums over taps, of inputs that begin with the state, for the `ages` of tokens or None."""
+    width = kernel.shape[0]
+    length, y = inputs.shape[1] - (width - 1), 0
     for back in range(width):
         tap = scale(inputs[:, width - 1 - back : width - 1 - back + length], kernel[width - 1 - back])
-        if inside is not None:
-            if back > 0:
-                inside = inside & ~padded_reset[:, width - back : width - back + length]
-            tap = jnp.where(inside[..., None], tap, 0)
-        y = y + tap
-    if bias is not None:
-        y = shift(y, bias)
-
-    return y.astype(x.dtype), after(x, state, reset)
+        # The tap `back` steps ago is in the same document if at least as many tokens of it precede.
+        y = y + (tap if age is None or back == 0 else jnp.where((age >= back)[..., None], tap, 0))
+    return y
 
 
 def after(x, state, reset):
