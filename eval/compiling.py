@@ -6,6 +6,7 @@ directory, so the same command goes on where it was stopped.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 import pathlib
@@ -29,7 +30,7 @@ from train.plan.program import lowered_step
 from train.programs.compiled import compile_for
 from train.programs.targets import Target, target
 from train.sharding import MeshConfig
-from train.workdir import read_json, write_json_atomically
+from train.workdir import computed_once
 
 MIB = 2**20
 DIM, LAYERS, ROWS, LENGTH = 512, 2, 8, 1024
@@ -113,10 +114,11 @@ def rows(names: Sequence[str], targets: Sequence[Target], root: pathlib.Path) ->
             programs = {"train": trained, "decode": decoded} if name in PATTERNS else {"train": trained}
             for program, lower in programs.items():
                 file = root / chip.chip.key / f"{name.replace(' ', '-').replace(':', '-')}-{program}.json"
-                if not file.exists():
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    write_json_atomically(file, dataclasses.asdict(_row(name, program, lower, chip)))
-                yield Row(**read_json(file))
+                yield Row(**computed_once(file, functools.partial(_fields, name, program, lower, chip)))
+
+
+def _fields(*arguments):
+    return dataclasses.asdict(_row(*arguments))
 
 
 def _row(name: str, program: str, lower: Callable, chip: Target) -> Row:

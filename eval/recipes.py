@@ -17,7 +17,7 @@ from recurrax import checks
 from train import expressions, loop, presets
 from train.config import TrainConfig
 from train.metrics import read_metrics
-from train.workdir import read_json, write_json_atomically
+from train.workdir import computed_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +111,11 @@ def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
 
 def measured(group: str, root: pathlib.Path) -> dict[str, float]:
     """Return tokens per second of training by recipe, measured once: an interrupted comparison finds them again."""
-    kept = root / f"{group}-speeds.json"
-    if not kept.exists():
-        write_json_atomically(kept, {str(recipe): training_speed(recipe.config()) for recipe in GROUPS[group]})
-    return read_json(kept)
+
+    def compute():
+        return {str(recipe): training_speed(recipe.config()) for recipe in GROUPS[group]}
+
+    return computed_once(root / f"{group}-speeds.json", compute)
 
 
 def compare(group: str, root: pathlib.Path, steps: int | None) -> list[Row]:

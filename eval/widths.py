@@ -24,7 +24,7 @@ from train.parametrization import MuP, Standard
 from train.sharding import MeshConfig
 from train.state import abstract_state, init_state
 from train.step import make_train_step
-from train.workdir import read_json, write_json_atomically
+from train.workdir import computed_once
 
 HEAD = 16
 """Width of a head; wider models have more heads."""
@@ -125,10 +125,13 @@ def compare(command: Widths, root: pathlib.Path) -> dict[str, dict[str, list[flo
 def kept(root: pathlib.Path, name: str, config: TrainConfig, seed: int) -> float | None:
     """Return the loss of one run, which is measured once."""
     file = root / f"{name}-{config.steps}{f'-{seed}' if seed else ''}.json"
-    if not file.exists():
-        write_json_atomically(file, {"loss": loss_of(dataclasses.replace(config, seed=seed))})
+
+    def compute():
+        loss = loss_of(dataclasses.replace(config, seed=seed))
         jax.clear_caches()
-    return read_json(file)["loss"]
+        return {"loss": loss}
+
+    return computed_once(file, compute)["loss"]
 
 
 def above(command: Widths) -> str:

@@ -12,6 +12,8 @@ import pathlib
 import platform
 import stat
 import subprocess
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -81,6 +83,15 @@ def _lock(path: pathlib.Path) -> int:
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
+
+
+def computed_once(path: pathlib.Path, compute: Callable[[], Any]) -> Any:
+    """Return what the JSON file has; where it is missing, compute it first and write it."""
+    if not path.exists():
+        found = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(path, found)
+    return read_json(path)
 
 
 def write_json_atomically(path: str | os.PathLike, data) -> None:

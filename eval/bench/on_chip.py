@@ -6,6 +6,7 @@ in the working directory, so the same command goes on where it was stopped.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +20,7 @@ from eval.bench.programs import DIRECTIONS
 from recurrax.ops import platforms
 from train.programs.compiled import compile_for
 from train.programs.targets import Target
-from train.workdir import read_json, write_json_atomically
+from train.workdir import computed_once
 
 MIB = 2**20
 
@@ -64,10 +65,11 @@ def rows(
                 continue
             name = "-".join((benchmark.op.replace("/", "-"), "x".join(map(str, shape)), dtype, contestant.name))
             file = root / target.chip.key / f"{name}.json"
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_json_atomically(file, dataclasses.asdict(_row(benchmark, contestant, target, dtype, shape)))
-            yield Row(**read_json(file))
+            yield Row(**computed_once(file, functools.partial(_fields, benchmark, contestant, target, dtype, shape)))
+
+
+def _fields(*arguments):
+    return dataclasses.asdict(_row(*arguments))
 
 
 def _row(benchmark: Benchmark, contestant: Contestant, target: Target, dtype: str, sizes: tuple[int, ...]) -> Row:
