@@ -22,11 +22,11 @@ from recurrax.types import Dtype, Reset, State
 
 DTYPES = ("float32", "bfloat16")
 # everything_saveable is left out: remat=None does the same, and JAX's policy cannot save complex numbers.
-REMAT_POLICIES = (
-    "nothing_saveable",
-    "dots_saveable",
-    "dots_with_no_batch_dims_saveable",
-)
+REMAT_POLICIES = {
+    "nothing_saveable": jax.checkpoint_policies.nothing_saveable,
+    "dots_saveable": jax.checkpoint_policies.dots_saveable,
+    "dots_with_no_batch_dims_saveable": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Backbone(nn.Module):
         states = state or {"first": None, "groups": None, "rest": None}
         group, single = Group, Group
         if config.remat is not None:
-            policy = getattr(jax.checkpoint_policies, config.remat)
+            policy = REMAT_POLICIES[config.remat]
             # Inside the scan, loops separate the forward pass from the recomputation; outside, XLA would merge the two.
             group = nn.remat(Group, policy=policy, prevent_cse=False)
             single = nn.remat(Group, policy=policy)
