@@ -13,7 +13,7 @@ from eval import oracles
 from oracles.common import wide
 from recurrax import ops
 from recurrax.mixers import Attention, flash, softmax
-from recurrax.ops import OPS, diagonal_scan, forward_mode, linear_attention, platforms
+from recurrax.ops import OPS, diagonal_scan, forward_mode, platforms
 from recurrax.ops.families.diagonal import pallas_tpu, pallas_tpu_kernels
 from recurrax.ops.families.selective_scan import pallas_tpu_kernels as scan_kernels
 from recurrax.ops.pallas_tpu import decays, grid, inverse
@@ -227,17 +227,28 @@ def test_kernel_refuses_what_it_cannot_do():
             assert ("pallas_call" in str(jax.make_jaxpr(diagonal_scan)(x, x))) == kernel
 
 
-def test_attention_kernel_is_the_default_on_a_known_tpu():
-    """Linear attention runs in its kernel where the program is known to be for a TPU, not where it may be."""
+@pytest.mark.parametrize(
+    ("op", "kernel", "sizes", "least"),
+    [
+        ("linear_attention", "linear_attention_forward", {"K": 8, "V": 8}, 64),
+        ("delta_rule", "delta_rule_forward", {"K": 8, "V": 8}, 64),
+        ("delta_product", "delta_rule_forward", {"K": 8, "V": 8}, 64),
+        ("selective_scan", "selective_scan_forward", {"E": 16, "N": 4}, 64),
+        ("causal_conv1d", "causal_conv1d_forward", {"D": 128, "W": 4}, 128),
+    ],
+)
+def test_kernel_is_the_default_on_a_known_tpu(op, kernel, sizes, least):
+    """Long sequences run in the kernel where the program is known to be for a TPU, not where it may be."""
 
     def program(length):
-        q = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.bfloat16)
-        return str(jax.make_jaxpr(linear_attention)(q, q, q))
+        drawn = OPS[op].inputs(T=length, **sizes)
+        given = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in drawn.items()}
+        return str(jax.make_jaxpr(lambda arrays: getattr(ops, op)(**arrays))(given))
 
-    assert "pallas_call" not in program(64)
+    assert kernel not in program(least)
     with platforms.on("tpu"):
-        assert "pallas_call" in program(64)
-        assert "pallas_call" not in program(3)
+        assert kernel in program(least)
+        assert kernel not in program(least - 1)
 
 
 @pytest.mark.parametrize(("window", "queries"), [(None, 2), (100, 4)])
