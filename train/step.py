@@ -39,7 +39,7 @@ class Sums(NamedTuple):
     weight: jax.Array
     """Sum of the targets' weights."""
     updates: Params
-    """What is added to parameters of the same paths after the step, without the optimizer."""
+    """Numbers that are added to the parameters of the same paths after the step, without the optimizer."""
 
 
 LossSums = Callable[[Params, Any, Batch, jax.Array], Sums]

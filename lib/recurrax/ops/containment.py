@@ -25,6 +25,7 @@ FLAG = jnp.float32
 """The dtype of flags: linear functions of them are computed and transposed."""
 
 TINY = 2.0**-100
+"""A factor with which no finite number overflows in a sum over channels, and which is not 0 in bfloat16."""
 
 
 def admit(x: Inexact[Array, "..."], lead: int, *, log: bool = False):
