@@ -42,11 +42,13 @@ class Compiled:
     def __init__(self, name):
         self.config = MIXERS[name].config
         self.layer = layer = self.config.layer(DIM)
-        init = jax.jit(jax.vmap(lambda key, i: layer.init(key, jnp.zeros((1, 1, DIM)), depth=Depth(i, 2))["params"]))
+        x = jnp.zeros((1, 1, DIM))
+        self.init = jax.jit(lambda key, i, depth: layer.init(key, x, depth=Depth(i, depth))["params"])
         # Two layers, each with the parameters that its depth starts from.
-        self.layers = jax.device_get(init(jax.random.split(jax.random.key(0), 2), np.arange(2)))
+        keys = jax.random.split(jax.random.key(0))
+        first, second = (jax.device_get(self.init(key, i, 2)) for i, key in enumerate(keys))
+        self.layers = jax.tree.map(lambda *values: np.stack(values), first, second)
         # Biases start at 0, where a forgotten one would not show.
-        first = {name: value[0] for name, value in self.layers.items()}
         self.params = {name: value if value.any() else 0.3 * draw(*value.shape) for name, value in first.items()}
         self.initial = layer.init_state(BATCH)
         self.start = jax.tree.map(
