@@ -172,7 +172,7 @@ def save(
     back = dataclasses.replace(_read(Fields(fields))[1], dtype=config.dtype, remat=config.remat)
     if config.context is not None:
         back = back.with_context(config.context)
-    if _program(back) != _program(config):
+    if back != config and _program(back) != _program(config):
         raise ValueError(f"{family.name} cannot hold this model; read back it would be\n{back}\ninstead of\n{config}")
     checks.same_structure("this model", params["params"], nested(abstract(config)))
     leaves = flat(params["params"])

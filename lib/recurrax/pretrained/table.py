@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrax.models import LanguageModel, LanguageModelConfig
+from recurrax.models import LanguageModelConfig
 from recurrax.models.backbone import block_name
-from recurrax.parameters import flat
+from recurrax.models.tree import parameters
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.rules import Rule
 
@@ -44,9 +44,8 @@ def entries(family: Family, config: LanguageModelConfig) -> list[Entry]:
 
 
 def abstract(config: LanguageModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the mapping from path to shape of every parameter."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return flat(jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
+    """Return the mapping from path to shape of every parameter, which a model creates in float32."""
+    return {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in parameters(config).items()}
 
 
 def published(table: list[Entry], leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
