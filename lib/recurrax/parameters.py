@@ -159,4 +159,14 @@ def declare(module: nn.Module, table: Mapping[str, Parameter]) -> Params:
     found = _FOUND.get()
     if found is not None:
         found.update({"/".join((*module.path, name)): parameter for name, parameter in table.items()})
-    return {name: module.param(name, p.init, p.shape, jnp.float32) for name, p in table.items()}
+    return {name: _value(module, name, parameter) for name, parameter in table.items()}
+
+
+def _value(module, name, parameter):
+    """Return the parameter that the module was given or, while it is initialised, creates."""
+    if module.has_variable("params", name):
+        value = module.get_variable("params", name)
+        # Flax compares shapes too, but traces the initializer for its own: a twentieth of the time of tracing a model.
+        if jnp.shape(value) == parameter.shape:
+            return value
+    return module.param(name, parameter.init, parameter.shape, jnp.float32)
