@@ -39,7 +39,7 @@ gc.set_threshold(100_000, 20, 20)
 
 @pytest.fixture
 def unchecked_shapes():
-    """Turns the signatures' shape checks off: what users without beartype get."""
+    """Turns the signatures' shape checks off, a tenth of the time of tracing: what users without beartype get."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

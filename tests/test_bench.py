@@ -13,6 +13,8 @@ from eval.bench.measure import BANDWIDTH, MATMUL, Row
 from eval.bench.programs import compile_jax
 from recurrax.ops import OPS
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 SMALL = ["--shape", "2,9,4", "--repeats", "2"]
 FIELDS = {field.name for field in dataclasses.fields(Row)} | {"machine"}
 TIMES = ("median_ms", "quartile_1_ms", "quartile_3_ms", "time_over_ours")

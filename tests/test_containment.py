@@ -16,6 +16,8 @@ from recurrax.models import Classifier, ClassifierConfig
 from recurrax.projections import MixtureOfExperts
 from train.objectives import NextToken
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 BATCH, LENGTH = 2, 24
 BAD, BORDER = 9, 18  # the first row holds a bad number at BAD; both rows start a document at BORDER
 RESET = np.zeros((BATCH, LENGTH), bool)

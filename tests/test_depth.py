@@ -19,6 +19,8 @@ from support.jaxprs import count_equations, inner_jaxprs
 from support.models import MODELS, SHALLOW, VECTORS, build
 from support.numerics import assert_close
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 
 def one_by_one(config, params, x, reset):
     """The blocks of a backbone, applied one after the other with their own slices of the scanned parameters."""

@@ -12,6 +12,8 @@ from recurrax.mixers import GLA, RGLRU
 from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.ops import forward_mode
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 LENGTH = 7
 RESET = np.zeros((1, LENGTH), bool)
 RESET[0, 3] = True

@@ -13,6 +13,8 @@ from recurrax.mixers import GLA, LRU, Attention
 from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.projections import GLU
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 TOKENS, OTHER = np.random.default_rng(7).integers(0, 11, (2, 2, 9))
 CONFIG = LanguageModelConfig(
     dim=8,

@@ -19,6 +19,8 @@ from recurrax.ops.families.selective_scan import pallas_tpu_kernels as scan_kern
 from recurrax.ops.pallas_tpu import decays, grid, inverse
 from support.numerics import draw, relative_error
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 STEPS = 2
 BLOCK = 8 * STEPS
 """Tokens of a block with the fewest steps per chunk."""

@@ -9,6 +9,8 @@ from mixer_cases import DIM, LENGTH
 from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, compiled
 from support.numerics import assert_close, draw
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 
 def starts_of_documents():
     """Within the tokens of the first device, at a border of two devices, and at the last token."""

@@ -25,6 +25,8 @@ from recurrax.pretrained import FAMILIES, directory
 from recurrax.pretrained.family import arranged
 from recurrax.pretrained.rules import same
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 SPLIT = 8
 PARTS = ("first", "pattern", "last")
 

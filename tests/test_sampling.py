@@ -11,6 +11,8 @@ from recurrax import mixers
 from recurrax.mixers import LRU, RGLRU, Attention
 from recurrax.models import LanguageModel, LanguageModelConfig, batch_prompts, generate, prefill, sample, sampling
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 VOCAB = 32
 
 
