@@ -1,4 +1,4 @@
-"""A number that is not finite stays in its document and behind its token, in every form of every op and mixer."""
+"""A number that is not finite stays in its document and behind its token, in every form of every op."""
 
 import functools
 import types
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import matrix_ops
-from mixer_cases import DIM, MIXERS
+from mixer_cases import DIM
 from recurrax import ops
 from recurrax.mixers import RGLRU
 from recurrax.models import Classifier, ClassifierConfig
@@ -179,42 +179,6 @@ def test_fourier_transform_is_causal_for_bad_numbers(op):
     reached[0, 0 if op == "state_space" else BAD - taps + 1 : BAD + 1, 0] = True
     np.testing.assert_array_equal(~np.isfinite(got), reached)
     np.testing.assert_allclose(got[~reached], gradient[~reached], atol=2e-5)
-
-
-one_of_each = pytest.mark.parametrize(
-    "name", {type(case.config): name for name, case in reversed(MIXERS.items())}.values()
-)
-
-
-@one_of_each
-def test_mixer_keeps_bad_numbers_to_their_document(name):
-    layer, x = MIXERS[name].config.layer(DIM), normal(BATCH, LENGTH, DIM)
-    params, state = jax.jit(layer.init)(jax.random.key(0), x[:, :1]), layer.init_state(BATCH)
-
-    @jax.jit
-    def run(x, state, reset, weight):
-        def loss(x):
-            y = layer.apply(params, x, state, reset=reset)[0]
-            return jnp.where(weight[..., None], y * normal(*y.shape), 0).sum(), y
-
-        (_, y), gradient = jax.value_and_grad(loss, has_aux=True)(x)
-        return y, gradient
-
-    want, gradient = run(x, state, RESET, APART)
-    bad = x.copy()
-    bad[0, BAD, 1] = np.inf
-    y, got = run(bad, state, RESET, APART)
-    assert not finite(y)[0, BAD]
-    np.testing.assert_array_equal(y[APART], want[APART])
-    # Norms of what is NaN have gradients that are NaN, which go back to the tokens before: in the definition, too.
-    other = (np.arange(LENGTH) >= BORDER) | np.array([[False], [True]])
-    np.testing.assert_array_equal(got[other], gradient[other])
-    # A reset at the first token forgets a state whatever it holds.
-    first = RESET.copy()
-    first[:, 0] = True
-    lost = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if leaf.dtype == bool else jnp.full_like(leaf, jnp.nan), state)
-    for got, want in zip(run(x, lost, first, APART), run(x, state, first, APART), strict=True):
-        np.testing.assert_array_equal(got, want)
 
 
 def test_expert_layer_keeps_bad_numbers_to_their_token():

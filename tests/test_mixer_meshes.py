@@ -1,4 +1,4 @@
-"""Every mixer on a mesh that splits the sequence: the values and gradients of one device, as users get them."""
+"""Mixers of every op on a mesh that splits the sequence: the values and gradients of one device, as users get them."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mixer_cases import DIM, LENGTH
-from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, compiled
+from support.layers import BATCH, FLOAT32, TRANSFORMED, compiled
 from support.numerics import assert_close, draw
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
@@ -20,8 +20,8 @@ def starts_of_documents():
     return reset
 
 
-# One of each class, and those whose options add what crosses a cut: taps of a convolution, values of a layer below.
-NAMES = (*FIRST_OF_CLASS.values(), "GLA with convolutions", "RWKV-7 with a value residual")
+# What crosses a cut: each op (whose laws are in test_time_sharding.py), taps of a convolution, values of a layer below.
+NAMES = (*TRANSFORMED, "HGRN", "GLA with convolutions", "RWKV-7 with a value residual")
 
 
 @pytest.mark.parametrize("name", NAMES)

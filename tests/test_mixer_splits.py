@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mixer_cases import DIM, LENGTH
@@ -112,3 +113,34 @@ def test_mixer_documents_are_separate_sequences(name):
     # `want` went on after the last document: as the state does, which knows of no other.
     (got, _), _ = m.whole(m.params, following, state)
     assert_close(got[:, : LENGTH - size], want[:, size:], FLOAT32, "what follows")
+
+
+@one_of_each
+def test_mixer_keeps_bad_numbers_to_their_document(name):
+    """Infinity in a token changes no bit before it and in other documents, and of no gradient there."""
+    m, x, bad, border = compiled(name), draw(BATCH, LENGTH, DIM), 9, 18
+    reset = NOWHERE.copy()
+    reset[:, border] = True
+    apart = ~NOWHERE
+    apart[0, bad:border] = False
+    g = np.where(apart[..., None], draw(BATCH, LENGTH, DIM, seed=1), 0)
+
+    def run(x, state, reset):
+        (y, _), (_, dx, _) = m.whole(m.params, x, state, reset, g, 0.0)
+        return np.asarray(y), np.asarray(dx)
+
+    spoilt = x.copy()
+    spoilt[0, bad, 1] = np.inf
+    (want, gradient), (y, got) = run(x, m.initial, reset), run(spoilt, m.initial, reset)
+    assert not np.isfinite(y[0, bad]).all()
+    np.testing.assert_array_equal(y[apart], want[apart])
+    # Norms of what is NaN have gradients that are NaN, which go back to the tokens before: in the definition, too.
+    other = (np.arange(LENGTH) >= border) | np.array([[False], [True]])
+    np.testing.assert_array_equal(got[other], gradient[other])
+    # A reset at the first token forgets a state whatever it holds.
+    reset[:, 0] = True
+    lost = jax.tree.map(
+        lambda leaf: jnp.ones_like(leaf) if leaf.dtype == bool else jnp.full_like(leaf, jnp.nan), m.initial
+    )
+    for got, want in zip(run(x, lost, reset), run(x, m.initial, reset), strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -11,7 +11,7 @@ import pytest
 from mixer_cases import DIM, LENGTH
 from recurrax import mixers
 from recurrax.mixers import Attention
-from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, compiled, resets
+from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, TRANSFORMED, compiled, resets
 from support.numerics import assert_close, draw
 
 # The number of layers of the deep model whose first step is measured.
@@ -28,10 +28,6 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, state, reset):
         return self.config.layer(DIM, name="mixer")(x, state, reset=reset)
-
-
-# One for each op and for each way of its own through a layer: what is transformed is op and shell.
-TRANSFORMED = ("RG-LRU", "Mamba", "S4", "LMU", "GLA", "mLSTM", "Gated DeltaNet", "DeltaProduct", "RWKV-7", "attention")
 
 
 @pytest.mark.parametrize("name", TRANSFORMED)

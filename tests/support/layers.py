@@ -17,6 +17,9 @@ every_mixer = pytest.mark.parametrize("name", MIXERS)
 # For laws whose programs take longer to compile: the options of a class change values, not programs.
 one_of_each = pytest.mark.parametrize("name", FIRST_OF_CLASS.values())
 
+# One for each op and for each way of its own through a layer: what is transformed is op and shell.
+TRANSFORMED = ("RG-LRU", "Mamba", "S4", "LMU", "GLA", "mLSTM", "Gated DeltaNet", "DeltaProduct", "RWKV-7", "attention")
+
 # Float32 rounds at 6e-8; sums over some 10 terms and 40 steps that roughly average out stay below this.
 FLOAT32 = 1e-5
 # Bfloat16 rounds at 2^-9 and a layer rounds three or four times in a row: input, mixed values, output.
