@@ -13,6 +13,7 @@ from eval import oracles
 from oracles.common import wide
 from recurrax import ops
 from recurrax.mixers import Attention, flash, softmax
+from recurrax.models import LanguageModel, LanguageModelConfig
 from recurrax.ops import OPS, diagonal_scan, forward_mode, platforms
 from recurrax.ops.families.diagonal import pallas_tpu, pallas_tpu_kernels
 from recurrax.ops.families.selective_scan import pallas_tpu_kernels as scan_kernels
@@ -290,3 +291,21 @@ def test_attention_holds_no_scores_on_a_tpu():
             text = str(jax.make_jaxpr(layer.apply)(params, jax.ShapeDtypeStruct((1, length, 32), dtype)))
         assert ("pallas_call" in text) == kernel
         assert (f"[1,2,{length},{length}]" in text.replace("1,1,2,", "1,2,")) == (not kernel)
+
+
+def test_rematerialised_attention_runs_its_kernel_once():
+    """What the backward pass needs of the forward kernel is held, whatever else is computed again."""
+    config = LanguageModelConfig(
+        vocab_size=16,
+        dim=32,
+        num_layers=2,
+        pattern=(Attention(num_heads=2),),
+        dtype="bfloat16",
+        remat="nothing_saveable",
+    )
+    model, tokens = LanguageModel(config), jnp.zeros((1, 256), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    with platforms.on("tpu"):
+        traced = jax.jit(jax.grad(lambda params: model.apply(params, tokens)[0].sum())).trace(params)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count('kernel_name = "splash_mha_fwd') == 1

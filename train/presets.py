@@ -168,7 +168,7 @@ def griffin_100m() -> TrainConfig:
             pattern=(RGLRU(num_heads=12), RGLRU(num_heads=12), Attention(num_heads=12, num_kv_heads=1, window=1024)),
             projection=GLU(expansion=3.0),
             dtype="bfloat16",
-            remat="dots_with_no_batch_dims_saveable",
+            remat="nothing_saveable",
         ),
         data=DataConfig(dataset="lm1b", sequence_length=2048, batch_size=64),
         optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup_steps=1000, decay_steps=20_000)),

@@ -17,6 +17,8 @@ WINDOWED, WHOLE = 512, 1024
 """The most tokens of a block, with a window and without one: the fastest by the TPU compiler's schedules."""
 COMPUTED = 512
 """The most keys of a block that are multiplied at once."""
+RESIDUALS = "flash attention"
+"""Name of the output and of the logarithms of sums: to hold them for the backward pass costs less than the kernel."""
 
 
 def takes(q: Float[Array, "B T Hq K"], k: Float[Array, "B T H K"]) -> bool:
@@ -61,6 +63,7 @@ def _kernel(length, heads, window, interpret):
             block_q_dq=block,
             block_kv_dq=block,
         ),
+        residual_checkpoint_name=RESIDUALS,
         interpret=interpret,
     )
 

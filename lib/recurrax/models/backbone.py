@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from recurrax import checks, sites
 from recurrax.layers import LOSSES, UPDATES, Depth, LayerConfig
-from recurrax.mixers import LRU, RGLRU, Attention
+from recurrax.mixers import LRU, RGLRU, Attention, flash
 from recurrax.models.block import Block, BlockConfig
 from recurrax.models.norms import NORMS, Norm
 from recurrax.projections import GLU, MLP
@@ -204,7 +204,9 @@ class Backbone(nn.Module):
         states = state or {"first": None, "groups": None, "rest": None}
         group, single = Group, Group
         if config.remat is not None:
-            policy = REMAT_POLICIES[config.remat]
+            policy = jax.checkpoint_policies.save_from_both_policies(
+                REMAT_POLICIES[config.remat], jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS)
+            )
             # Inside the scan, loops separate the forward pass from the recomputation; outside, XLA would merge the two.
             group = nn.remat(Group, policy=policy, prevent_cse=False)
             single = nn.remat(Group, policy=policy)
