@@ -120,6 +120,7 @@ def test_collectives_of_a_compiled_program_are_counted():
     ("name", "where"),
     [
         ("jit(f)/transpose(jvp(M))/backbone/while/groups/1_rglru/mixer/mixer.run/mul", ("rglru mixer", "backward")),
+        ("jit(f)/transpose(jvp(M))/backbone/rest/1_rglru/projection/dot", ("rglru projection", "backward")),
         ("jit(f)/jvp(M)/checkpoint/rematted_computation/groups/0_gla/mlp_norm/mul", ("gla norms", "recomputed")),
         ("jit(f)/jvp(M)/backbone/norm/mul", ("backbone", "forward")),
         ("jit(f)/transpose(jvp())/sub", ("embedding, head and loss", "backward")),

@@ -21,6 +21,9 @@ UPDATE = "update"
 """The pass of what is neither forward nor backward: the optimizer, and casts before the loss."""
 PASSES = ("forward", "recomputed", "backward", UPDATE)
 
+STACKS = ("first", "groups", "rest")
+"""The parts of a backbone that hold its blocks: before its scan over depth, within it, and after it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -108,13 +111,14 @@ def place(op_name: str) -> tuple[str, str]:
     jit(step)/transpose(jvp(LanguageModel))/backbone/while/body/closed_call/groups/1_rglru/mixer/...
     """
     parts = op_name.split("/")
+    stack = next((i for i, part in enumerate(parts) if part in STACKS), None)
     if "transpose(" in op_name:
         which = "backward"
     elif "rematted_computation" in parts:
         which = "recomputed"
     else:
-        which = "forward" if "jvp(" in op_name or "groups" in parts else UPDATE
-    if "groups" in parts and len(inside := parts[parts.index("groups") + 1 :]) > 1:
+        which = "forward" if "jvp(" in op_name or stack is not None else UPDATE
+    if stack is not None and len(inside := parts[stack + 1 :]) > 1:
         kind = inside[0].partition("_")[2]
         return (f"{kind} {inside[1]}" if inside[1] in ("mixer", "projection") else f"{kind} norms"), which
     if which == UPDATE:
