@@ -244,7 +244,7 @@ def test_benchmark_of_a_chip_keeps_its_compilations(monkeypatch, tmp_path):
     ],
 )
 def test_impossible_benchmarks_of_chips_are_refused(monkeypatch, flags, message):
-    """What is unknown or missing is refused before anything is compiled or written."""
+    """Unknown names and missing arguments are refused before anything is compiled or written."""
     monkeypatch.setattr(targets.Target, "check_installed", lambda self: None)
     with pytest.raises(ValueError, match=message):
         bench(flags)

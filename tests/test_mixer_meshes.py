@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mixer_cases import DIM, LENGTH
-from support.layers import BATCH, FLOAT32, TRANSFORMED, compiled
+from support.layers import BATCH, FLOAT32, ONE_PER_OP, compiled
 from support.numerics import assert_close, draw
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
@@ -21,7 +21,7 @@ def starts_of_documents():
 
 
 # What crosses a cut: each op (whose laws are in test_time_sharding.py), taps of a convolution, values of a layer below.
-NAMES = (*TRANSFORMED, "HGRN", "GLA with convolutions", "RWKV-7 with a value residual")
+NAMES = (*ONE_PER_OP, "HGRN", "GLA with convolutions", "RWKV-7 with a value residual")
 
 
 @pytest.mark.parametrize("name", NAMES)

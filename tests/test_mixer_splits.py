@@ -117,7 +117,7 @@ def test_mixer_documents_are_separate_sequences(name):
 
 @one_of_each
 def test_mixer_keeps_bad_numbers_to_their_document(name):
-    """Infinity in a token changes no bit before it and in other documents, and of no gradient there."""
+    """An infinite input changes no bit of outputs before it, nor of outputs and gradients of other documents."""
     m, x, bad, border = compiled(name), draw(BATCH, LENGTH, DIM), 9, 18
     reset = NOWHERE.copy()
     reset[:, border] = True

@@ -11,7 +11,7 @@ import pytest
 from mixer_cases import DIM, LENGTH
 from recurrax import mixers
 from recurrax.mixers import Attention
-from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, TRANSFORMED, compiled, resets
+from support.layers import BATCH, FIRST_OF_CLASS, FLOAT32, ONE_PER_OP, compiled, resets
 from support.numerics import assert_close, draw
 
 # The number of layers of the deep model whose first step is measured.
@@ -30,7 +30,7 @@ class Layer(nn.Module):
         return self.config.layer(DIM, name="mixer")(x, state, reset=reset)
 
 
-@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("name", ONE_PER_OP)
 def test_mixer_transformations_change_nothing(name):
     """A scan over depth with remat, under vmap, gives the values and gradients of two layers one after the other."""
     m, reset = compiled(name), resets(5)

@@ -18,13 +18,14 @@ from collections.abc import Mapping
 
 from recurrax import checks
 from recurrax.models import BackboneConfig, LanguageModelConfig, parameters
+from recurrax.models.backbone import STACKS
 from recurrax.parameters import Parameter
 
 __all__ = ["MuP", "Parametrization", "Standard"]
 
 READ = ("embed", "heads", "hidden", "inner", "latent", "block")
 """Axes of widths that a matrix reads, the last but one of its own."""
-BLOCKS = ("backbone/first/", "backbone/groups/", "backbone/rest/")
+BLOCKS = tuple(f"backbone/{stack}/" for stack in STACKS)
 """Where the parameters of blocks are."""
 
 

@@ -165,7 +165,7 @@ def declare(module: nn.Module, table: Mapping[str, Parameter]) -> Params:
 def _value(module, name, parameter):
     """Return the parameter that the module was given or, while it is initialised, creates."""
     if module.has_variable("params", name):
-        value = module.get_variable("params", name)
+        value = nn.unbox(module.get_variable("params", name))
         # Flax compares shapes too, but traces the initializer for its own: a twentieth of the time of tracing a model.
         if jnp.shape(value) == parameter.shape:
             return value

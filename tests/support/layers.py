@@ -17,8 +17,19 @@ every_mixer = pytest.mark.parametrize("name", MIXERS)
 # For laws whose programs take longer to compile: the options of a class change values, not programs.
 one_of_each = pytest.mark.parametrize("name", FIRST_OF_CLASS.values())
 
-# One for each op and for each way of its own through a layer: what is transformed is op and shell.
-TRANSFORMED = ("RG-LRU", "Mamba", "S4", "LMU", "GLA", "mLSTM", "Gated DeltaNet", "DeltaProduct", "RWKV-7", "attention")
+# For laws of the op and of what all layers share: one for each op and for each way of its own through a layer.
+ONE_PER_OP = (
+    "RG-LRU",
+    "Mamba",
+    "S4",
+    "LMU",
+    "GLA",
+    "mLSTM",
+    "Gated DeltaNet",
+    "DeltaProduct",
+    "RWKV-7",
+    "attention",
+)
 
 # Float32 rounds at 6e-8; sums over some 10 terms and 40 steps that roughly average out stay below this.
 FLOAT32 = 1e-5

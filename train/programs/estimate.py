@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from recurrax.models.backbone import STACKS
 from train.programs.chips import Chip
 from train.programs.cost import trip_count
 from train.programs.hlo import Computation, Instruction, parse
@@ -20,9 +21,6 @@ CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 UPDATE = "update"
 """The pass of what is neither forward nor backward: the optimizer, and casts before the loss."""
 PASSES = ("forward", "recomputed", "backward", UPDATE)
-
-STACKS = ("first", "groups", "rest")
-"""The parts of a backbone that hold its blocks: before its scan over depth, within it, and after it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,5 @@ def turn_state(
 
 def _turned(x, angle):
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    # (a cos - b sin, a sin + b cos) in arrays of whole heads: those of half heads fill a quarter of a TPU's registers.
-    dtype, x, swapped = x.dtype, upcast(x), upcast(jnp.concatenate(jnp.split(x, 2, axis=-1)[::-1], axis=-1))
-    cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
-    return (x * cos + swapped * sin).astype(dtype)
+    a, b = jnp.split(upcast(x), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)

@@ -22,11 +22,19 @@ from recurrax.types import Dtype, Reset, State
 
 DTYPES = ("float32", "bfloat16")
 # everything_saveable is left out: remat=None does the same, and JAX's policy cannot save complex numbers.
+# What a kernel of attention returns is stored under each: it is small, and costly to compute again.
 REMAT_POLICIES = {
-    "nothing_saveable": jax.checkpoint_policies.nothing_saveable,
-    "dots_saveable": jax.checkpoint_policies.dots_saveable,
-    "dots_with_no_batch_dims_saveable": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    name: jax.checkpoint_policies.save_from_both_policies(
+        policy, jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS)
+    )
+    for name, policy in {
+        "nothing_saveable": jax.checkpoint_policies.nothing_saveable,
+        "dots_saveable": jax.checkpoint_policies.dots_saveable,
+        "dots_with_no_batch_dims_saveable": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }.items()
 }
+STACKS = ("first", "groups", "rest")
+"""The modules that hold the blocks: before the scan over depth, under it, and after it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +67,7 @@ class BackboneConfig:
     """Probability with which the last block is skipped for a sequence in training; it rises linearly from the first."""
     remat: str | None = None
     """Rematerialisation policy, a name in jax.checkpoint_policies: which intermediates the backward pass stores instead
-    of recomputing them. None stores everything."""
+    of recomputing them, beside the results of attention's kernel. None stores everything."""
 
     def __post_init__(self):
         checks.hashable(self)
@@ -201,16 +209,14 @@ class Backbone(nn.Module):
                 )
             want = jax.eval_shape(lambda: self.init_state(x.shape[0]))
             checks.same_structure("this model", state, want)
-        states = state or {"first": None, "groups": None, "rest": None}
+        states = state or dict.fromkeys(STACKS)
         group, single = Group, Group
         if config.remat is not None:
-            policy = jax.checkpoint_policies.save_from_both_policies(
-                REMAT_POLICIES[config.remat], jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS)
-            )
+            policy = REMAT_POLICIES[config.remat]
             # Inside the scan, loops separate the forward pass from the recomputation; outside, XLA would merge the two.
             group = nn.remat(Group, policy=policy, prevent_cse=False)
             single = nn.remat(Group, policy=policy)
-        carry, after = (x.astype(config.dtype), None), {"first": (), "groups": (), "rest": ()}
+        carry, after = (x.astype(config.dtype), None), dict.fromkeys(STACKS, ())
         number = jnp.float32(0)
         if layout.first:
             carry, after["first"] = single(config, layout.first, name="first")(carry, states["first"], reset, number)

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrax.models import LanguageModelConfig
+from recurrax.models import LanguageModelConfig, parameters
 from recurrax.models.backbone import block_name
-from recurrax.models.tree import parameters
 from recurrax.pretrained.family import Family, blocks_of
 from recurrax.pretrained.rules import Rule
 
